@@ -1,0 +1,158 @@
+"""How to differentiate a minimiser: the paper's method and its rivals, as one argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from hypergrad.attach import link
+from hypergrad.certificate import Certificate, Watch
+from hypergrad.errors import InputError
+from hypergrad.linear.neumann import Neumann
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.lower.minimum import LowerSolver, Unrollable
+from hypergrad.objective import Objective
+from hypergrad.tree import Phi, Theta, Tree, detach, leaves, names
+
+
+@runtime_checkable
+class Adjoint(Protocol):
+    """A way to solve the lower level so that the result has a derivative in theta."""
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """Minimise ``lower(theta, .)`` from ``phi`` by ``by``; the result carries its graph."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Implicit:
+    """Differentiate the stationarity condition at the end; memory O(1) in K.
+
+    With ``by=GradientDescent`` and ``solver=CG`` this is the paper's Algorithm 1. The error is
+    bounded by the two residuals in the certificate (theory.md, Theorem B).
+
+    Attributes:
+        solver: solves the adjoint system.
+    """
+
+    solver: LinearSolver
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """See :class:`Adjoint`."""
+        _refuse_start_with_grad(phi, self)
+        found = by.minimise(lower, theta, phi).phi
+        return link(lower, theta, found, solver=self.solver, watch=watch)
+
+
+@dataclass(frozen=True, slots=True)
+class Unrolled:
+    """Differentiate through all K lower steps (ITD-BiO, ANIL, MAML); memory O(K).
+
+    Exact for the K-step iterate, in theta and in the start; as far from the minimiser's
+    derivative as ``(1 - step_size mu)^K`` times K leaves it. The one adjoint that can be
+    differentiated again.
+    """
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """See :class:`Adjoint`; ``by`` must have differentiable steps."""
+        solver = _unrollable(by, self)
+        for _ in range(solver.steps):
+            phi = solver.step(lower, theta, phi)
+        return phi
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncated:
+    """Differentiate through the last ``steps`` lower steps only (Shaban et al. 2019).
+
+    Memory O(steps); the neglected tail is of size ``(1 - step_size mu)^steps``.
+
+    Attributes:
+        steps: how many of the last steps to record.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"Truncated got steps={self.steps}; it must record at least one.")
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """See :class:`Adjoint`; ``by`` must have differentiable steps."""
+        _refuse_start_with_grad(phi, self)
+        solver = _unrollable(by, self)
+        for index in range(solver.steps):
+            if index + self.steps < solver.steps:
+                phi = detach(solver.step(lower, detach(theta), phi))
+            else:
+                phi = solver.step(lower, theta, phi)
+        return phi
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneStep:
+    """Differentiate one gradient step at the end (Bolte, Pauwels, Vaiter 2023); memory O(1).
+
+    ``v = step_size d f/d phi``: no linear solve, and biased by design by the factor
+    ``|I - step_size H|``. It says nothing to ``watch``, since it fails to solve the adjoint system
+    on purpose; ``Implicit(Neumann(step=step_size, terms=1))`` is the same and reports it.
+
+    Attributes:
+        step_size: of the step that is differentiated; 1/L is the usual choice.
+    """
+
+    step_size: float
+
+    def __post_init__(self) -> None:
+        if not self.step_size > 0:
+            raise InputError(f"OneStep got step_size={self.step_size}; it must be positive.")
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """See :class:`Adjoint`."""
+        adjoint = Implicit(Neumann(step=self.step_size, terms=1))
+        return adjoint.minimise(lower, theta, phi, by, _say_nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Take the minimiser as a constant: the first-order method. No derivative, no memory."""
+
+    def minimise(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+    ) -> Phi:
+        """See :class:`Adjoint`."""
+        _refuse_start_with_grad(phi, self)
+        return by.minimise(lower, theta, phi).phi
+
+
+def _say_nothing(certificate: Certificate) -> None:
+    """Watch nothing."""
+
+
+def _unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:
+    if not isinstance(by, Unrollable):
+        raise InputError(
+            f"{adjoint} differentiates through lower steps, and {type(by).__name__} has no "
+            "differentiable step; use GradientDescent, or Implicit(...), which works after any "
+            "lower solver."
+        )
+    return by
+
+
+def _refuse_start_with_grad(phi: Tree, adjoint: Adjoint) -> None:
+    for label, leaf in zip(names(phi, "phi0"), leaves(phi), strict=True):
+        if leaf.requires_grad:
+            raise InputError(
+                f"{label} requires grad, but {adjoint} does not differentiate the start: its "
+                "derivative would silently be lost. Pass phi0.detach(), or use Unrolled()."
+            )

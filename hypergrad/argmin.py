@@ -1,0 +1,44 @@
+"""``argmin``: solve the lower level, and get a minimiser that autograd can differentiate."""
+
+from __future__ import annotations
+
+from hypergrad.adjoints import Adjoint
+from hypergrad.certificate import Watch, warn
+from hypergrad.lower.minimum import LowerSolver
+from hypergrad.objective import Objective, examine
+from hypergrad.tree import Phi, Theta
+
+
+def argmin(
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi0: Phi,
+    *,
+    by: LowerSolver,
+    adjoint: Adjoint,
+    watch: Watch = warn,
+) -> Phi:
+    """The minimiser of ``lower(theta, .)``, as a differentiable function of theta.
+
+    Comparing the paper's method with the ones it is compared to changes one argument:
+    ``adjoint=Implicit(CG(max_steps=N))`` is its Algorithm 1, ``Unrolled()`` is ITD-BiO / ANIL /
+    MAML, ``Truncated(steps=k)``, ``OneStep(step_size=a)`` and ``Detached()`` are the others.
+
+    Args:
+        lower: g, one value for each task.
+        theta: upper variable, or whatever differentiable tensors the lower level sees of it.
+        phi0: where the lower solver starts, leading dimensions = tasks.
+        by: the lower solver.
+        adjoint: how the result is differentiated.
+        watch: is given the certificate when backward has run; see :func:`attach`.
+
+    Returns:
+        A tree like phi0.
+
+    Raises:
+        InputError: an argument or the objective can't be used.
+        NotFiniteError: g is NaN or infinite, or the lower solver diverged; in backward, if a
+            derivative is.
+    """
+    examine(lower, theta, phi0)
+    return adjoint.minimise(lower, theta, phi0, by, watch)

@@ -1,0 +1,25 @@
+"""What this library raises: one base class, one class for each kind of remedy."""
+
+
+class HypergradError(Exception):
+    """Base class of every exception that hypergrad raises."""
+
+
+class InputError(HypergradError, ValueError):
+    """An argument can't be used: the message says what was given, what is expected, what to do."""
+
+
+class NotFiniteError(HypergradError, ArithmeticError):
+    """A NaN or an infinity appeared; the message names the quantity and the first such task."""
+
+
+class AdjointError(HypergradError, RuntimeError):
+    """An adjoint system was not solved to its tolerance; only ``strict`` raises it."""
+
+
+class DoubleBackwardError(HypergradError, RuntimeError):
+    """A second derivative was asked for through a node that is differentiable once."""
+
+
+class AdjointWarning(UserWarning):
+    """An adjoint system was not solved to its tolerance; ``warn`` issues it."""

@@ -1,0 +1,1 @@
+"""Linear solvers: frozen values that solve ``A x = b`` for a batch, given products."""

@@ -1,0 +1,77 @@
+"""Dense Cholesky: exact for small systems, and the reference for all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cholesky:
+    """Build the matrix by n products, factorise it, solve.
+
+    Takes n + 1 products and ``O(n^2)`` memory for each task. Only the lower triangle is used; a
+    map that is not symmetric is convicted by the recomputed residual.
+
+    Attributes:
+        rtol: the recomputed relative residual above which the solution is not called converged.
+            Factorising is backward stable, so the residual is about ``eps |A| |x| / |b|``.
+    """
+
+    rtol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rtol < 1:
+            raise InputError(f"Cholesky got rtol={self.rtol}; it must be in (0, 1).")
+
+    @torch.no_grad()
+    def solve(
+        self,
+        apply: LinearMap,
+        rhs: Float[Tensor, "*batch n"],
+        start: Float[Tensor, "*batch n"] | None = None,
+    ) -> Solution:
+        """Solve ``A x = b`` for each task; ``start`` has no use here."""
+        product = Counted(apply)
+        matrix = dense(product, rhs)
+        finite = matrix.isfinite().all(dim=-1).all(dim=-1)
+        safe = torch.where(finite[..., None, None], matrix, torch.eye(rhs.shape[-1]).to(matrix))
+        factor, info = torch.linalg.cholesky_ex(safe)
+        indefinite = info > 0
+        x = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+        x = torch.where((finite & ~indefinite)[..., None], x, 0.0)
+        residual, _ = judge(product, x, rhs)
+        # e_j'A e_j are the Rayleigh quotients met; where the factorisation fails, the proof of
+        # that is the least eigenvalue of the triangle it read.
+        curvature = safe.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+        if bool(indefinite.any()):
+            least = torch.linalg.eigvalsh(safe)[..., 0]
+            curvature = torch.where(indefinite, least, curvature)
+        status = torch.full_like(info, Status.STAGNATED, dtype=torch.int64)
+        status[residual <= self.rtol] = Status.CONVERGED
+        status[indefinite] = Status.INDEFINITE
+        status[~finite | ~residual.isfinite()] = Status.NOT_FINITE
+        return Solution(
+            x=x,
+            status=status,
+            residual=residual,
+            curvature=curvature,
+            steps=torch.ones_like(status),
+            matvecs=product.matvecs,
+        )
+
+
+def dense(apply: LinearMap, shaped_as: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n n"]:
+    """The matrices of a linear map, column by column."""
+    columns = []
+    for j in range(shaped_as.shape[-1]):
+        unit = torch.zeros_like(shaped_as)
+        unit[..., j] = 1
+        columns.append(apply(unit))
+    return torch.stack(columns, dim=-1)

@@ -1,0 +1,82 @@
+"""The truncated Neumann series: a fixed number of Richardson steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot, norm, scale_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neumann:
+    """``x = step (I + (I - step A) + ... + (I - step A)^(terms - 1)) b``.
+
+    The same as ``terms`` steps of ``x <- x + step (b - A x)`` from zero (or from ``start``), and
+    what truncated back-propagation through gradient descent computes at its fixed point. With
+    ``step <= 1/L`` the residual shrinks by ``1 - 1/kappa`` a term: slower than CG, but linear in
+    b, with no inner product and no division. Takes ``terms`` products, the judging one included.
+
+    Attributes:
+        step: below 2/L, or the series diverges (reported, not raised).
+        terms: how many terms of the series.
+        rtol: the recomputed relative residual above which the solution is not called converged.
+    """
+
+    step: float
+    terms: int
+    rtol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not self.step > 0 or self.terms < 1 or not 0 < self.rtol < 1:
+            raise InputError(
+                f"Neumann got step={self.step}, terms={self.terms}, rtol={self.rtol}; it needs "
+                "step > 0 (below 2/L), terms >= 1, rtol in (0, 1)."
+            )
+
+    @torch.no_grad()
+    def solve(
+        self,
+        apply: LinearMap,
+        rhs: Float[Tensor, "*batch n"],
+        start: Float[Tensor, "*batch n"] | None = None,
+    ) -> Solution:
+        """Sum the series for each task."""
+        product = Counted(apply)
+        scale = scale_of(rhs)
+        b = rhs / scale
+        size = norm(b)
+        x = torch.zeros_like(b) if start is None else start / scale
+        residual = b if start is None else b - product(x)
+        curvature = torch.full_like(size, torch.inf)
+        # below this the residual's direction, and so its curvature, is rounding
+        floor = torch.finfo(b.dtype).eps * size
+        for term in range(self.terms):
+            # a task that met negative curvature would diverge: it stays where that was found
+            residual = torch.where((curvature > 0)[..., None], residual, 0.0)
+            x = x + self.step * residual
+            if term == self.terms - 1:
+                break  # the next residual is the one recomputed below
+            image = product(residual)
+            length = norm(residual)
+            known = length > floor
+            ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
+            curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
+            residual = residual - self.step * image
+        relative = norm(b - product(x)) / torch.where(size > 0, size, 1.0)
+        status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)
+        status[relative <= self.rtol] = Status.CONVERGED
+        status[curvature <= 0] = Status.INDEFINITE
+        status[~relative.isfinite()] = Status.NOT_FINITE
+        return Solution(
+            x=x * scale,
+            status=status,
+            residual=relative,
+            curvature=curvature,
+            steps=torch.full_like(status, self.terms),
+            matvecs=product.matvecs,
+        )

@@ -1,0 +1,140 @@
+"""What a linear solver is, and what it answers: a solution with its evidence."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+LinearMap: TypeAlias = Callable[[Tensor], Tensor]
+"""``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
+
+
+class Status(enum.IntEnum):
+    """How a solve ended, with what to do about it in :attr:`remedy`."""
+
+    CONVERGED = 0
+    OUT_OF_STEPS = 1
+    STAGNATED = 2
+    INDEFINITE = 3
+    NOT_FINITE = 4
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return _REMEDIES[self]
+
+
+_REMEDIES = {
+    Status.CONVERGED: "nothing to do.",
+    Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
+    Status.STAGNATED: (
+        "the tolerance is below what this precision reaches; loosen it, or use float64."
+    ),
+    Status.INDEFINITE: (
+        "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
+        "steps, or regularise the lower objective."
+    ),
+    Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """An answer ``x`` to ``A x = b`` for each task, with its evidence.
+
+    Attributes:
+        x: ``(*batch, n)`` the last iterate.
+        status: ``(*batch,)`` values of :class:`Status`.
+        residual: ``(*batch,)`` ``|b - A x| / |b|``, recomputed from ``x`` by one product, never
+            the recurrence's own (which sinks to zero whatever x is); 0 where b is 0.
+        curvature: ``(*batch,)`` the least ``p'Ap / p'p`` met; a value <= 0 proves that A is not
+            positive definite. Infinite where no product was needed.
+        steps: ``(*batch,)`` steps this task took.
+        matvecs: products, each serving the whole batch.
+    """
+
+    x: Float[Tensor, "*batch n"]
+    status: Int[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
+    curvature: Float[Tensor, "*batch"]
+    steps: Int[Tensor, "*batch"]
+    matvecs: int
+
+    @property
+    def converged(self) -> Bool[Tensor, "*batch"]:
+        """Whether the recomputed residual met the tolerance, for each task."""
+        return self.status == Status.CONVERGED
+
+
+@runtime_checkable
+class LinearSolver(Protocol):
+    """Solves ``A x = b`` for every task of a batch, given products with A only."""
+
+    def solve(
+        self,
+        apply: LinearMap,
+        rhs: Float[Tensor, "*batch n"],
+        start: Float[Tensor, "*batch n"] | None = None,
+    ) -> Solution:
+        """Return a solution with evidence; never raise for a failed solve, report it.
+
+        Args:
+            apply: the product with A.
+            rhs: b, finite.
+            start: where to begin; methods that have no use for one ignore it.
+        """
+        ...
+
+
+class Counted:
+    """A linear map that counts its products."""
+
+    def __init__(self, apply: LinearMap) -> None:
+        self._apply = apply
+        self.matvecs = 0
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """One product."""
+        self.matvecs += 1
+        return self._apply(vector)
+
+
+def dot(
+    left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """Each task's inner product."""
+    product: Tensor = torch.linalg.vecdot(left, right)
+    return product
+
+
+def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Each task's Euclidean norm."""
+    length: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+    return length
+
+
+def judge(
+    apply: LinearMap, x: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n"]]:
+    """The recomputed relative residual of x, and the residual vector, by one product."""
+    residual = rhs - apply(x)
+    size = norm(rhs)
+    return norm(residual) / torch.where(size > 0, size, 1.0), residual
+
+
+def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
+    """A power of two near each task's largest entry (1 for a zero right-hand side).
+
+    Solving for ``b / scale`` and multiplying back is exact, and keeps inner products of tiny or
+    huge right-hand sides away from underflow and overflow.
+    """
+    largest = rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_ones(1)
+    _, exponent = torch.frexp(largest)
+    # one less than frexp's, so that the largest finite number has a finite scale
+    return torch.where(largest > 0, torch.exp2((exponent - 1).to(rhs.dtype)), 1.0)

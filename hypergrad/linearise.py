@@ -1,0 +1,121 @@
+"""The stationarity condition ``d g/d phi = 0``, linearised at a point by reverse-mode autodiff.
+
+Differentiating ``d g/d phi (theta, phi*(theta)) = 0`` gives ``H dphi*/dtheta = -J'`` with
+``H = d2g/dphi2`` and ``J = d2g/dtheta dphi`` (p x q). Both act on vectors by one backward pass
+through the graph of the gradient, which is built once and kept as long as this object lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic
+
+import torch
+from jaxtyping import Float
+from torch import Size, Tensor
+
+from hypergrad.objective import (
+    Objective,
+    evaluate,
+    fresh_leaf,
+    no_dependence,
+    refuse_not_finite,
+)
+from hypergrad.tree import Phi, Theta, check_same_kind, check_tree, flatten, leaves, like, unflatten
+
+
+class Linearisation(Generic[Theta, Phi]):
+    """Gradient, Hessian products and cross products of the lower objective at ``(theta, phi)``.
+
+    Objectives return one value for each task and tasks don't mix, so the Hessian of their sum is
+    block diagonal and one product serves all tasks.
+
+    Attributes:
+        batch: the tasks' dimensions.
+        values: ``(*batch,)`` g at the point.
+        gradient: ``(*batch, n)`` d g/d phi at the point.
+    """
+
+    batch: Size
+    values: Float[Tensor, "*batch"]
+    gradient: Float[Tensor, "*batch n"]
+
+    def __init__(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        *,
+        needed: Sequence[bool] | None = None,
+    ) -> None:
+        """Evaluate the objective and its gradient once, and keep the gradient's graph.
+
+        Args:
+            lower: g.
+            theta: upper variable; the derivatives are taken at its values.
+            phi: lower variable, leading dimensions = tasks.
+            needed: for each leaf of theta, whether :meth:`cross` must serve it (default: all).
+
+        Raises:
+            InputError: see :func:`hypergrad.objective.evaluate`.
+            NotFiniteError: g or its gradient is NaN or infinite.
+        """
+        check_tree(theta, "theta")
+        check_tree(phi, "phi")
+        check_same_kind(theta, phi)
+        needed = [True] * len(leaves(theta)) if needed is None else needed
+        upper_leaves = [
+            fresh_leaf(leaf, requires_grad=need)
+            for leaf, need in zip(leaves(theta), needed, strict=True)
+        ]
+        self._theta = [leaf for leaf, need in zip(upper_leaves, needed, strict=True) if need]
+        self._phi = [fresh_leaf(leaf) for leaf in leaves(phi)]
+        values = evaluate(lower, like(theta, upper_leaves), like(phi, self._phi))
+        self.batch = values.shape
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(values.sum(), self._phi, create_graph=True)
+            self._gradient = flatten(gradients, self.batch)
+        self.values = values.detach()
+        self.gradient = self._gradient.detach()
+        refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
+
+    def product(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """``H v``, each task's own, by one backward pass."""
+        if not self._gradient.requires_grad:  # g is linear in phi: H = 0
+            return torch.zeros_like(vector)
+        parts = torch.autograd.grad(
+            self._gradient,
+            self._phi,
+            vector,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return flatten(parts, self.batch)
+
+    def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
+        """``J v`` for each needed leaf of theta, with that leaf's shape.
+
+        If theta is shared by the tasks their contributions add up; if its leading dimensions are
+        the tasks', they stay apart: autograd's sum does either without being told.
+
+        Raises:
+            InputError: if the gradient depends on no leaf of theta.
+        """
+        if not self._theta:
+            return []
+        parts: Sequence[Tensor | None] = (None,)
+        if self._gradient.requires_grad:
+            parts = torch.autograd.grad(
+                self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
+            )
+        if all(part is None for part in parts):
+            raise no_dependence()
+        return [
+            torch.zeros_like(leaf, requires_grad=False) if part is None else part
+            for leaf, part in zip(self._theta, parts, strict=True)
+        ]
+
+    def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
+        """A vector as tensors with the shapes of phi's leaves."""
+        return unflatten(vector, self._phi)

@@ -1,0 +1,1 @@
+"""Lower solvers: frozen values that minimise every task's lower objective."""

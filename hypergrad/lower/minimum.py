@@ -1,0 +1,53 @@
+"""What a lower solver is, and what it answers: a point with its stationarity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hypergrad.objective import Objective
+from hypergrad.tree import Phi, Theta
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum(Generic[Phi]):
+    """A point that should minimise the lower objective, with the evidence.
+
+    Attributes:
+        phi: the last iterate, cut off from any graph.
+        stationarity: ``(*batch,)`` ``|d g/d phi|`` there, for each task.
+        converged: ``(*batch,)`` whether that met the solver's tolerance; a solver that was asked
+            for a number of steps and no tolerance has nothing to meet and says False.
+        steps: steps taken.
+    """
+
+    phi: Phi
+    stationarity: Float[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+    steps: int
+
+
+@runtime_checkable
+class LowerSolver(Protocol):
+    """Finds the minimiser of every task's lower objective; keeps no graph."""
+
+    def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
+        """Minimise ``lower(theta, .)`` from ``phi``."""
+        ...
+
+
+@runtime_checkable
+class Unrollable(LowerSolver, Protocol):
+    """A lower solver whose steps can be recorded for differentiation."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        ...
+
+    def step(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Phi:
+        """One step, differentiable in theta and phi."""
+        ...

@@ -1,0 +1,161 @@
+"""Objectives: one value for each task, and what must hold before one can be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias
+
+import torch
+from torch import Size, Tensor
+
+from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.tree import (
+    Phi,
+    Theta,
+    check_batch,
+    check_same_kind,
+    check_tree,
+    leaves,
+    like,
+    names,
+)
+
+Objective: TypeAlias = Callable[[Theta, Phi], Tensor]
+"""``(theta, phi) -> (*batch,)``: one value for each task, no mixing of tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bilevel(Generic[Theta, Phi]):
+    """``min_theta mean_i upper_i(theta, phi_i*)`` with ``phi_i* = argmin_phi lower_i(theta, phi)``.
+
+    Attributes:
+        upper: f, returns one value for each task, shape ``batch``.
+        lower: g, returns one value for each task, shape ``batch``.
+    """
+
+    upper: Objective[Theta, Phi]
+    lower: Objective[Theta, Phi]
+
+
+def evaluate(
+    objective: Objective[Theta, Phi], theta: Theta, phi: Phi, *, role: str = "lower"
+) -> Tensor:
+    """The objective's values at leaves of the graph, refused if their derivative would be lost.
+
+    ``theta`` and ``phi`` are detached trees whose leaves require grad where a derivative is
+    wanted. Every other tensor that requires grad and that the values depend on is found by
+    walking the graph: its derivative would silently be missing from the hypergradient.
+
+    Raises:
+        InputError: not a floating-point tensor, not one value for each task, a captured tensor,
+            no dependence on phi.
+        NotFiniteError: a value is NaN or infinite.
+    """
+    with torch.enable_grad():
+        values = objective(theta, phi)
+    answer: object = values  # users' objectives are checked, not believed
+    if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        given = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+        raise InputError(
+            f"the {role} objective returned {given}; it must return a floating-point tensor with "
+            "one value for each task."
+        )
+    check_batch(phi, "phi", values.shape)
+    own = {id(leaf) for tree in (theta, phi) for leaf in leaves(tree)}
+    reached = _reached(values)
+    for tensor in reached.values():
+        if id(tensor) not in own:
+            raise InputError(
+                f"the {role} objective uses a tensor of shape {tuple(tensor.shape)} that requires "
+                "grad and is neither in theta nor in phi: its derivative would silently be lost. "
+                "Add it to theta, or detach() it if it is meant to be constant."
+            )
+    for label, leaf in zip(names(phi, "phi"), leaves(phi), strict=True):
+        if leaf.requires_grad and id(leaf) not in reached:
+            raise InputError(
+                f"the {role} objective does not depend on {label}, so nothing determines its "
+                "minimiser; use it (without detach or no_grad), or leave it out of phi."
+            )
+    refuse_not_finite(values, f"the {role} objective", per_task=True)
+    return values
+
+
+def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Size:
+    """Check at the time of the call what backward will rely on; returns the batch shape of tasks.
+
+    Costs one evaluation of ``lower``.
+
+    Raises:
+        InputError: see :func:`evaluate`; or theta and phi differ in device or dtype; or ``lower``
+            does not depend on theta.
+        NotFiniteError: a value is NaN or infinite.
+    """
+    check_tree(theta, "theta")
+    check_tree(phi, "phi")
+    check_same_kind(theta, phi)
+    probes = like(theta, (fresh_leaf(leaf) for leaf in leaves(theta)))
+    values = evaluate(lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi))))
+    reached = _reached(values)
+    if not any(id(leaf) in reached for leaf in leaves(probes)):
+        raise no_dependence()
+    return values.shape
+
+
+def no_dependence() -> InputError:
+    """The refusal of a lower objective whose minimiser can't move with theta."""
+    return InputError(
+        "the minimiser does not depend on theta: the lower objective does not use theta, or uses "
+        "it apart from phi, or under detach or no_grad, so that the hypergradient through it is "
+        "zero everywhere. Use theta inside the lower objective."
+    )
+
+
+def fresh_leaf(tensor: Tensor, *, requires_grad: bool = True) -> Tensor:
+    """The same values as a new leaf of the graph."""
+    return tensor.detach().requires_grad_(requires_grad)
+
+
+def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
+    """Raise if a value is NaN or infinite, naming the first task that has one.
+
+    Args:
+        tensor: shape ``(*batch,)`` if ``per_task``, else ``(*batch, n)``.
+        what: the quantity, for the message.
+        per_task: whether each entry is a task's only value.
+
+    Raises:
+        NotFiniteError: with the task's index.
+    """
+    if bool(tensor.isfinite().all()):
+        return
+    bad = ~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1))
+    where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
+    more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
+    raise NotFiniteError(
+        f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of zero; "
+        "and for a lower solver that diverged (its step size must stay below 2/L)."
+    )
+
+
+def _index(mask: Tensor) -> int | tuple[int, ...]:
+    first = [int(i) for i in mask.nonzero()[0]]
+    return first[0] if len(first) == 1 else tuple(first)
+
+
+def _reached(values: Tensor) -> dict[int, Tensor]:
+    """The leaves that require grad and that ``values`` depends on, by identity."""
+    found: dict[int, Tensor] = {}
+    if values.grad_fn is None:
+        return {id(values): values} if values.requires_grad else found
+    seen: set[Any] = set()
+    pending: list[Any] = [values.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad":  # the node of a leaf
+            found[id(node.variable)] = node.variable
+        pending.extend(child for child, _ in node.next_functions if child is not None)
+    return found
