@@ -16,12 +16,12 @@ from hypergrad import CG, Bilevel, Cholesky, LinearSolver, Neumann, hypergradien
 CONDITION = 100.0
 SOLVERS: dict[str, LinearSolver] = {
     "cg": CG(rtol=1e-6),
-    "neumann": Neumann(step=1.0, terms=1600),  # (1 - 1/kappa)^1600 = 1e-7
+    "neumann": Neumann(step=1.0, terms=1400),  # (1 - 1/kappa)^1400 = 8e-7
     "cholesky": Cholesky(),
 }
 
 
-@pytest.mark.parametrize("size", [100, 400])
+@pytest.mark.parametrize("size", [20, 100])
 @pytest.mark.parametrize("tasks", [1, 16])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_quadratic(benchmark: BenchmarkFixture, name: str, size: int, tasks: int) -> None:
@@ -34,7 +34,8 @@ def test_quadratic(benchmark: BenchmarkFixture, name: str, size: int, tasks: int
     phi = torch.cholesky_solve(theta.expand(tasks, size)[..., None], torch.linalg.cholesky(matrix))
 
     def lower(theta: Tensor, phi: Tensor) -> Tensor:
-        return (phi * (matrix @ phi[..., None])[..., 0]).sum(-1) / 2 - phi @ theta
+        bent: Tensor = (phi * (matrix @ phi[..., None])[..., 0]).sum(-1) / 2
+        return bent - phi @ theta
 
     def upper(theta: Tensor, phi: Tensor) -> Tensor:
         return phi.square().sum(-1) / 2

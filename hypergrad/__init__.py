@@ -1,66 +1,75 @@
 """Derivatives of minimisers, with certificates.
 
 ``attach`` states that a point minimises an objective, and makes it an ordinary differentiable
-value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate.
+value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
+``check`` looks for what could make them wrong. The rest has its place in five namespaces:
+``objectives``, ``curvature``, ``preconditioners``, ``theory`` and ``errors``.
 """
 
+from hypergrad import curvature, errors, objectives, theory
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
+from hypergrad.adjoints_forward import Forward
 from hypergrad.argmin import argmin
 from hypergrad.attach import attach
-from hypergrad.certificate import Certificate, Watch, strict, warn
-from hypergrad.errors import (
-    AdjointError,
-    AdjointWarning,
-    DoubleBackwardError,
-    HypergradError,
-    InputError,
-    NotFiniteError,
-)
+from hypergrad.certificate import Certificate, strict, warn
+from hypergrad.check import check
 from hypergrad.implicit import Hypergradient, hypergradient, pullback
+from hypergrad.linear import preconditioners
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
+from hypergrad.linear.minres import MINRES
 from hypergrad.linear.neumann import Neumann
+from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import LinearMap, LinearSolver, Solution, Status
+from hypergrad.linear.woodbury import Woodbury
 from hypergrad.lower.gradient_descent import GradientDescent
-from hypergrad.lower.minimum import LowerSolver, Minimum
+from hypergrad.lower.lbfgs import LBFGS
+from hypergrad.lower.minimum import LowerSolver
+from hypergrad.lower.nesterov import Nesterov
 from hypergrad.lower.newton import Newton
+from hypergrad.lower.torch_optim import TorchOptimiser
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
 __all__ = [
     "CG",
+    "LBFGS",
+    "MINRES",
     "Adjoint",
-    "AdjointError",
-    "AdjointWarning",
     "Bilevel",
     "Certificate",
     "Cholesky",
     "Detached",
-    "DoubleBackwardError",
+    "Forward",
     "GradientDescent",
-    "HypergradError",
     "Hypergradient",
     "Implicit",
-    "InputError",
     "LinearMap",
     "LinearSolver",
     "LowerSolver",
-    "Minimum",
+    "Nesterov",
     "Neumann",
     "Newton",
-    "NotFiniteError",
+    "NormalCG",
     "Objective",
     "OneStep",
     "Solution",
     "Status",
+    "TorchOptimiser",
     "Tree",
     "Truncated",
     "Unrolled",
-    "Watch",
+    "Woodbury",
     "argmin",
     "attach",
+    "check",
+    "curvature",
+    "errors",
     "hypergradient",
+    "objectives",
+    "preconditioners",
     "pullback",
     "strict",
+    "theory",
     "warn",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, cast, runtime_checkable
 
-from hypergrad.attach import link
+from hypergrad.attach import attach
 from hypergrad.certificate import Certificate, Watch
+from hypergrad.curvature import Curvature, Hessian
 from hypergrad.errors import InputError
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.lower.minimum import LowerSolver, Unrollable
+from hypergrad.lower.minimum import LowerSolver, Memory, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, names
 
@@ -35,17 +36,29 @@ class Implicit:
 
     Attributes:
         solver: solves the adjoint system.
+        curvature: which second derivatives it uses.
+        start: a first guess of v, a tree like phi; see :func:`attach`.
     """
 
     solver: LinearSolver
+    curvature: Curvature = field(default_factory=Hessian, kw_only=True)
+    start: Tree | None = field(default=None, kw_only=True)
 
     def minimise(
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        _refuse_start_with_grad(phi, self)
+        refuse_start_with_grad(phi, self)
         found = by.minimise(lower, theta, phi).phi
-        return link(lower, theta, found, solver=self.solver, watch=watch)
+        return attach(
+            lower,
+            theta,
+            found,
+            solver=self.solver,
+            curvature=self.curvature,
+            watch=watch,
+            start=cast(Phi | None, self.start),  # attach compares its structure with phi's
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +74,10 @@ class Unrolled:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
-        solver = _unrollable(by, self)
+        solver = unrollable(by, self)
+        memory: Memory = ()
         for _ in range(solver.steps):
-            phi = solver.step(lower, theta, phi)
+            phi, memory = solver.step(lower, theta, phi, memory)
         return phi
 
 
@@ -87,13 +101,12 @@ class Truncated:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
-        _refuse_start_with_grad(phi, self)
-        solver = _unrollable(by, self)
+        refuse_start_with_grad(phi, self)
+        solver = unrollable(by, self)
+        memory: Memory = ()
         for index in range(solver.steps):
-            if index + self.steps < solver.steps:
-                phi = detach(solver.step(lower, detach(theta), phi))
-            else:
-                phi = solver.step(lower, theta, phi)
+            recorded = index + self.steps >= solver.steps
+            phi, memory = solver.step(lower, theta if recorded else detach(theta), phi, memory)
         return phi
 
 
@@ -131,7 +144,7 @@ class Detached:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        _refuse_start_with_grad(phi, self)
+        refuse_start_with_grad(phi, self)
         return by.minimise(lower, theta, phi).phi
 
 
@@ -139,17 +152,27 @@ def _say_nothing(certificate: Certificate) -> None:
     """Watch nothing."""
 
 
-def _unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:
+def unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:
+    """The lower solver, refused if its steps can't be differentiated.
+
+    Raises:
+        InputError: naming the adjoint and the solver.
+    """
     if not isinstance(by, Unrollable):
         raise InputError(
             f"{adjoint} differentiates through lower steps, and {type(by).__name__} has no "
-            "differentiable step; use GradientDescent, or Implicit(...), which works after any "
-            "lower solver."
+            "differentiable step; use GradientDescent or Nesterov, or Implicit(...), which works "
+            "after any lower solver."
         )
     return by
 
 
-def _refuse_start_with_grad(phi: Tree, adjoint: Adjoint) -> None:
+def refuse_start_with_grad(phi: Tree, adjoint: Adjoint) -> None:
+    """Refuse a start whose derivative would silently be lost.
+
+    Raises:
+        InputError: naming the leaf and the adjoint.
+    """
     for label, leaf in zip(names(phi, "phi0"), leaves(phi), strict=True):
         if leaf.requires_grad:
             raise InputError(

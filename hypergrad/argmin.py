@@ -6,7 +6,7 @@ from hypergrad.adjoints import Adjoint
 from hypergrad.certificate import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, examine
-from hypergrad.tree import Phi, Theta
+from hypergrad.tree import Phi, Theta, full_precision, widened
 
 
 def argmin(
@@ -40,5 +40,7 @@ def argmin(
         NotFiniteError: g is NaN or infinite, or the lower solver diverged; in backward, if a
             derivative is.
     """
-    examine(lower, theta, phi0)
-    return adjoint.minimise(lower, theta, phi0, by, watch)
+    theta = widened(theta, phi0)
+    with full_precision(phi0):
+        examine(lower, theta, phi0)
+        return adjoint.minimise(lower, theta, phi0, by, watch)

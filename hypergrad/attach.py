@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from hypergrad.certificate import Watch, warn
+from hypergrad.curvature import Curvature, Hessian
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.implicit import pull
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Objective, examine
-from hypergrad.tree import Phi, Theta, detach, leaves, like
+from hypergrad.tree import Phi, Theta, detach, full_precision, leaves, like, vector_of, widened
 
 
 def attach(
@@ -23,7 +24,9 @@ def attach(
     phi: Phi,
     *,
     solver: LinearSolver,
+    curvature: Curvature = Hessian(),
     watch: Watch = warn,
+    start: Phi | None = None,
 ) -> Phi:
     """State that ``phi`` minimises ``lower(theta, .)``, so that autograd can differentiate it.
 
@@ -37,8 +40,13 @@ def attach(
         theta: upper variable, or whatever differentiable tensors the lower level sees of it.
         phi: a minimiser, leading dimensions = tasks.
         solver: solves the adjoint system when backward runs.
+        curvature: which second derivatives it uses; :class:`Hessian` (default),
+            :class:`GaussNewton`, :class:`FiniteDifference`.
         watch: is given the certificate when backward has run; :func:`warn` (default),
             :func:`strict`, or any callable, such as a list's ``append``.
+        start: a first guess of v, a tree like phi: the ``adjoint.x`` that ``watch`` received at
+            an earlier upper step, say (see :class:`WarmStarts`). Mind that v solves ``H v = c``
+            with the c that backward brings: of a mean over B tasks, it is divided by B.
 
     Returns:
         A tree like phi, with the same values.
@@ -48,25 +56,18 @@ def attach(
         NotFiniteError: g is NaN or infinite, here; or a derivative is, in backward.
         DoubleBackwardError: in backward, if a second derivative is asked for.
     """
-    examine(lower, theta, phi)
-    return link(lower, theta, phi, solver=solver, watch=watch)
-
-
-def link(
-    lower: Objective[Theta, Phi],
-    theta: Theta,
-    phi: Phi,
-    *,
-    solver: LinearSolver,
-    watch: Watch,
-) -> Phi:
-    """:func:`attach` for an objective that was examined already."""
-    call = _Call(lower, detach(theta), detach(phi), solver, watch)
+    theta = widened(theta, phi)
+    with full_precision(phi):
+        values = examine(lower, theta, phi)
+    if start is not None:
+        vector_of(start, phi, "start", values.shape)  # for its checks
+        start = detach(start)
+    call = _Call(lower, detach(theta), detach(phi), solver, curvature, watch, start, values)
     node: Callable[..., tuple[Tensor, ...]] = _Attach.apply
     return like(phi, node(call, *leaves(theta), *leaves(detach(phi))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Call(Generic[Theta, Phi]):
     """What backward needs beside the saved tensors. The trees serve as structure only."""
 
@@ -74,7 +75,10 @@ class _Call(Generic[Theta, Phi]):
     theta: Theta
     phi: Phi
     solver: LinearSolver
+    curvature: Curvature
     watch: Watch
+    start: Phi | None
+    values: Tensor  # (*batch,) of the lower objective when phi was attached
 
 
 class _Attach(torch.autograd.Function):
@@ -99,19 +103,26 @@ class _Attach(torch.autograd.Function):
             phi,
             like(call.phi, cotangents),
             solver=call.solver,
-            start=None,
+            curvature=call.curvature,
+            start=call.start,
             needed=needed,
+            values=call.values,
         )
         call.watch(certificate)
         if torch.is_grad_enabled():  # backward was called with create_graph=True
-            once: Callable[..., Tensor] = _Once.apply
-            gradients = [once(part, *tensors, *cotangents) for part in gradients]
+            gradients = refuse_twice(gradients, [*tensors, *cotangents])
         served = iter(gradients)
         return (
             None,
             *(next(served) if need else None for need in needed),
             *(None for _ in tensors[count:]),
         )
+
+
+def refuse_twice(gradients: Sequence[Tensor], anchors: Sequence[Tensor]) -> list[Tensor]:
+    """The same gradients, which refuse to be differentiated in the tensors they depend on."""
+    once: Callable[..., Tensor] = _Once.apply
+    return [once(gradient, *anchors) for gradient in gradients]
 
 
 class _Once(torch.autograd.Function):
@@ -124,6 +135,7 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
         raise DoubleBackwardError(
-            "a second derivative through attach was asked for, which is differentiable once. Use "
-            "adjoint=Unrolled() in argmin for second derivatives, or leave out create_graph=True."
+            "a second derivative through a minimiser was asked for, which is differentiable once. "
+            "Use adjoint=Unrolled() in argmin for second derivatives, or leave out "
+            "create_graph=True."
         )

@@ -16,16 +16,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.certificate import Certificate
+from hypergrad.curvature import Curvature, Hessian, Point
 from hypergrad.linear.solution import LinearSolver, Status, norm
-from hypergrad.linearise import Linearisation
 from hypergrad.objective import (
     Bilevel,
     Objective,
     evaluate,
     fresh_leaf,
     refuse_not_finite,
+    refuse_other_values,
 )
-from hypergrad.tree import Phi, Theta, check_same_kind, check_tree, leaves, like, vector_of
+from hypergrad.tree import (
+    Phi,
+    Theta,
+    check_same_kind,
+    check_tree,
+    full_precision,
+    leaves,
+    like,
+    vector_of,
+)
 
 
 def pullback(
@@ -35,6 +45,7 @@ def pullback(
     cotangent: Phi,
     *,
     solver: LinearSolver,
+    curvature: Curvature = Hessian(),
     start: Phi | None = None,
 ) -> tuple[Theta, Certificate]:
     """Pull ``c = d f/d phi`` back through the minimiser: ``-J v`` with ``H v = c``.
@@ -47,6 +58,7 @@ def pullback(
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         cotangent: c, a tree like phi.
         solver: solves the adjoint system.
+        curvature: which second derivatives H stands for.
         start: a first guess of v, a tree like phi (the v of a previous upper step, say).
 
     Returns:
@@ -57,7 +69,14 @@ def pullback(
         NotFiniteError: g, its gradient, a product or the cotangent is NaN or infinite.
     """
     parts, certificate = pull(
-        lower, theta, phi, cotangent, solver=solver, start=start, needed=[True] * len(leaves(theta))
+        lower,
+        theta,
+        phi,
+        cotangent,
+        solver=solver,
+        curvature=curvature,
+        start=start,
+        needed=[True] * len(leaves(theta)),
     )
     return like(theta, parts), certificate
 
@@ -69,24 +88,50 @@ def pull(
     cotangent: Phi,
     *,
     solver: LinearSolver,
+    curvature: Curvature,
     start: Phi | None,
     needed: Sequence[bool],
+    values: Float[Tensor, "*batch"] | None = None,
 ) -> tuple[list[Tensor], Certificate]:
-    """:func:`pullback` for the leaves of theta that are ``needed``, in their order."""
-    point = Linearisation(lower, theta, phi, needed=needed)
+    """:func:`pullback` for the leaves of theta that are ``needed``, in their order.
+
+    ``values`` are the lower objective's at an earlier evaluation, if there was one: they must not
+    have changed.
+    """
+    with full_precision(phi):
+        point = curvature.linearise(lower, theta, phi, needed=needed)
+        if values is not None:
+            refuse_other_values(point.values, values)
+        return _pull_at(point, phi, cotangent, solver, curvature, start)
+
+
+def _pull_at(
+    point: Point,
+    phi: Phi,
+    cotangent: Phi,
+    solver: LinearSolver,
+    curvature: Curvature,
+    start: Phi | None,
+) -> tuple[list[Tensor], Certificate]:
     rhs = vector_of(cotangent, phi, "the cotangent", point.batch)
     refuse_not_finite(rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False)
     first = None if start is None else vector_of(start, phi, "start", point.batch)
-    solution = solver.solve(point.product, rhs, first)
+    solution = solver.solve(point.hessian, rhs, first)
     broken = solution.status == Status.NOT_FINITE
     refuse_not_finite(torch.where(broken, torch.nan, 0.0), "a Hessian product H v", per_task=True)
     gradients = [-part for part in point.cross(solution.x)]
     for gradient in gradients:
         refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
-    return gradients, Certificate(stationarity=norm(point.gradient), adjoint=solution)
+    certificate = Certificate(
+        stationarity=norm(point.gradient),
+        adjoint=solution,
+        cotangent_norm=norm(rhs),
+        of_hessian=isinstance(curvature, Hessian),
+    )
+    return gradients, certificate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hypergradient(Generic[Theta]):
     """The upper objective's value and gradient through the minimiser, with the evidence.
 
@@ -108,6 +153,7 @@ def hypergradient(
     phi: Phi,
     *,
     solver: LinearSolver,
+    curvature: Curvature = Hessian(),
     start: Phi | None = None,
 ) -> Hypergradient[Theta]:
     """The hypergradient of ``mean_i f_i`` at a given (approximate) minimiser.
@@ -119,6 +165,7 @@ def hypergradient(
         theta: upper variable.
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         solver: solves each task's adjoint system.
+        curvature: which second derivatives H stands for.
         start: a first guess of each task's v, a tree like phi.
 
     Returns:
@@ -135,7 +182,11 @@ def hypergradient(
     phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
     values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
     gradients = torch.autograd.grad(
-        values.sum(), [*theta_leaves, *phi_leaves], allow_unused=True, materialize_grads=True
+        values,
+        [*theta_leaves, *phi_leaves],
+        torch.ones_like(values),
+        allow_unused=True,
+        materialize_grads=True,
     )
     direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]
     indirect, certificate = pull(
@@ -144,6 +195,7 @@ def hypergradient(
         phi,
         like(phi, cotangent),
         solver=solver,
+        curvature=curvature,
         start=start,
         needed=[True] * len(theta_leaves),
     )

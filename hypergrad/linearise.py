@@ -7,17 +7,22 @@ through the graph of the gradient, which is built once and kept as long as this 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic
 
 import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import LinearMap
 from hypergrad.objective import (
     Objective,
+    custom_functions,
     evaluate,
     fresh_leaf,
+    has_error_node,
     no_dependence,
     refuse_not_finite,
 )
@@ -34,11 +39,13 @@ class Linearisation(Generic[Theta, Phi]):
         batch: the tasks' dimensions.
         values: ``(*batch,)`` g at the point.
         gradient: ``(*batch, n)`` d g/d phi at the point.
+        hessian: the product that a solver's iterations use; :meth:`product` unless replaced.
     """
 
     batch: Size
     values: Float[Tensor, "*batch"]
     gradient: Float[Tensor, "*batch n"]
+    hessian: LinearMap
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class Linearisation(Generic[Theta, Phi]):
         phi: Phi,
         *,
         needed: Sequence[bool] | None = None,
+        twice: bool = True,
     ) -> None:
         """Evaluate the objective and its gradient once, and keep the gradient's graph.
 
@@ -55,6 +63,7 @@ class Linearisation(Generic[Theta, Phi]):
             theta: upper variable; the derivatives are taken at its values.
             phi: lower variable, leading dimensions = tasks.
             needed: for each leaf of theta, whether :meth:`cross` must serve it (default: all).
+            twice: whether the gradient will be differentiated; if not, no graph is kept.
 
         Raises:
             InputError: see :func:`hypergrad.objective.evaluate`.
@@ -68,29 +77,37 @@ class Linearisation(Generic[Theta, Phi]):
             fresh_leaf(leaf, requires_grad=need)
             for leaf, need in zip(leaves(theta), needed, strict=True)
         ]
-        self._theta = [leaf for leaf, need in zip(upper_leaves, needed, strict=True) if need]
-        self._phi = [fresh_leaf(leaf) for leaf in leaves(phi)]
+        self._theta: list[Tensor] = [
+            leaf for leaf, need in zip(upper_leaves, needed, strict=True) if need
+        ]
+        self._phi: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
         values = evaluate(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(values.sum(), self._phi, create_graph=True)
+        self._custom: list[str] = custom_functions(values)
+        with torch.enable_grad(), self._explain_second_derivatives():
+            # One for each task, so this is the gradient of the sum. They require grad because a
+            # function marked once_differentiable leaves a trace in the graph only then.
+            weights = torch.ones_like(values, requires_grad=twice)
+            gradients = torch.autograd.grad(values, self._phi, weights, create_graph=twice)
             self._gradient = flatten(gradients, self.batch)
+            if self._custom and has_error_node(self._gradient):
+                raise RuntimeError("it is marked once_differentiable, not twice.")
         self.values = values.detach()
+        self.hessian = self.product
         self.gradient = self._gradient.detach()
         refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
 
     def product(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v``, each task's own, by one backward pass."""
-        if not self._gradient.requires_grad:  # g is linear in phi: H = 0
-            return torch.zeros_like(vector)
-        parts = torch.autograd.grad(
-            self._gradient,
-            self._phi,
-            vector,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        with self._explain_second_derivatives():
+            parts = torch.autograd.grad(
+                self._gradient,
+                self._phi,
+                vector,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         return flatten(parts, self.batch)
 
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
@@ -104,9 +121,8 @@ class Linearisation(Generic[Theta, Phi]):
         """
         if not self._theta:
             return []
-        parts: Sequence[Tensor | None] = (None,)
-        if self._gradient.requires_grad:
-            parts = torch.autograd.grad(
+        with self._explain_second_derivatives():
+            parts: Sequence[Tensor | None] = torch.autograd.grad(
                 self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
             )
         if all(part is None for part in parts):
@@ -115,6 +131,22 @@ class Linearisation(Generic[Theta, Phi]):
             torch.zeros_like(leaf, requires_grad=False) if part is None else part
             for leaf, part in zip(self._theta, parts, strict=True)
         ]
+
+    @contextmanager
+    def _explain_second_derivatives(self) -> Iterator[None]:
+        """Say what to do about an operation that can't be differentiated twice."""
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            told = str(error)
+            if "twice" not in told and "not implemented" not in told:
+                raise
+            names = f" (custom functions in it: {', '.join(self._custom)})" if self._custom else ""
+            raise InputError(
+                f"the lower objective{names} has an operation without a second derivative: {told} "
+                "Use curvature=FiniteDifference(), which needs first derivatives only, or write "
+                "that operation so that it can be differentiated twice."
+            ) from error
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""

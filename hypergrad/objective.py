@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
 from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.tree import (
@@ -25,7 +25,7 @@ Objective: TypeAlias = Callable[[Theta, Phi], Tensor]
 """``(theta, phi) -> (*batch,)``: one value for each task, no mixing of tasks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bilevel(Generic[Theta, Phi]):
     """``min_theta mean_i upper_i(theta, phi_i*)`` with ``phi_i* = argmin_phi lower_i(theta, phi)``.
 
@@ -81,8 +81,8 @@ def evaluate(
     return values
 
 
-def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Size:
-    """Check at the time of the call what backward will rely on; returns the batch shape of tasks.
+def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
+    """Check at the time of the call what backward will rely on; returns g's values, ``(*batch,)``.
 
     Costs one evaluation of ``lower``.
 
@@ -99,7 +99,28 @@ def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Size:
     reached = _reached(values)
     if not any(id(leaf) in reached for leaf in leaves(probes)):
         raise no_dependence()
-    return values.shape
+    return values.detach()
+
+
+def refuse_other_values(now: Tensor, then: Tensor) -> None:
+    """Refuse an objective whose values at the same point have changed between two evaluations.
+
+    Equal up to the order of sums: the square root of the precision is far more than that, and far
+    less than what dropout does.
+
+    Raises:
+        InputError: with both values of the first task that changed.
+    """
+    bound = torch.finfo(now.dtype).eps ** 0.5 * torch.maximum(now.abs(), then.abs())
+    changed = (now - then).abs() > bound
+    if bool(changed.any()):
+        index = _index(changed) if changed.ndim else ()
+        raise InputError(
+            f"the lower objective returned {float(then[index]):.6g} when phi was attached and "
+            f"{float(now[index]):.6g} at the same point in backward. If it draws random numbers "
+            "(dropout?), fix them outside of it or call eval(); if something that it captures was "
+            "changed meanwhile (a buffer, a loop variable), pass that as a copy."
+        )
 
 
 def no_dependence() -> InputError:
@@ -143,19 +164,37 @@ def _index(mask: Tensor) -> int | tuple[int, ...]:
     return first[0] if len(first) == 1 else tuple(first)
 
 
+def custom_functions(values: Tensor) -> list[str]:
+    """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
+    kind = torch.autograd.function.BackwardCFunction
+    nodes = [node for node in _graph(values) if isinstance(node, kind)]
+    return sorted({type(node).__name__.removesuffix("Backward") for node in nodes})
+
+
+def has_error_node(tensor: Tensor) -> bool:
+    """Whether the graph holds a node that only raises.
+
+    Functions marked once_differentiable put one where their second derivative would be. Autograd
+    prunes it unvisited, and the second derivative through such a function is silently zero.
+    """
+    return any(type(node).__name__ == "Error" for node in _graph(tensor))
+
+
 def _reached(values: Tensor) -> dict[int, Tensor]:
     """The leaves that require grad and that ``values`` depends on, by identity."""
-    found: dict[int, Tensor] = {}
     if values.grad_fn is None:
-        return {id(values): values} if values.requires_grad else found
+        return {id(values): values} if values.requires_grad else {}
+    leaf_nodes = (node for node in _graph(values) if type(node).__name__ == "AccumulateGrad")
+    return {id(node.variable): node.variable for node in leaf_nodes}
+
+
+def _graph(values: Tensor) -> set[Any]:
+    """All nodes of the graph that made ``values``."""
     seen: set[Any] = set()
-    pending: list[Any] = [values.grad_fn]
+    pending: list[Any] = [] if values.grad_fn is None else [values.grad_fn]
     while pending:
         node = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ == "AccumulateGrad":  # the node of a leaf
-            found[id(node.variable)] = node.variable
-        pending.extend(child for child, _ in node.next_functions if child is not None)
-    return found
+        if node not in seen:
+            seen.add(node)
+            pending.extend(child for child, _ in node.next_functions if child is not None)
+    return seen

@@ -6,7 +6,9 @@ A vector is a tree laid out flat: ``(*batch, n)`` for a tree whose leaves have t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias, TypeVar, cast
 
 import torch
@@ -25,6 +27,8 @@ Phi = TypeVar("Phi", Tensor, dict[str, Tensor])
 """The lower-level variable's tree: what goes in comes out."""
 
 AnyTree = TypeVar("AnyTree", Tensor, dict[str, Tensor])
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -74,20 +78,61 @@ def check_tree(tree: Tree, name: str) -> None:
             )
 
 
+def precision(tree: Tree) -> torch.dtype:
+    """The widest dtype among the leaves: the one that vectors of this tree have."""
+    return functools.reduce(torch.promote_types, (leaf.dtype for leaf in leaves(tree)))
+
+
 def check_same_kind(theta: Tree, phi: Tree) -> None:
-    """Refuse leaves that live on different devices or have different dtypes.
+    """Refuse leaves on different devices, and a theta and a phi of different precision.
+
+    Within a tree dtypes may be mixed (a module's parameters may be); vectors have the widest.
 
     Raises:
-        InputError: naming the first leaf that differs from the first leaf of phi.
+        InputError: naming what differs.
     """
     (first, *_), (label, *_) = leaves(phi), names(phi, "phi")
     for tree, name in ((phi, "phi"), (theta, "theta")):
         for other, leaf in zip(names(tree, name), leaves(tree), strict=True):
-            if leaf.device != first.device or leaf.dtype != first.dtype:
+            if leaf.device != first.device:
                 raise InputError(
-                    f"{other} is {leaf.dtype} on {leaf.device}, but {label} is {first.dtype} on "
-                    f"{first.device}; bring both to one dtype and device with .to(...)."
+                    f"{other} is on {leaf.device}, but {label} is on {first.device}; bring both to "
+                    "one device with .to(...)."
                 )
+    if precision(theta) != precision(phi):
+        raise InputError(
+            f"theta is {precision(theta)}, but phi is {precision(phi)}: the lower level would be "
+            "solved in one precision and differentiated in another; bring both to one dtype with "
+            ".to(...)."
+        )
+
+
+def widened(theta: AnyTree, phi: Tree) -> AnyTree:
+    """Under autocast, theta's 16-bit leaves in phi's precision; otherwise theta itself.
+
+    Autocast gives 16-bit features, and the lower level is solved outside of it, in full precision.
+    The cast is part of theta's graph, so the hypergradient returns in the leaf's own dtype.
+    """
+    if not _autocast_is_on(leaves(phi)[0]):
+        return theta
+    wide = precision(phi)
+    return like(theta, (leaf.to(wide) if leaf.dtype in _HALF else leaf for leaf in leaves(theta)))
+
+
+@contextmanager
+def full_precision(phi: Tree) -> Iterator[None]:
+    """Leave autocast: lower levels and adjoint systems are solved in the precision of phi."""
+    tensor = leaves(phi)[0]
+    if _autocast_is_on(tensor):
+        with torch.autocast(tensor.device.type, enabled=False):
+            yield
+    else:
+        yield
+
+
+def _autocast_is_on(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def check_batch(tree: Tree, name: str, batch: Size) -> None:
@@ -106,17 +151,19 @@ def check_batch(tree: Tree, name: str, batch: Size) -> None:
 
 
 def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
-    """Leaves of shape ``(*batch, ...)`` as one vector for each task."""
+    """Leaves of shape ``(*batch, ...)`` as one vector for each task, never in 16 bits."""
     flat = [tensor.reshape(*batch, -1) for tensor in tensors]
-    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+    vector = flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)  # cat takes the widest dtype
+    return vector.float() if vector.dtype in _HALF else vector
 
 
 def unflatten(vector: Float[Tensor, "*batch n"], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Undo :func:`flatten`: views of ``vector`` with the shapes of ``tensors``."""
+    """Undo :func:`flatten`: parts of ``vector`` with the shapes and dtypes of ``tensors``."""
     batch = vector.shape[:-1]
     sizes = [tensor.shape[len(batch) :].numel() for tensor in tensors]
     parts = torch.split(vector, sizes, dim=-1)
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    pairs = zip(parts, tensors, strict=True)
+    return [part.reshape(tensor.shape).to(tensor.dtype) for part, tensor in pairs]
 
 
 def vector_of(tree: Tree, shaped_as: Tree, name: str, batch: Size) -> Float[Tensor, "*batch n"]:

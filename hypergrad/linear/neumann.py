@@ -67,7 +67,7 @@ class Neumann:
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
             curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
             residual = residual - self.step * image
-        relative = norm(b - product(x)) / torch.where(size > 0, size, 1.0)
+        relative = norm(b - product.judge(x)) / torch.where(size > 0, size, 1.0)
         status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)
         status[relative <= self.rtol] = Status.CONVERGED
         status[curvature <= 0] = Status.INDEFINITE

@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from hypergrad.linear.structured import Structured
 
 LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 """``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
@@ -23,6 +26,7 @@ class Status(enum.IntEnum):
     STAGNATED = 2
     INDEFINITE = 3
     NOT_FINITE = 4
+    DAMPED = 5
 
     @property
     def remedy(self) -> str:
@@ -34,13 +38,18 @@ _REMEDIES = {
     Status.CONVERGED: "nothing to do.",
     Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
     Status.STAGNATED: (
-        "the tolerance is below what this precision reaches; loosen it, or use float64."
+        "the residual falls no further: the tolerance is below what this precision reaches (loosen "
+        "it, or use float64), or the matrix is singular (regularise the lower objective)."
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
         "steps, or regularise the lower objective."
     ),
     Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
+    Status.DAMPED: (
+        "only the damped system was solved; damp less, or regularise the lower objective itself, "
+        "which keeps phi and v consistent."
+    ),
 }
 
 
@@ -93,16 +102,36 @@ class LinearSolver(Protocol):
 
 
 class Counted:
-    """A linear map that counts its products."""
+    """``A + damping I``, counting the products; knows what a :class:`Structured` A knows.
 
-    def __init__(self, apply: LinearMap) -> None:
+    Attributes:
+        matvecs: products so far.
+    """
+
+    def __init__(self, apply: LinearMap, damping: float = 0.0) -> None:
         self._apply = apply
+        self._damping = damping
+        # functions and methods know nothing, and a Protocol's isinstance takes 30 us
+        plain = isinstance(apply, (FunctionType, MethodType))
+        self._structured = apply if not plain and isinstance(apply, Structured) else None
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """One product."""
+        """The product that a solver's iterations use."""
+        return self._damped(self._apply(vector), vector)
+
+    def judge(self, vector: Tensor) -> Tensor:
+        """The product that a solver's answer is judged by: the map's own, if it has one."""
+        by = self._apply if self._structured is None else self._structured.judge
+        return self._damped(by(vector), vector)
+
+    def diagonal(self) -> Tensor | None:
+        """The diagonal, if the map knows it."""
+        return None if self._structured is None else self._structured.diagonal() + self._damping
+
+    def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1
-        return self._apply(vector)
+        return image + self._damping * vector if self._damping else image
 
 
 def dot(
@@ -123,7 +152,7 @@ def judge(
     apply: LinearMap, x: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n"]]:
     """The recomputed relative residual of x, and the residual vector, by one product."""
-    residual = rhs - apply(x)
+    residual = rhs - (apply.judge(x) if isinstance(apply, Counted) else apply(x))
     size = norm(rhs)
     return norm(residual) / torch.where(size > 0, size, 1.0), residual
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import norm
-from hypergrad.lower.minimum import Minimum
-from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
-from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
+from hypergrad.lower.descent import Slope, Tolerance, choose, descend
+from hypergrad.lower.minimum import Memory, Minimum
+from hypergrad.objective import Objective
+from hypergrad.tree import Phi, Theta, like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,15 +16,20 @@ class GradientDescent:
     """``phi <- phi - step_size d g/d phi``, K times; the lower loop of the paper's Algorithm 1.
 
     With ``step_size <= 2/(mu + L)`` the distance to the minimiser shrinks by
-    ``1 - step_size mu`` a step (theory.md, Theorem A).
+    ``1 - step_size mu`` a step (theory.md, Theorem A). Without a tolerance exactly K steps are
+    taken, which nothing waits for; with one, a task that has met it stays.
 
     Attributes:
-        steps: K.
+        steps: K; with a tolerance, at most that many.
         step_size: alpha, below 2/L.
+        rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
+        atol: absolute tolerance on it; 0 for none.
     """
 
     steps: int
     step_size: float
+    rtol: float = 0.0
+    atol: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not self.step_size > 0:
@@ -34,37 +37,32 @@ class GradientDescent:
                 f"GradientDescent got steps={self.steps}, step_size={self.step_size}; it needs "
                 "steps >= 0 and step_size > 0 (below 2/L, L the largest curvature)."
             )
+        self._tolerance.check("GradientDescent")
+
+    @property
+    def _tolerance(self) -> Tolerance:
+        return Tolerance(self.rtol, self.atol)
 
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
         """Take the steps, storing one iterate; then one gradient more, for the evidence.
 
         Raises:
+            InputError: the objective can't be used.
             NotFiniteError: the steps diverged.
         """
-        theta, phi = detach(theta), detach(phi)
-        for _ in range(self.steps):
-            phi = detach(self.step(lower, theta, phi))
-        probes = [fresh_leaf(leaf) for leaf in leaves(phi)]
-        values = evaluate(lower, theta, like(phi, probes))
-        gradients = torch.autograd.grad(values.sum(), probes)
-        stationarity = norm(flatten(gradients, values.shape))
-        refuse_not_finite(stationarity, "the gradient where gradient descent ended", per_task=True)
-        return Minimum(
-            phi=phi,
-            stationarity=stationarity,
-            converged=torch.zeros_like(stationarity, dtype=torch.bool),
-            steps=self.steps,
-        )
+        return descend(self, range(self.steps), lower, theta, phi, self._tolerance)
 
-    def step(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Phi:
+    def step(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
+    ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta or phi requires grad."""
-        record = any(leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi)))
-        points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
-        with torch.enable_grad():
-            values = lower(theta, like(phi, points))
-            gradients = torch.autograd.grad(values.sum(), points, create_graph=record)
-            moved = [
-                point - self.step_size * gradient
-                for point, gradient in zip(points, gradients, strict=True)
-            ]
-        return like(phi, moved)
+        here = Slope.at(lower, theta, phi)
+        moved = [
+            point - self.step_size * gradient
+            for point, gradient in zip(here.points, here.gradients, strict=True)
+        ]
+        if not self._tolerance:
+            return like(phi, moved), ()
+        size = here.size()
+        goal = memory[-1] if memory else self._tolerance.goal(size)
+        return like(phi, choose(size <= goal, here.points, moved)), (goal,)

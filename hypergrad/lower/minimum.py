@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,7 +12,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Minimum(Generic[Phi]):
     """A point that should minimise the lower objective, with the evidence.
 
@@ -39,15 +39,24 @@ class LowerSolver(Protocol):
         ...
 
 
+Memory: TypeAlias = tuple[Tensor, ...]
+"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first."""
+
+
 @runtime_checkable
 class Unrollable(LowerSolver, Protocol):
     """A lower solver whose steps can be recorded for differentiation."""
 
     @property
     def steps(self) -> int:
-        """How many steps it takes."""
+        """How many steps it takes at most."""
         ...
 
-    def step(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Phi:
-        """One step, differentiable in theta and phi."""
+    def step(
+        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
+    ) -> tuple[Phi, Memory]:
+        """One step, differentiable in theta, phi and memory, which may be detached in between.
+
+        A task that has met a tolerance answers with the phi it was given, for ever after.
+        """
         ...

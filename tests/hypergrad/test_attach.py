@@ -11,7 +11,6 @@ from hypergrad import (
     Bilevel,
     Certificate,
     Cholesky,
-    DoubleBackwardError,
     Implicit,
     Newton,
     argmin,
@@ -20,6 +19,7 @@ from hypergrad import (
     pullback,
     strict,
 )
+from hypergrad.errors import DoubleBackwardError
 from tests.hypergrad.problems import Q, Toy
 
 BATCHES = [(), (3,), (2, 3)]
@@ -187,3 +187,10 @@ def test_a_module_on_top_and_below_trains_as_usual() -> None:
         low = float(loss())
     # central differences: u |loss| / step + O(step^2)
     assert abs((high - low) / (2 * step) - float(weight.grad[0, 0])) <= 1e-8 * abs(high)
+
+
+def test_generic_values_can_be_built_with_their_parameters() -> None:
+    # slots and Generic together refuse this at run time
+    toy = Toy()
+    problem = Bilevel[Tensor, Tensor](upper=toy.upper, lower=toy.lower)
+    assert problem == Bilevel(upper=toy.upper, lower=toy.lower)

@@ -17,7 +17,6 @@ from hypergrad import (
     Implicit,
     LinearSolver,
     LowerSolver,
-    Minimum,
     Newton,
     Unrolled,
     argmin,
@@ -25,6 +24,7 @@ from hypergrad import (
     hypergradient,
     pullback,
 )
+from hypergrad.lower.minimum import Minimum
 
 Dict = dict[str, Tensor]
 

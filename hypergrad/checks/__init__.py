@@ -1,0 +1,1 @@
+"""The parts of ``hypergrad.check``: one question about a user's problem in each file."""

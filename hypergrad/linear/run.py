@@ -1,0 +1,142 @@
+"""What the Krylov solvers share: sweeps of a recurrence, each judged by a true residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, norm, scale_of
+
+# The recurrence's residual and the true one, b - A x, agree while their distance is below this
+# share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
+_TRUST = 0.1
+
+
+def check_stopping(
+    name: str, rtol: float, atol: float, max_steps: int | None, check_every: int
+) -> None:
+    """Refuse stopping rules that make no sense, or never stop."""
+    if not (0 <= rtol < 1 and atol >= 0):
+        raise InputError(f"{name} got rtol={rtol}, atol={atol}; rtol must be in [0, 1), atol >= 0.")
+    if max_steps is not None and max_steps < 1:
+        raise InputError(f"{name} got max_steps={max_steps}; it must be at least 1, or None.")
+    if rtol == 0 and atol == 0 and max_steps is None:
+        raise InputError(
+            f"{name} got no tolerance and no max_steps: it would not know when to stop."
+        )
+    if check_every < 1:
+        raise InputError(f"{name} got check_every={check_every}; it must be at least 1.")
+
+
+@dataclass(slots=True)
+class Run:
+    """The state of one solve. The tensors are the run's own: a sweep may write into them."""
+
+    x: Tensor  # (*batch, n) iterate
+    residual: Tensor  # (*batch, n) b - A x, true between sweeps, recursive within
+    curvature: Tensor  # (*batch,) least p'Ap / p'p
+    steps: Tensor  # (*batch,)
+    ended: Tensor  # (*batch,) the recurrence's opinion, a Status
+
+    @classmethod
+    def begin(cls, b: Tensor, start: Tensor | None, product: LinearMap) -> Run:
+        """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero."""
+        zero = (b == 0).all(dim=-1, keepdim=True)
+        x = torch.zeros_like(b) if start is None else torch.where(zero, 0.0, start)
+        steps = torch.zeros_like(zero[..., 0], dtype=torch.int64)
+        return cls(
+            x=x,
+            residual=b.clone() if start is None else b - product(x),
+            curvature=torch.full_like(b[..., 0], torch.inf),
+            steps=steps,
+            ended=torch.full_like(steps, Status.OUT_OF_STEPS),
+        )
+
+    def end(self, began: Tensor, active: Tensor, fault: Tensor, kind: Status) -> None:
+        """Record how the tasks of a sweep ended.
+
+        Args:
+            began: tasks of this sweep.
+            active: those of them that used up their steps.
+            fault: positive where no fault was met, NaN where a product was.
+            kind: what a fault means.
+        """
+        ended = torch.full_like(self.ended, Status.CONVERGED)
+        ended[fault <= 0] = kind
+        ended[fault.isnan()] = Status.NOT_FINITE
+        ended[active] = Status.OUT_OF_STEPS
+        self.ended = torch.where(began, ended, self.ended)
+
+
+Sweep: TypeAlias = Callable[[Run, Tensor, Tensor, int], None]
+"""``(run, goal, active, budget)``: take at most ``budget`` steps for each task in ``active``, until
+its recurrence says that ``|b - A x| <= goal``, and say by :meth:`Run.end` how they ended. A task
+that stops gets a zero direction, so that its x stays and its products stay finite."""
+
+
+def iterate(
+    sweep: Sweep,
+    product: Counted,
+    rhs: Tensor,
+    start: Tensor | None,
+    *,
+    rtol: float,
+    atol: float,
+    max_steps: int | None,
+    damping: float = 0.0,
+) -> Solution:
+    """Sweep, recompute the residual, and sweep again while that denies the recurrence and helps.
+
+    Args:
+        sweep: the method.
+        product: ``A + damping I``.
+        rhs: b.
+        start: where to begin.
+        rtol: tolerance on ``|b - (A + damping I) x|`` relative to ``|b|``.
+        atol: absolute tolerance on it.
+        max_steps: at most this many steps; None means 10 n.
+        damping: what ``product`` has added to A; the solution's residual is that of A itself.
+    """
+    limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
+    scale = scale_of(rhs)
+    b = rhs / scale
+    size = norm(b)
+    floor = torch.finfo(rhs.dtype).eps * size
+    goal = torch.clamp(rtol * size, min=floor).maximum(atol / scale[..., 0])
+
+    run = Run.begin(b, None if start is None else start / scale, product.judge)
+    true = norm(run.residual)
+    again = true > goal
+    while bool(again.any()) and (budget := limit - int(run.steps.max())) > 0:
+        sweep(run, goal, again, budget)
+        run.residual, previous = b - product.judge(run.x), true
+        true = norm(run.residual)
+        # Claimed by the recurrence, denied by the truth, and by more than the two may differ: the
+        # recurrence has parted from x. Below half of what it was, another sweep may help.
+        denied = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
+        again = denied & (true < 0.5 * previous)
+
+    undamped = norm(run.residual + damping * run.x) if damping else true
+    # A residual that the recurrence and the recomputation agree on to _TRUST may be that much
+    # above the goal and still be the one that was asked for.
+    status = run.ended
+    proven = (status == Status.INDEFINITE) | (status == Status.NOT_FINITE)
+    met = ~proven & (true * (1 - _TRUST) <= goal)
+    status[status == Status.CONVERGED] = Status.STAGNATED
+    status[met] = Status.CONVERGED
+    if damping:
+        status[met & (undamped * (1 - _TRUST) > goal)] = Status.DAMPED
+    status[~true.isfinite()] = Status.NOT_FINITE
+    return Solution(
+        x=run.x * scale,
+        status=status,
+        residual=undamped / torch.where(size > 0, size, 1.0),
+        curvature=run.curvature - damping,
+        steps=run.steps,
+        matvecs=product.matvecs,
+    )

@@ -1,0 +1,72 @@
+"""The direct solve that an objective knows: Woodbury's identity for few-shot heads, for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
+from hypergrad.linear.structured import Structured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Woodbury:
+    """Use the lower objective's own inverse (``HessianForm.inverse``), then judge it.
+
+    For a linear head on n support examples with n far below the number of features this is one
+    solve in the n-dimensional Gram space. The answer's residual is recomputed by autodiff of the
+    objective's values, so an inverse that belongs to another objective is reported.
+
+    Attributes:
+        rtol: the recomputed relative residual above which the solution is not called converged.
+        refinements: how many times the inverse is applied again, to the residual: each gains the
+            digits that the identity's cancellation lost.
+    """
+
+    rtol: float = 1e-6
+    refinements: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rtol < 1 or self.refinements < 0:
+            raise InputError(
+                f"Woodbury got rtol={self.rtol}, refinements={self.refinements}; it needs rtol in "
+                "(0, 1) and refinements >= 0."
+            )
+
+    @torch.no_grad()
+    def solve(
+        self,
+        apply: LinearMap,
+        rhs: Float[Tensor, "*batch n"],
+        start: Float[Tensor, "*batch n"] | None = None,
+    ) -> Solution:
+        """Solve ``A x = b`` for each task; ``start`` has no use here.
+
+        Raises:
+            InputError: the map knows no inverse.
+        """
+        if not isinstance(apply, Structured):
+            raise InputError(
+                "Woodbury needs an objective that knows its inverse (hypergrad.objectives, or your "
+                "own with a hessian method); use CG for one that does not."
+            )
+        product = Counted(apply)
+        x = apply.inverse(rhs)
+        for _ in range(self.refinements):
+            x = x + apply.inverse(rhs - product(x))
+        residual, _ = judge(product, x, rhs)
+        status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
+        status[residual <= self.rtol] = Status.CONVERGED
+        status[~residual.isfinite()] = Status.NOT_FINITE
+        return Solution(
+            x=x,
+            status=status,
+            residual=residual,
+            curvature=torch.full_like(residual, torch.inf),
+            steps=torch.ones_like(status),
+            matvecs=product.matvecs,
+        )

@@ -1,0 +1,130 @@
+"""What the first-order lower solvers share: a gradient that can be recorded, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Size, Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.linear.solution import norm
+from hypergrad.lower.minimum import Memory, Minimum, Unrollable
+from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
+from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """On ``|d g/d phi|`` of each task: ``rtol`` of the start's, or ``atol``, whichever is more."""
+
+    rtol: float
+    atol: float
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to meet."""
+        return self.rtol > 0 or self.atol > 0
+
+    def check(self, solver: str) -> None:
+        """Refuse nonsense.
+
+        Raises:
+            InputError: naming the solver.
+        """
+        if not (0 <= self.rtol < 1 and self.atol >= 0):
+            raise InputError(
+                f"{solver} got rtol={self.rtol}, atol={self.atol}; rtol must be in [0, 1), "
+                "atol >= 0."
+            )
+
+    def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What to reach, from the gradient's norm at the start."""
+        return torch.clamp(self.rtol * size.detach(), min=self.atol)
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """A point and d g/d phi there, recorded where a derivative may be asked for."""
+
+    points: list[Tensor]
+    gradients: Sequence[Tensor]
+    batch: Size
+
+    @classmethod
+    def at(cls, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Slope:
+        """Evaluate; recorded if grad is enabled and theta or phi requires it."""
+        record = torch.is_grad_enabled() and any(
+            leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))
+        )
+        theta, phi = (theta, phi) if record else (detach(theta), detach(phi))
+        points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
+        with torch.enable_grad():
+            values = lower(theta, like(phi, points))
+            gradients = torch.autograd.grad(values.sum(), points, create_graph=record)
+        return cls(points if record else leaves(phi), gradients, values.shape)
+
+    def size(self) -> Float[Tensor, "*batch"]:
+        """``|d g/d phi|`` of each task, cut off from the graph."""
+        return norm(flatten([part.detach() for part in self.gradients], self.batch))
+
+
+def choose(
+    mask: Bool[Tensor, "*batch"], yes: Sequence[Tensor], no: Sequence[Tensor]
+) -> list[Tensor]:
+    """Each task's part of the leaves ``yes`` where ``mask``, of ``no`` elsewhere."""
+    return [
+        torch.where(mask.reshape(mask.shape + (1,) * (left.ndim - mask.ndim)), left, right)
+        for left, right in zip(yes, no, strict=True)
+    ]
+
+
+def stationarity(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Float[Tensor, "*batch"]:
+    """``|d g/d phi|`` of each task, after the checks of :func:`evaluate`.
+
+    Raises:
+        InputError: the objective can't be used.
+        NotFiniteError: g is NaN or infinite.
+    """
+    probes = [fresh_leaf(leaf) for leaf in leaves(phi)]
+    with torch.enable_grad():
+        values = evaluate(lower, detach(theta), like(phi, probes))
+        gradients = torch.autograd.grad(values.sum(), probes)
+    return norm(flatten(gradients, values.shape))
+
+
+def descend(
+    solver: Unrollable,
+    indices: range,
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    tolerance: Tolerance,
+) -> Minimum[Phi]:
+    """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
+
+    With a tolerance, the last of the solver's memory is each task's goal, and a step that changes
+    nothing, which would repeat for ever, ends the loop.
+
+    Raises:
+        InputError: the objective can't be used.
+        NotFiniteError: the steps diverged.
+    """
+    theta, phi, taken = detach(theta), detach(phi), 0
+    memory: Memory = ()
+    for _ in indices:
+        old, known = leaves(phi), memory
+        phi, memory = solver.step(lower, theta, phi, memory)
+        if tolerance and _same(leaves(phi), old) and _same(memory[: len(known)], known):
+            break
+        taken += 1
+    size = stationarity(lower, theta, phi)
+    refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
+    goal = memory[-1] if tolerance and memory else tolerance.goal(size)
+    met = size <= goal if tolerance else torch.zeros_like(size, dtype=torch.bool)
+    return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
+
+
+def _same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(left, right, strict=True))

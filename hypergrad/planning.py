@@ -1,0 +1,247 @@
+"""How many lower steps K and adjoint steps N a wanted accuracy takes, before any is taken.
+
+For gradient descent with step size alpha and conjugate gradients (theory.md, section 2); with
+
+    c1 = lam12 + rJ V + s (lam22 + rH V),                   s = L12/mu,
+    q = max(|1 - alpha mu|, |1 - alpha L|)                  contraction of one descent step,
+    ch_N = 2 tau^N/(1 + tau^(2N)),  tau = (sqrt(kappa) - 1)/(sqrt(kappa) + 1)   (Chebyshev),
+
+the formulas are this library's own, not the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hypergrad.constants import Constants, Known, conclude, require
+from hypergrad.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps for ``GradientDescent(steps=, step_size=)`` and ``CG(max_steps=, rtol=0)``.
+
+    Attributes:
+        steps: K, enough for every task.
+        max_steps: N, enough for every task.
+        step_size: alpha.
+        bound: ``(*batch,)`` the a-priori bound on each task's error with these, at most the
+            accuracy that was asked for; Proven only if every constant is.
+    """
+
+    steps: int
+    max_steps: int
+    step_size: float
+    bound: Known
+
+
+def plan(
+    constants: Constants,
+    accuracy: float,
+    *,
+    distance: Known,
+    adjoint_distance: Known | None = None,
+    step_size: float | None = None,
+) -> Plan:
+    """The K and N after which every task's hypergradient is within ``accuracy`` of the exact one.
+
+    theory.md, section 2: ``K0 = ceil(ln(2 c1 D0/delta)/-ln q)`` and, for conjugate gradients that
+    start from zero, ``N0 = ceil(ln(2 + 4 s b*/delta)/-ln tau)``; from elsewhere, by the same
+    argument, ``N0 = ceil(ln(sqrt(kappa) (2 + 4 L12 |v0 - v*|/delta))/-ln tau)``.
+
+    A guarantee, not a forecast: conjugate gradients usually need fewer steps, and end at the
+    number of distinct eigenvalues (n at most) in any case.
+
+    Args:
+        constants: with smoothness and adjoint_norm, and upper_gradient for a start from zero.
+        accuracy: delta, on the Euclidean norm of each task's error.
+        distance: D0, a bound on ``|phi0 - phi*|``; ``|d g/d phi|(phi0)/mu`` is one.
+        adjoint_distance: a bound on ``|v0 - v*|``; None means that v0 = 0.
+        step_size: alpha, in (0, 2/L); 1/L by default, which also stands an L underestimated by
+            less than a factor of 2 (where 2/(mu + L), the fastest, would diverge).
+
+    Raises:
+        InputError: a constant is missing, or accuracy or step_size is out of range.
+    """
+    if not accuracy > 0:
+        raise InputError(f"plan got accuracy={accuracy}; it must be positive.")
+    rates = _Rates.of(constants, step_size)
+    descent = _steps(2 * rates.c1 * _tensor(distance) / accuracy, rates.descent)
+    if adjoint_distance is None:
+        b = _tensor(require(constants, "upper_gradient", "a start of the adjoint from zero"))
+        goal = 2 + 4 * rates.s * b / accuracy
+    else:
+        error = _tensor(constants.coupling) * _tensor(adjoint_distance)
+        goal = rates.root * (2 + 4 * error / accuracy)
+    steps, max_steps = descent, max(1, _steps(goal, rates.chebyshev))
+    bound = a_priori_bound(
+        constants,
+        steps=steps,
+        max_steps=max_steps,
+        step_size=rates.step_size,
+        distance=distance,
+        adjoint_distance=adjoint_distance,
+    )
+    return Plan(steps=steps, max_steps=max_steps, step_size=rates.step_size, bound=bound)
+
+
+def a_priori_bound(
+    constants: Constants,
+    *,
+    steps: int,
+    max_steps: int,
+    step_size: float,
+    distance: Known,
+    adjoint_distance: Known | None = None,
+) -> Known:
+    """What K descent steps and N adjoint steps guarantee: ``(*batch,)`` (theory.md, Theorem A).
+
+    From v0 = 0, ``c1 q^K D0 + s ch_N (b* + lam22 q^K D0)``; from any v0,
+    ``c1 q^K D0 + L12 min(1, sqrt(kappa) ch_N) (|v0 - v*| + (lam22 + rH V) q^K D0/mu)``.
+
+    Args:
+        constants: with smoothness and adjoint_norm, and upper_gradient for a start from zero.
+        steps: K.
+        max_steps: N.
+        step_size: alpha, in (0, 2/L).
+        distance: D0, a bound on ``|phi0 - phi*|``.
+        adjoint_distance: a bound on ``|v0 - v*|``; None means that v0 = 0.
+
+    Raises:
+        InputError: a constant is missing, or step_size is out of range.
+    """
+    rates = _Rates.of(constants, step_size)
+    lam22, rH = _tensor(constants.upper_smoothness), _tensor(constants.hessian_lipschitz)
+    mu, V = _tensor(constants.strong_convexity), _tensor(_adjoint_norm(constants))
+    left = rates.q**steps * _tensor(distance)  # |phi_K - phi*|
+    power = torch.exp(-rates.chebyshev) ** max_steps
+    chebyshev = 2 * power / (1 + power**2)
+    if adjoint_distance is None:
+        b = require(constants, "upper_gradient", "a start of the adjoint from zero")
+        solve = rates.s * chebyshev * (_tensor(b) + lam22 * left)
+        premises = (b, distance)
+    else:
+        factor = (rates.root * chebyshev).clamp(max=1)
+        away = _tensor(adjoint_distance) + (lam22 + rH * V) * left / mu
+        solve = _tensor(constants.coupling) * factor * away
+        premises = (adjoint_distance, distance)
+    return conclude(rates.c1 * left + solve, *rates.premises, *premises)
+
+
+def plan_warm(
+    constants: Constants,
+    *,
+    upper_step_size: float,
+    step_size: float | None = None,
+) -> tuple[int, int]:
+    """The K and N of one upper step that let warm starts of phi and v converge exactly.
+
+    theory.md, Theorem 2: keep each task's phi and v from one upper step to the next, use all tasks
+    in each, take ``upper_step_size = eta <= 1/L_F``, and
+
+        K0 = ceil(ln max(9, 18 eta c1 s)/-ln q),
+        N0 = ceil(ln(2 sqrt(kappa) max(4, 8 eta L12 l_v))/-ln tau),
+        l_v = (lam12 + lam22 s + (rH_t + rH s) V)/mu.
+
+    Then ``mean_t |grad F(theta_t)|^2 <= (8/3) ((F_0 - F_T)/eta + z_0^2)/T``, without a floor,
+    while cold starts with any fixed K and N stall at their bias. The constants must hold wherever
+    theta goes, V included, and are those of the worst task.
+
+    Args:
+        constants: with smoothness, adjoint_norm and hessian_lipschitz_theta.
+        upper_step_size: eta.
+        step_size: alpha, in (0, 2/L); 1/L by default.
+
+    Returns:
+        K and N.
+
+    Raises:
+        InputError: a constant is missing, or a step size is out of range.
+    """
+    if not upper_step_size > 0:
+        raise InputError(f"plan_warm got upper_step_size={upper_step_size}; it must be positive.")
+    rates = _Rates.of(constants, step_size)
+    V = _tensor(_adjoint_norm(constants))
+    rH = _tensor(constants.hessian_lipschitz)
+    rH_t = _tensor(require(constants, "hessian_lipschitz_theta", "plan_warm"))
+    lam12, lam22 = _tensor(constants.upper_coupling), _tensor(constants.upper_smoothness)
+    moved = lam12 + lam22 * rates.s + (rH_t + rH * rates.s) * V
+    l_v = moved / _tensor(constants.strong_convexity)
+    descent = (18 * upper_step_size * rates.c1 * rates.s).clamp(min=9)
+    adjoint = (8 * upper_step_size * _tensor(constants.coupling) * l_v).clamp(min=4)
+    steps = _steps(descent, rates.descent)
+    return max(1, steps), max(1, _steps(2 * rates.root * adjoint, rates.chebyshev))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What every formula here is made of."""
+
+    step_size: float
+    q: Tensor
+    descent: Tensor  # -ln q
+    chebyshev: Tensor  # -ln tau
+    root: Tensor  # sqrt(kappa)
+    s: Tensor  # Lipschitz constant of phi*(theta)
+    c1: Tensor
+    premises: tuple[Known, ...]
+
+    @classmethod
+    def of(cls, constants: Constants, step_size: float | None) -> _Rates:
+        smoothness, adjoint_norm = _smoothness(constants), _adjoint_norm(constants)
+        mu, L, V = (_tensor(k) for k in (constants.strong_convexity, smoothness, adjoint_norm))
+        largest = float(L.max())
+        alpha = 1 / largest if step_size is None else step_size
+        if not 0 < alpha < 2 / largest:
+            raise InputError(
+                f"step_size is {alpha}; gradient descent converges for step sizes in (0, 2/L), "
+                f"and 2/L is {2 / largest:.3g} here."
+            )
+        s = _tensor(constants.coupling) / mu
+        rJ, rH = _tensor(constants.coupling_lipschitz), _tensor(constants.hessian_lipschitz)
+        lam12, lam22 = _tensor(constants.upper_coupling), _tensor(constants.upper_smoothness)
+        # q = max(1 - alpha mu, alpha L - 1), and not below 0 by rounding where mu = L
+        decrease = torch.minimum(alpha * mu, 2 - alpha * L).clamp(max=1)
+        return cls(
+            step_size=alpha,
+            q=1 - decrease,
+            descent=-torch.log1p(-decrease),
+            # tau = (1 - x)/(1 + x) with x = 1/sqrt(kappa)
+            chebyshev=2 * torch.atanh((mu / L).sqrt()),
+            root=(L / mu).sqrt(),
+            s=s,
+            c1=lam12 + rJ * V + s * (lam22 + rH * V),
+            premises=(
+                constants.strong_convexity,
+                constants.coupling,
+                constants.upper_coupling,
+                constants.upper_smoothness,
+                constants.hessian_lipschitz,
+                constants.coupling_lipschitz,
+                smoothness,
+                adjoint_norm,
+            ),
+        )
+
+
+def _smoothness(constants: Constants) -> Known:
+    return require(constants, "smoothness", "an a-priori bound")
+
+
+def _adjoint_norm(constants: Constants) -> Known:
+    return require(constants, "adjoint_norm", "an a-priori bound")
+
+
+def _tensor(known: Known) -> Tensor:
+    return torch.as_tensor(known.value, dtype=torch.float64)
+
+
+def _steps(reduction: Tensor, rate: Tensor) -> int:
+    """The least whole number of steps, each worth ``rate``, for every task's reduction."""
+    needed = torch.where(reduction > 1, reduction.log() / rate, 0.0)
+    # an infinite rate reaches any reduction, but takes a step to do so
+    needed = torch.where((reduction > 1) & rate.isinf(), 1.0, needed)
+    return int(needed.max().ceil())

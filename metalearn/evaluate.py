@@ -1,0 +1,60 @@
+"""Accuracy over many episodes, with its interval; and a recorded accuracy reproduced."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metalearn.episodes import Sampler
+from metalearn.learner import Learner
+
+INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n episodes' accuracies"
+
+# Episodes answered together. Part of what "exactly" means: another number may round differently.
+_TOGETHER: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Accuracies of n episodes, as parts of one.
+
+    Attributes:
+        episodes: one value for each episode, in float64.
+    """
+
+    episodes: Float[Tensor, " n"]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the episodes."""
+        return self.episodes.mean().item()
+
+    @property
+    def interval(self) -> float:
+        """Half the 95 % interval; see `INTERVAL`."""
+        spread: float = self.episodes.std().item()
+        return 1.96 * spread / math.sqrt(len(self.episodes))
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} %"
+
+
+def accuracy(learner: Learner, sampler: Sampler, episodes: int) -> Accuracy:
+    """Answer the sampler's first `episodes` episodes.
+
+    Raises:
+        hypergrad.NotFiniteError: the features or the head of an episode are not finite.
+    """
+    parts = []
+    for start in range(0, episodes, _TOGETHER):
+        batch = sampler.sample(start, min(_TOGETHER, episodes - start))
+        with torch.no_grad():
+            features = learner.features(batch)
+        found = learner.classify(batch, features).argmax(-1) == batch.query_labels
+        parts.append(found.double().mean(-1))
+    return Accuracy(torch.cat(parts).cpu())

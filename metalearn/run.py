@@ -1,0 +1,130 @@
+"""The folder of a run: what was asked, what happened, what came out.
+
+config.json (settings), metrics.jsonl (one line for each validation), TensorBoard's event file,
+weights.safetensors (of the best validation), result.json, curves.png.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from metalearn.config import TrainConfig, from_json, to_json
+from metalearn.errors import RunError
+from metalearn.files import write_atomically, write_json
+
+CONFIG: Final = "config.json"
+METRICS: Final = "metrics.jsonl"
+RESULT: Final = "result.json"
+WEIGHTS: Final = "weights.safetensors"
+CURVES: Final = "curves.png"
+
+
+class Run:
+    """Reads and writes one run folder.
+
+    Args:
+        folder: the folder; `begin` makes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def begin(cls, config: TrainConfig) -> Run:
+        """Make a new run folder and write the settings to it.
+
+        Raises:
+            RunError: the folder holds files already, or can't be written.
+        """
+        folder = config.run
+        if folder is None:
+            time = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            folder = Path("runs") / f"glyphs-{config.preset}-{time}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise RunError(f"{folder} holds files already: give --run a new or empty folder.")
+            write_json(folder / CONFIG, to_json(config))
+        except OSError as error:
+            raise RunError(
+                f"{folder} can't be written to ({error}): give another --run."
+            ) from error
+        return cls(folder)
+
+    def config(self) -> TrainConfig:
+        """The settings of the run.
+
+        Raises:
+            RunError: not a run folder, or its files are damaged.
+            ConfigError: the settings are not those of this version.
+        """
+        return from_json(self._json(CONFIG))
+
+    def result(self) -> dict[str, Any]:
+        """What came out.
+
+        Raises:
+            RunError: the run did not finish, or its files are damaged.
+        """
+        return self._json(RESULT)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary for each validation, in order.
+
+        Raises:
+            RunError: not a run folder, or its files are damaged.
+        """
+        lines = self._read(METRICS).decode().splitlines()
+        return [self._parse(METRICS, line) for line in lines]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The backbone's weights of the best validation, on the CPU.
+
+        Raises:
+            RunError: not a run folder, or its files are damaged.
+        """
+        try:
+            return safetensors.torch.load(self._read(WEIGHTS))
+        except safetensors.SafetensorError as error:
+            raise RunError(f"{self.folder / WEIGHTS} is damaged ({error}).") from error
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write what came out."""
+        write_json(self.folder / RESULT, result)
+
+    def write_weights(self, weights: dict[str, Tensor]) -> None:
+        """Write the backbone's weights in place of earlier ones."""
+        content = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
+        write_atomically(self.folder / WEIGHTS, content)
+
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add one line to the metrics."""
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return self._parse(name, self._read(name).decode())
+
+    def _parse(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.folder / name} is damaged ({error}).") from error
+        if not isinstance(value, dict):
+            raise RunError(f"{self.folder / name} is damaged: an object was expected.")
+        return value
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise RunError(
+                f"{self.folder} is no folder of a finished run: {name} is unreadable ({error})."
+            ) from error

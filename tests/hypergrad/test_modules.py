@@ -1,0 +1,118 @@
+"""Whole networks as lower levels, batched over tasks; and what a module must not do inside one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hypergrad import CG, GradientDescent, Implicit, Newton, Unrolled, argmin
+from hypergrad.errors import InputError
+from hypergrad.linear.cholesky import Cholesky
+from hypergrad.modules import call, parameters
+from hypergrad.objectives import Proximal
+
+TASKS, EXAMPLES, INPUTS = 3, 8, 2
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(INPUTS, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+X = torch.randn(
+    TASKS, EXAMPLES, INPUTS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+)
+Y = torch.sin(X.sum(-1, keepdim=True))
+
+
+def test_a_batched_call_is_the_call_of_each_task() -> None:
+    module = network()
+    phi = parameters(module, tasks=(TASKS,))
+    phi = {k: v + 0.1 * torch.randn_like(v) for k, v in phi.items()}
+    together = call(module, phi, X)
+    for task in range(TASKS):
+        alone = call(module, {k: v[task] for k, v in phi.items()}, X[task])
+        assert torch.allclose(together[task], alone, rtol=1e-14, atol=1e-15)
+
+
+def test_implicit_maml_of_a_whole_network_agrees_with_a_long_unrolling() -> None:
+    module = network()
+    theta = parameters(module)
+
+    def loss(phi: dict[str, Tensor]) -> Tensor:
+        return (call(module, phi, X) - Y).square().mean(dim=(-2, -1))
+
+    # curvature of the loss alone is bounded below by about -1 here: strength 2 makes g convex
+    lower, start = Proximal(loss, strength=2.0), parameters(module, tasks=(TASKS,))
+
+    def gradient(by: GradientDescent | Newton, adjoint: Implicit | Unrolled) -> list[Tensor]:
+        phi = argmin(lower, theta, start, by=by, adjoint=adjoint)
+        return list(torch.autograd.grad(loss(phi).mean(), list(theta.values())))
+
+    exact = gradient(Newton(rtol=0.0, solver=CG(rtol=1e-4)), Implicit(CG(rtol=1e-12)))
+    # L < 10, mu > 1: 300 steps of 0.1 leave (1 - 0.1)^300 < 1e-13
+    unrolled = gradient(GradientDescent(steps=300, step_size=0.1), Unrolled())
+    dense = gradient(Newton(rtol=0.0), Implicit(Cholesky()))
+    for one, two, three in zip(exact, unrolled, dense, strict=True):
+        scale = one.abs().max()
+        assert ((one - two).abs() <= 1e-9 * scale).all()
+        assert ((one - three).abs() <= 1e-9 * scale).all()
+
+
+def test_live_parameters_are_theta_and_copies_are_phi() -> None:
+    module = network()
+    assert all(v.requires_grad for v in parameters(module).values())
+    copies = parameters(module, tasks=())
+    assert not any(v.requires_grad for v in copies.values())
+    copies["0.bias"] += 1
+    assert not torch.equal(copies["0.bias"], parameters(module)["0.bias"])
+
+
+def test_batch_norm_in_training_mode_is_refused_before_it_corrupts() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
+    norm = module[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    before = norm.running_mean.clone()
+    with pytest.raises(InputError, match=r"BatchNorm1d in training mode.*track_running_stats"):
+        call(module, parameters(module), X[0])
+    assert torch.equal(norm.running_mean, before)
+    module.eval()
+    assert call(module, parameters(module), X[0]).shape == (EXAMPLES, 3)
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.weight * x
+
+
+def test_any_buffer_that_changes_is_refused_and_left_alone() -> None:
+    module = Counter()
+    with pytest.raises(InputError, match="changes its buffer 'calls'"):
+        call(module, parameters(module), torch.ones(2))
+    assert module.calls == 0
+
+
+def test_dropout_in_a_batched_call_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)).double()
+    with pytest.raises(InputError, match=r"random numbers.*eval\(\)"):
+        call(module, parameters(module, tasks=(TASKS,)), X)
+
+
+def test_names_and_shapes_are_checked() -> None:
+    module = network()
+    phi = parameters(module, tasks=(TASKS,))
+    with pytest.raises(InputError, match=r"hypergrad\.parameters"):
+        call(module, {"weight": phi["0.weight"]}, X)
+    with pytest.raises(InputError, match="same tasks' dimensions"):
+        call(module, {**phi, "2.bias": phi["2.bias"][0]}, X)
+    with pytest.raises(InputError, match="Tanh has no parameters"):
+        parameters(nn.Tanh())

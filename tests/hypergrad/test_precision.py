@@ -1,0 +1,125 @@
+"""Autocast outside, full precision inside; mixed dtypes; objectives that change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hypergrad import CG, Certificate, GradientDescent, Implicit, argmin, attach
+from hypergrad.errors import InputError
+from hypergrad.linear.cholesky import Cholesky
+from hypergrad.objectives import SoftmaxRegression
+from tests.hypergrad.problems import Toy
+
+LABELS = torch.arange(6).expand(3, 6) % 3
+
+
+def head(features: Tensor, seen: list[Certificate]) -> Tensor:
+    return argmin(
+        SoftmaxRegression(LABELS, l2=0.1),
+        features,
+        torch.zeros(3, 3, 4),
+        by=GradientDescent(steps=200, step_size=0.3),
+        adjoint=Implicit(CG(rtol=1e-5)),
+        watch=seen.append,
+    )
+
+
+def test_under_autocast_the_lower_level_is_solved_in_float32() -> None:
+    torch.manual_seed(0)
+    backbone, x = nn.Linear(5, 4), torch.randn(3, 6, 5)
+    seen: list[Certificate] = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone(x)
+        assert features.dtype == torch.bfloat16
+        phi = head(features, seen)
+        assert phi.dtype == torch.float32
+        loss = phi.square().sum()
+    loss.backward()
+    # 1e-5 can't be reached with bfloat16 products (precision 4e-3)
+    assert seen[0].adjoint.converged.all()
+    assert seen[0].adjoint.x.dtype == torch.float32
+    assert backbone.weight.grad is not None
+    # the same features in float32 give the same hypergradient of phi in them, up to the rounding
+    # of what autocast hands back: 8 bits, twice
+    grown = features.detach().float().requires_grad_()
+    head(grown, seen).square().sum().backward()
+    assert grown.grad is not None
+    expected = torch.einsum("tno,tni->oi", grown.grad, x)
+    scale = expected.abs().max()
+    assert ((backbone.weight.grad - expected).abs() <= 4 * 2**-8 * scale).all()
+
+
+def test_backward_inside_autocast_is_solved_in_float32_too() -> None:
+    features = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    seen: list[Certificate] = []
+    phi = head(features, seen)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        phi.square().sum().backward()
+    assert seen[0].adjoint.converged.all()
+
+
+def test_dtypes_may_be_mixed_within_a_tree() -> None:
+    toy = Toy()
+
+    def lower(theta: Tensor, phi: dict[str, Tensor]) -> Tensor:
+        return toy.lower(theta, torch.cat([phi["low"].double(), phi["high"]]))
+
+    theta = toy.theta.clone().requires_grad_()
+    found = toy.minimiser()
+    phi = {"low": found[:2].float(), "high": found[2:]}
+    mixed = attach(lower, theta, phi, solver=Cholesky())
+    assert mixed["low"].dtype == torch.float32
+    (mixed["low"].double().sum() + mixed["high"].sum()).backward()
+    wide = toy.theta.clone().requires_grad_()
+    attach(toy.lower, wide, found, solver=Cholesky()).sum().backward()
+    assert theta.grad is not None
+    assert wide.grad is not None
+    # two of five entries were rounded to float32: a relative 6e-8 each, kappa < 8
+    assert ((theta.grad - wide.grad).abs() <= 10 * 8 * 6e-8 * wide.grad.abs().max()).all()
+
+
+def test_a_half_precision_phi_is_solved_in_float32() -> None:
+    target = torch.tensor([1.0, 2.0], dtype=torch.float16, requires_grad=True)
+    phi = target.detach().clone()
+    seen: list[Certificate] = []
+    node = attach(
+        lambda theta, phi: (phi - theta).float().square().sum(),
+        target,
+        phi,
+        solver=CG(),
+        watch=seen.append,
+    )
+    node.sum().backward()
+    assert seen[0].adjoint.x.dtype == torch.float32
+    assert target.grad is not None
+    assert target.grad.tolist() == [1.0, 1.0]
+
+
+def test_dropout_in_the_objective_is_noticed() -> None:
+    toy = Toy((3,))
+    torch.manual_seed(0)
+    theta = toy.theta.clone().requires_grad_()
+    node = attach(
+        lambda theta, phi: toy.lower(theta, torch.dropout(phi, 0.5, train=True)),
+        theta,
+        toy.minimiser(),
+        solver=CG(),
+    )
+    with pytest.raises(InputError, match=r"at the same point in backward.*dropout.*eval\(\)"):
+        node.sum().backward()
+
+
+def test_a_loop_variable_that_moved_on_is_noticed() -> None:
+    toy = Toy((3,))
+    theta = toy.theta.clone().requires_grad_()
+    nodes = []
+    for weight in (1.0, 2.0):
+
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
+            return weight * toy.lower(theta, phi)  # noqa: B023  (the mistake under test)
+
+        nodes.append(attach(lower, theta, toy.minimiser(), solver=CG()))
+    with pytest.raises(InputError, match="a loop variable"):
+        nodes[0].sum().backward()

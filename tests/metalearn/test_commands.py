@@ -1,0 +1,249 @@
+"""The commands from end to end: train, look at what is left, test again, refuse."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import metalearn.train
+from metalearn.cli import main
+from metalearn.config import TrainConfig
+from metalearn.episodes import Episodes
+from metalearn.errors import NotFiniteError
+from metalearn.run import Run
+
+SMALL = [
+    "--steps=6",
+    "--validate-every=2",
+    "--validation-episodes=20",
+    "--test-episodes=30",
+    "--filters=8",
+    "--tasks-per-step=2",
+    "--train.way=5",
+    "--threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "small"
+    main(["train", f"--run={folder}", *SMALL])
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code not in (0, None)
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_leaves_its_evidence(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    episodes = result["per_episode"]
+    assert len(episodes) == 30
+    mean = sum(episodes) / 30
+    spread = (sum((a - mean) ** 2 for a in episodes) / 29) ** 0.5
+    assert result["accuracy"] == pytest.approx(mean, rel=1e-12)
+    assert result["interval"] == pytest.approx(1.96 * spread / 30**0.5, rel=1e-12)
+    assert result["protocol"] == {
+        "data": "glyphs",
+        "split": "test",
+        "way": 5,
+        "shot": 1,
+        "query": 5,
+        "episodes": 30,
+        "episode_seed": 0,
+    }
+    assert result["normalisation"] == "transductive"
+    assert result["l2"] == TrainConfig().l2
+    for name in ("stationarity", "residual"):
+        for when in ("training", "end"):
+            found = result["certificate"][name][when]
+            assert 0 <= found["median"] <= found["worst"] < 1e-3
+    assert {"torch", "python", "numpy"} <= result["versions"].keys()
+    assert {"commit", "dirty", "device", "threads", "seed", "seconds"} <= result.keys()
+    # At least the interpreter with torch, at most this machine.
+    assert 50e6 < result["peak_memory"]["bytes"] < 1e12
+
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    best = max(lines, key=lambda line: line["validation"])
+    assert (result["best_step"], result["validation"]) == (best["step"], best["validation"])
+    with Image.open(finished / "curves.png") as curves:
+        assert curves.size == (1320, 418)
+    assert list(finished.glob("events.out.tfevents.*"))
+    settings = json.loads((finished / "config.json").read_text())
+    assert (settings["steps"], settings["train"]["way"]) == (6, 5)
+    # What auto meant, so that a test of the weights takes the same.
+    assert settings["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_evaluate_reproduces_exactly(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", f"--run={finished}"])
+    said = capsys.readouterr().out
+    assert "reproduced exactly: all 30 episodes" in said
+    result = Run(finished).result()
+    assert f"{100 * result['accuracy']:.2f} ± {100 * result['interval']:.2f} %" in said
+
+
+def test_training_again_gives_the_same_weights(finished: Path, tmp_path: Path) -> None:
+    main(["train", f"--run={tmp_path / 'again'}", *SMALL])
+    again, first = Run(tmp_path / "again").weights(), Run(finished).weights()
+    assert again.keys() == first.keys()
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_the_papers_preset_trains(tmp_path: Path) -> None:
+    main(
+        [
+            "train",
+            f"--run={tmp_path / 'paper'}",
+            *SMALL,
+            "--preset=paper",
+            "--lower-steps=7",
+            "--normalisation=group",
+        ]
+    )
+    result = Run(tmp_path / "paper").result()
+    found = [result[name] for name in ("preset", "K", "step_size", "N", "normalisation")]
+    assert found == ["paper", 7, 0.05, 20, "group"]
+
+
+def test_other_weights_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(copy)
+    run.write_weights({name: -weight for name, weight in run.weights().items()})
+    said = refused(["evaluate", f"--run={copy}"], capsys)
+    assert "RunError: not reproduced" in said
+    assert "30 episodes differ" in said
+    assert "neither versions nor device" in said
+
+
+def test_another_version_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = Run(copy).result()
+    result["accuracy"] = 0.5
+    result["versions"]["torch"] = "0.1"
+    Run(copy).write_result(result)
+    assert "'torch': '0.1'" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+DAMAGE: list[tuple[str, bytes | None, str]] = [
+    ("result.json", None, "is no folder of a finished run: result.json is unreadable"),
+    ("config.json", b"{", "config.json is damaged"),
+    ("config.json", b"{}", "ConfigError: the settings should be"),
+    ("result.json", b"[]", "an object was expected"),
+    ("weights.safetensors", b"\0" * 20, "weights.safetensors is damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGE)
+def test_damaged_runs_are_refused(
+    copy: Path, name: str, content: bytes | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(content)
+    assert message in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+def test_weights_of_another_backbone_are_refused(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(copy)
+    run.write_weights({"convs.0.weight": torch.zeros(1)})
+    assert "don't fit its settings" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+BAD = [
+    (["--l2=0"], "l2 was given as 0.0: it must be positive"),
+    (["--lower-steps=3"], "or choose preset paper"),
+    (["--test.way=200"], "200-way episodes were asked for, but the test split has 141 classes"),
+    (["--train.shot=12"], "need 14 images of each class, but the train split has 12"),
+    (["--preset=fast"], "fast"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_settings_end_with_a_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "never"
+    assert message in refused(["train", f"--run={folder}", *arguments], capsys)
+    assert not folder.exists()
+
+
+def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "result.json").read_bytes()
+    assert "holds files already" in refused(["train", f"--run={finished}", *SMALL], capsys)
+    assert (finished / "result.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = metalearn.train.upper_step
+
+    def diverging(learner: Any, optimiser: Any, episodes: Episodes, *, watch: Any) -> torch.Tensor:
+        return honest(learner, optimiser, episodes, watch=watch) * torch.nan
+
+    monkeypatch.setattr(metalearn.train, "upper_step", diverging)
+    config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
+    with pytest.raises(
+        NotFiniteError, match=r"the loss is nan at upper step .* lower the learning"
+    ):
+        metalearn.train.train(config, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_weights_that_are_not_finite_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["train", f"--run={tmp_path / 'run'}", *SMALL, "--learning-rate=1e30"], capsys)
+    assert "NotFiniteError" in said
+
+
+def test_help_names_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    assert exit_.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--tasks-per-step" in said
+    assert "tasks of one upper step" in said
+
+
+def test_threads_sleep_while_they_wait() -> None:
+    # OpenMP reads its policy when torch loads it, so the setting must come first.
+    code = """
+import os, sys
+from metalearn.cli import main
+assert "torch" not in sys.modules
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert "torch" in sys.modules
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=bare | given,
+        )
+        assert done.stdout.splitlines()[-1] == expected

@@ -1,0 +1,86 @@
+"""At the exact minimiser the library's hypergradient is that of the implicit function theorem.
+
+On drawn problems of all families, batch shapes (), (T,) and (S, T), kappa to 1e6, in float64; the
+tolerance is theory.md's 1e2 u kappa Xi.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypergrad import Cholesky, Newton
+from tests.verification.subjects import LongUnrolled, attached, functional, krylov, minimum
+from verification import instances
+from verification.claims import Evidence, ExactSubject, against_exact_oracle
+from verification.instances import Instance
+from verification.oracles import gradient, tolerance
+from verification.profiles import examples
+from verification.strategies import anything, exps, lcs, logs, quads
+
+FAMILIES: dict[str, st.SearchStrategy[Instance]] = {
+    "Quad": quads(),
+    "LC": lcs(),
+    "Exp": exps(),
+    "Log": logs(),
+}
+SUBJECTS: dict[str, ExactSubject] = {
+    "hypergradient with Cholesky": functional,
+    "hypergradient with CG": krylov,
+    "attach and backward": attached,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_way_agrees_with_the_exact_hypergradient(family: str) -> None:
+    # 4 families x 130 drawn problems; the minimiser is found once and handed to all three
+    @settings(max_examples=examples(130))
+    @given(FAMILIES[family])
+    def holds_for(drawn: Instance) -> None:
+        theta, phi0, _ = drawn.tensors()
+        phi = minimum(drawn.family.bilevel(), theta, phi0)
+        solved = replace(drawn, phi0=phi.numpy())
+        evidence = against_exact_oracle(SUBJECTS, solved)
+        assert evidence.holds, str(evidence)
+
+    holds_for()
+
+
+@settings(max_examples=examples(30))
+@given(anything(condition=20.0))
+def test_a_long_unrolled_run_agrees_too(drawn: Instance) -> None:
+    unrolled = LongUnrolled(drawn.family, drawn.theta)
+    evidence = against_exact_oracle({"Unrolled": unrolled}, drawn)
+    assert evidence.holds, str(evidence)
+
+
+@given(st.one_of(quads(q=(2, 8)), lcs(q=(2, 8))))
+def test_the_tolerance_is_small_beside_the_answer(drawn: Instance) -> None:
+    # A bound that lets anything pass shows nothing. At kappa = 1e6 it stays below 1e-6 of the
+    # answer, or of the terms the answer is the sum of where they cancel.
+    family, theta = drawn.family, drawn.theta
+    terms = family.magnitudes(theta, family.minimiser(theta)).upper_theta
+    size = max(float(np.linalg.norm(gradient(family, theta))), float(terms.mean()))
+    assert tolerance(family, theta) < 1e-6 * size
+
+
+def test_a_minimiser_found_loosely_is_noticed() -> None:
+    # Newton stopped at 1e-3 of the first gradient, far above rounding
+    drawn = instances.lc(seed=4, batch=(2,), p=3, q=4, condition=30.0)
+    theta, phi0, _ = drawn.tensors()
+    loose = Newton(rtol=1e-3, solver=Cholesky())
+    phi = loose.minimise(drawn.family.bilevel().lower, theta, phi0).phi
+    evidence = against_exact_oracle(SUBJECTS, replace(drawn, phi0=phi.numpy()))
+    assert not evidence.holds
+    assert evidence.ratio > 1e3, str(evidence)
+    with pytest.raises(ValueError, match="compare nothing"):
+        against_exact_oracle({}, drawn)
+
+
+def test_evidence_of_a_wrong_answer_fails_and_says_so() -> None:
+    wrong = Evidence("c", error=2e-3, tolerance=1e-12, scale=1.0, where="here")
+    assert not wrong.holds
+    assert "FAILS; error 2.00e-03, tolerance 1.00e-12" in str(wrong)
+    assert not Evidence("c", error=float("nan"), tolerance=1.0, scale=1.0, where="here").holds

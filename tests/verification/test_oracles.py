@@ -1,0 +1,180 @@
+"""The finite oracles against the recurrences they must not contain, and the tolerances' forms."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verification import instances
+from verification.families import take
+from verification.families.base import norm, spectral_norm
+from verification.families.newton import damped_newton
+from verification.instances import Instance
+from verification.oracles import (
+    adjoint,
+    error_scale,
+    finite,
+    finite_tolerance,
+    gd,
+    gradient,
+    krylov_galerkin,
+    task_gradients,
+    tolerance,
+)
+from verification.oracles.rounding import unit_roundoff
+from verification.strategies import anything, quads
+
+u = unit_roundoff()
+
+
+def textbook_cg(A: np.ndarray, b: np.ndarray, v0: np.ndarray, steps: int) -> np.ndarray:
+    """Hestenes and Stiefel's recurrence, as in the paper's Algorithm 2."""
+    v, r = v0, b - A @ v0
+    p = r
+    for _ in range(steps):
+        if not r.any():
+            break
+        step = (r @ r) / (p @ A @ p)
+        v, before = v + step * p, r
+        r = r - step * (A @ p)
+        p = r + (r @ r) / (before @ before) * p
+    return v
+
+
+@given(anything(condition=100.0), st.integers(1, 3), st.integers(1, 4))
+def test_finite_oracle_is_what_the_recurrences_give(drawn: Instance, K: int, N: int) -> None:
+    family, theta = drawn.family, drawn.theta
+    step_size = 0.9 / float(family.constants(theta).smoothness.max())
+    phi = drawn.phi0
+    for _ in range(K):
+        phi = phi - step_size * family.lower_gradient(theta, phi)
+    in_phi = family.upper_gradients(theta, phi)[1]
+    H = family.hessian(theta, phi)
+    v = np.empty_like(phi)
+    for task in np.ndindex(*family.batch):
+        v[task] = textbook_cg(H[task], in_phi[task], drawn.v0[task], N)
+    at = (family, theta, drawn.phi0, drawn.v0)
+    oracle = finite(*at, steps=K, max_steps=N, step_size=step_size)
+    allowed = finite_tolerance(*at, steps=K, max_steps=N, step_size=step_size)
+    assert (norm(oracle.phi - phi) <= allowed.phi).all()
+    assert (norm(oracle.v - v) <= allowed.v).all()
+
+
+@given(quads(q=(2, 8), condition=1e4, batch=st.just(())))
+def test_krylov_galerkin_is_optimal_and_ends_exactly(drawn: Instance) -> None:
+    # The definition of CG: least energy error over v_0 + Krylov space, here by least squares in
+    # the energy norm on the power basis, whose condition for two columns is harmless.
+    family = drawn.family
+    H = family.hessian(drawn.theta, drawn.phi0)
+    b = family.upper_gradients(drawn.theta, drawn.phi0)[1]
+    exact = np.linalg.solve(H, b)
+    L = float(spectral_norm(H))
+    r0 = b - H @ drawn.v0
+    basis = np.stack([r0, H @ r0 / L], axis=-1)
+    root = np.linalg.cholesky(H).T
+    coefficients = np.linalg.lstsq(root @ basis, root @ (exact - drawn.v0))[0]
+    best = drawn.v0 + basis @ coefficients
+    found = krylov_galerkin(H, b, drawn.v0, 2)
+    energy = [float(np.linalg.norm(root @ (x - exact))) for x in (found, best, drawn.v0)]
+    # the energy error at the optimum is quadratic in the deviation, hence so well determined;
+    # its terms are of size sqrt(L)|x| and the triangular solve inside `exact` costs kappa u
+    kappa = float(np.linalg.cond(H))
+    slack = 100 * u * kappa * L**0.5 * float(np.linalg.norm(exact) + np.linalg.norm(drawn.v0))
+    assert abs(energy[0] - energy[1]) <= slack
+    assert energy[0] <= energy[2] + slack
+    last = krylov_galerkin(H, b, drawn.v0, family.lower_size)
+    assert np.linalg.norm(root @ (last - exact)) <= slack
+
+
+def test_krylov_galerkin_ends_early_where_the_space_does() -> None:
+    b = np.array([1.0, 2.0, 0.0])
+    zero = np.zeros(3)
+    assert np.allclose(krylov_galerkin(2 * np.eye(3), b, zero, 3), b / 2, rtol=4 * u, atol=0)
+    assert (krylov_galerkin(2 * np.eye(3), b, b / 2, 2) == b / 2).all()
+
+
+@given(quads(condition=1e3), st.integers(0, 8))
+def test_matrix_power_is_gradient_descent(drawn: Instance, K: int) -> None:
+    family, theta = drawn.family, drawn.theta
+    step_size = 0.9 / float(family.constants(theta).smoothness.max())
+    phi = drawn.phi0
+    for _ in range(K):
+        phi = phi - step_size * family.lower_gradient(theta, phi)
+    allowed = finite_tolerance(
+        family, theta, drawn.phi0, drawn.v0, steps=K, max_steps=1, step_size=step_size
+    ).phi
+    error = norm(gd(family, theta, drawn.phi0, steps=K, step_size=step_size) - phi)
+    # for K = 0 the power returns phi* + (phi_0 - phi*)
+    allowed = allowed + 4 * u * (norm(family.minimiser(theta)) + norm(drawn.phi0))
+    assert (error <= allowed).all()
+
+
+@given(anything(condition=10.0))
+def test_finite_oracle_tends_to_the_exact_one(drawn: Instance) -> None:
+    family, theta = drawn.family, drawn.theta
+    k = family.constants(theta)
+    step_size = 1.8 / float((k.strong_convexity + k.smoothness).max())
+    # q_a = 1 - alpha mu, and 1 - 1.8/11 or less at kappa <= 10 for one task; tasks of a batch
+    # share alpha, and their mu differ by kappa at most
+    steps = int(np.ceil(50 / (step_size * float(k.strong_convexity.min()))))
+    limit = finite(
+        family,
+        theta,
+        drawn.phi0,
+        np.zeros_like(drawn.v0),
+        steps=steps,
+        max_steps=family.lower_size,
+        step_size=step_size,
+    )
+    assert np.linalg.norm(limit.mean - gradient(family, theta)) <= tolerance(family, theta)
+    v = adjoint(family, theta)
+    # L12 |dv| enters the hypergradient: in v itself the same errors, over s mu
+    scale = k.V + (k.c1 / k.L12) * family.magnitudes(theta, family.minimiser(theta)).lower / (
+        k.smoothness
+    )
+    room = family.magnitudes(theta, family.minimiser(theta)).upper_phi / k.smoothness
+    assert (norm(limit.v - v) <= 1e2 * u * k.condition * (scale + room)).all()
+
+
+@given(quads())
+def test_error_scale_is_at_most_that_of_the_theorem(drawn: Instance) -> None:
+    # theory.md, section 6, as printed but for Phi >= |phi*|: s = L12/mu instead of |J H^{-1}|.
+    family, theta = drawn.family, drawn.theta
+    k, phi = family.constants(theta), family.minimiser(theta)
+    at = family.magnitudes(theta, phi)
+    s = k.L12 / k.strong_convexity
+    xi = (k.lam12 + s * k.lam22) * at.lower / k.smoothness + k.L12 * k.V
+    xi = xi + (s * at.upper_phi + at.upper_theta) / k.condition
+    slack = 1 + 1e2 * u * k.condition
+    assert (error_scale(family, theta) <= k.condition * xi * slack).all()
+
+
+def test_mean_tolerance_is_the_mean_of_the_tasks() -> None:
+    drawn = instances.lc(seed=3, batch=(4,), p=2, q=3, condition=50.0)
+    parts = [take(drawn.family, (i,)) for i in range(4)]
+    mean = np.mean([tolerance(part, drawn.theta) for part in parts])
+    assert tolerance(drawn.family, drawn.theta) == pytest.approx(mean, rel=1e-9)
+    grads = np.mean([gradient(part, drawn.theta) for part in parts], axis=0)
+    error = np.linalg.norm(grads - gradient(drawn.family, drawn.theta))
+    assert error <= tolerance(drawn.family, drawn.theta)
+    assert task_gradients(drawn.family, drawn.theta).shape == (4, 2)
+
+
+def test_single_precision_has_a_tolerance_of_its_own() -> None:
+    drawn = instances.quad(seed=0, batch=(), p=2, q=3, condition=10.0)
+    double = tolerance(drawn.family, drawn.theta)
+    single = tolerance(drawn.family, drawn.theta, np.float32)
+    assert single == pytest.approx(double * 2.0**29, rel=1e-12)
+
+
+def test_newton_refuses_a_wrong_hessian() -> None:
+    drawn = instances.lc(seed=1, batch=(), p=2, q=3, condition=50.0)
+    family, theta = drawn.family, drawn.theta
+    with pytest.raises(ArithmeticError, match="is the objective strongly convex"):
+        damped_newton(
+            gradient=lambda phi: family.lower_gradient(theta, phi),
+            hessian=lambda phi: -family.hessian(theta, phi),
+            magnitude=lambda phi: family.magnitudes(theta, phi).lower,
+            start=drawn.phi0,
+            terms=family.terms,
+        )
