@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify bench clean
+.PHONY: train test lint format verify bench docs clean
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
@@ -33,6 +33,9 @@ verify: $(READY)  ## the planted-bug and oracle checks at full size
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+docs: $(READY)  ## the site, in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

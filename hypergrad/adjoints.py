@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from hypergrad.attach import attach
+from hypergrad.attach import link
 from hypergrad.certificate import Certificate, Watch
 from hypergrad.curvature import Curvature, Hessian
 from hypergrad.errors import InputError
@@ -49,15 +49,16 @@ class Implicit:
     ) -> Phi:
         """See :class:`Adjoint`."""
         refuse_start_with_grad(phi, self)
-        found = by.minimise(lower, theta, phi).phi
-        return attach(
+        found = by.minimise(lower, theta, phi)
+        return link(
             lower,
             theta,
-            found,
-            solver=self.solver,
-            curvature=self.curvature,
-            watch=watch,
-            start=cast(Phi | None, self.start),  # attach compares its structure with phi's
+            found.phi,
+            self.solver,
+            self.curvature,
+            watch,
+            cast(Phi | None, self.start),  # link compares its structure with phi's
+            met=found.converged,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, cast
 
 import torch
@@ -56,13 +56,28 @@ def attach(
         NotFiniteError: g is NaN or infinite, here; or a derivative is, in backward.
         DoubleBackwardError: in backward, if a second derivative is asked for.
     """
+    return link(lower, theta, phi, solver, curvature, watch, start, met=None)
+
+
+def link(
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    solver: LinearSolver,
+    curvature: Curvature,
+    watch: Watch,
+    start: Phi | None,
+    *,
+    met: Tensor | None,
+) -> Phi:
+    """:func:`attach`, for a caller who knows whether the lower solver ``met`` its tolerance."""
     theta = widened(theta, phi)
     with full_precision(phi):
         values = examine(lower, theta, phi)
     if start is not None:
         vector_of(start, phi, "start", values.shape)  # for its checks
         start = detach(start)
-    call = _Call(lower, detach(theta), detach(phi), solver, curvature, watch, start, values)
+    call = _Call(lower, detach(theta), detach(phi), solver, curvature, watch, start, values, met)
     node: Callable[..., tuple[Tensor, ...]] = _Attach.apply
     return like(phi, node(call, *leaves(theta), *leaves(detach(phi))))
 
@@ -79,6 +94,7 @@ class _Call(Generic[Theta, Phi]):
     watch: Watch
     start: Phi | None
     values: Tensor  # (*batch,) of the lower objective when phi was attached
+    met: Tensor | None  # (*batch,) whether the lower solver met its tolerance
 
 
 class _Attach(torch.autograd.Function):
@@ -108,7 +124,7 @@ class _Attach(torch.autograd.Function):
             needed=needed,
             values=call.values,
         )
-        call.watch(certificate)
+        call.watch(replace(certificate, lower_converged=call.met))
         if torch.is_grad_enabled():  # backward was called with create_graph=True
             gradients = refuse_twice(gradients, [*tensors, *cotangents])
         served = iter(gradients)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypergrad.constants import Constants, Known, conclude
@@ -29,12 +29,21 @@ class Certificate:
         cotangent_norm: ``(*batch,)`` ``|d f/d phi|``, which ``adjoint.residual`` is relative to.
         of_hessian: whether ``adjoint.residual`` is that of the Hessian itself, and not of another
             matrix that was chosen in its place.
+        lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
+            had none, or phi came from elsewhere.
     """
 
     stationarity: Float[Tensor, "*batch"]
     adjoint: Solution
     cotangent_norm: Float[Tensor, "*batch"]
     of_hessian: bool
+    lower_converged: Bool[Tensor, "*batch"] | None = None
+
+    @property
+    def solved(self) -> Bool[Tensor, "*batch"]:
+        """Whether both levels met their tolerances, for each task."""
+        adjoint = self.adjoint.converged
+        return adjoint if self.lower_converged is None else adjoint & self.lower_converged
 
     def bound(self, constants: Constants) -> Known:
         """How far each task's hypergradient is from the exact one, at most: ``(*batch,)``.
@@ -91,8 +100,10 @@ class Certificate:
         status = Status(int(solution.status.reshape(-1)[worst]))
         tasks = solution.status.numel()
         failed = int((~solution.converged).sum())
+        early = 0 if self.lower_converged is None else int((~self.lower_converged).sum())
+        lower = f"{early} of {tasks} lower solves ended above their tolerance; " if early else ""
         return (
-            f"{failed} of {tasks} adjoint systems not solved; the worst"
+            f"{lower}{failed} of {tasks} adjoint systems not solved; the worst"
             f"{f', task {worst},' if tasks > 1 else ''} has relative residual "
             f"{float(solution.residual.reshape(-1)[worst]):.1e} after {solution.matvecs} products "
             f"and stationarity {float(self.stationarity.reshape(-1)[worst]):.1e}: {status.name}, "
@@ -106,11 +117,11 @@ Watch: TypeAlias = Callable[[Certificate], None]
 
 def warn(certificate: Certificate) -> None:
     """Issue one :class:`AdjointWarning` about the worst task if a task's solve failed."""
-    if not bool(certificate.adjoint.converged.all()):
+    if not bool(certificate.solved.all()):
         warnings.warn(f"the hypergradient is inexact: {certificate}", AdjointWarning, stacklevel=2)
 
 
 def strict(certificate: Certificate) -> None:
     """Raise :class:`AdjointError` if a task's solve failed."""
-    if not bool(certificate.adjoint.converged.all()):
+    if not bool(certificate.solved.all()):
         raise AdjointError(f"the hypergradient is inexact: {certificate}")

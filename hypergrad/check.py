@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from hypergrad.checks import differences, gradient, hessian, inputs, purity, tasks
-from hypergrad.checks.report import Finding, Report, Verdict, skip, state
+from hypergrad.checks.report import DIFFERENCES, Finding, Report, Verdict, skip, state
 from hypergrad.checks.subject import Subject
 from hypergrad.errors import HypergradError, InputError
 from hypergrad.linear.cg import CG
@@ -28,7 +28,7 @@ _QUESTIONS: list[tuple[_Question, tuple[str, ...], bool]] = [
     (hessian.examine_closed_form, (hessian.CLOSED,), False),
     (gradient.examine_phi, (gradient.CONVERGED,), False),
     (gradient.examine_adjoint, (gradient.ADJOINT,), False),
-    (differences.examine_differences, (differences.DIFFERENCES,), False),
+    (differences.examine_differences, (DIFFERENCES,), False),
     (gradient.examine_oracle, (gradient.ORACLE,), False),
 ]
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import hypergrad
 from hypergrad import CG, Adjoint, Certificate, GradientDescent, Implicit, LowerSolver, Newton
+from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.episodes import Episodes
-from metalearn.head import SoftmaxHead, scores, with_constant
+from metalearn.head import scores, with_constant
 
 Preset: TypeAlias = Literal["paper", "exact"]
 """`paper`: K gradient steps and N CG steps as published. `exact`: both levels to round-off."""
@@ -114,7 +115,7 @@ class Learner:
         support, query = torch.split(features, sizes, dim=1)
         start = support.new_zeros(support.shape[0], episodes.way, support.shape[2])
         head = hypergrad.argmin(
-            SoftmaxHead(episodes.support_labels, self.l2),
+            SoftmaxRegression(episodes.support_labels, self.l2),
             support,
             start,
             by=self.lower.by,

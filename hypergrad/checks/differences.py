@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.checks.answer import Answer, differentiate, flat, rounding_of
-from hypergrad.checks.report import Finding, Verdict, compare, skip
+from hypergrad.checks.report import DIFFERENCES, Finding, Verdict, compare, skip
 from hypergrad.checks.subject import Subject, noise
 from hypergrad.linear.solution import norm
 from hypergrad.linearise import Linearisation
@@ -17,9 +17,9 @@ from hypergrad.lower.newton import Newton
 from hypergrad.objective import Bilevel
 from hypergrad.tree import flatten, leaves, like, unflatten
 
-DIFFERENCES = "finite differences"
-
 _DIRECTIONS = 2
+_TRIES = 5
+_LONGEST = 0.05  # relative step
 
 
 def examine_differences(subject: Subject) -> list[Finding]:
@@ -28,7 +28,8 @@ def examine_differences(subject: Subject) -> list[Finding]:
     ``F(theta) = mean_i f_i(theta, phi_i*(theta))`` with the lower level solved again by Newton's
     method from phi. As for the gradient of g, ``|D(2t) - D(t)|`` tells the truncation; see
     ``_Path`` for the rounding. t moves theta and, as ``dphi*/dtheta`` predicts, phi* by no more
-    than the cube root of eps of their lengths, or an eighth of that as long as it says too little.
+    than the cube root of eps of their lengths, and is then made longer where rounding, or shorter
+    where truncation, leaves a limit above the accuracy asked for.
     """
     problem = Bilevel(upper=subject.trusted.upper, lower=subject.plain.lower)
     phi = (
@@ -105,16 +106,23 @@ class _Path:
         # |h'd - F'd| = |mean_i w_i'(c_i - H_i v_i)| with w = dphi*/dtheta d
         lost = adjoint.residual * norm(answer.cotangent) * norm(self._tangent)
         solved = float(lost.sum()) / tasks + rounding_of(subject) * size
-        best = (math.inf, math.inf)
-        for shrink in (1, 8, 64):
-            t = self._step / shrink
+        best, t = (math.inf, math.inf), self._step
+        for _ in range(_TRIES):
             ahead, behind, far, back = (self._value(s) for s in (t, -t, 2 * t, -2 * t))
             near = (ahead[0] - behind[0]) / (2 * t)
             truncation = 3 * abs((far[0] - back[0]) / (4 * t) - near)
-            rounding = 10 * (max(ahead[1], behind[1], far[1], back[1]) + self._noise()) / t
+            rounding = 10 * (max(ahead[1], behind[1], far[1], back[1]) + self._noise(t / 3)) / t
             best = min(best, (truncation + rounding + solved, abs(near - slope)))
-            if best[0] <= subject.accuracy * size:
+            # all four the same to the last bit: F is constant, or this step is below its rounding
+            constant = ahead[0] == behind[0] == far[0] == back[0] and slope != 0.0
+            if constant:
+                best = (math.inf, math.inf)
+            elif best[0] <= subject.accuracy * size:
                 break
+            longer = constant or rounding > truncation
+            t = min(8 * t, max(_LONGEST, self._step)) if longer else t / 8
+        if math.isinf(best[0]):  # no step, however long, moves F: then it is constant
+            best = (solved, abs(slope))
         limit, measured = best[0] / size, best[1] / size
         if limit > 0.1 and measured <= limit:
             return Finding(
@@ -129,7 +137,7 @@ class _Path:
             DIFFERENCES,
             measured,
             limit,
-            "of f(phi*(theta)), less the hypergradient",
+            "hypergradient against those of f(phi*(theta))",
             "compare the objectives' custom functions and detach() calls with what they compute, "
             "since their derivatives are not those of their values",
         )
@@ -150,16 +158,17 @@ class _Path:
         left = found.stationarity.double() + subject.eps * subject.largest * size
         return value, float((v * left).mean())
 
-    def _noise(self) -> float:
-        """Rounding in f's values and in theta's."""
+    def _noise(self, step: float) -> float:
+        """Rounding in f's values and in theta's; terms that cancel in f show at longer steps."""
         subject = self._subject
 
-        def along(step: float) -> Tensor:
+        def along(at: float) -> Tensor:
             with torch.no_grad():
-                values = subject.plain.upper(self.theta(step), self._moved(step))
+                values = subject.plain.upper(self.theta(at), self._moved(at))
             return values.double().mean()
 
         theta = flat(subject.theta).double()
         entries = float((self._answer.total.double() * theta).norm()) * subject.eps
         floor = subject.eps * abs(float(along(0.0)))
-        return float(noise(along, 16 * subject.eps)) + floor + entries
+        local = max(float(noise(along, s)) for s in (16 * subject.eps, step))
+        return local + floor + entries

@@ -115,7 +115,7 @@ def examine_oracle(subject: Subject) -> list[Finding]:
             ORACLE,
             error / scale,
             rounding_of(subject) * terms / scale,
-            "relative error of the hypergradient",
+            "hypergradient against that of dense H and J",
             "report this with the problem, since the library contradicts a dense solve of it",
         )
     ]

@@ -32,7 +32,9 @@ def examine_inputs(subject: Subject) -> list[Finding]:
                 f"one {tuple(values[1].shape)}; both return one value for each task."
             )
     except HypergradError as error:
-        remedy = "give both objectives what they expect and let them return one value for each task"
+        remedy = (
+            "follow what the row 'inputs' says, so that both objectives give one value for each task"
+        )
         return [state(INPUTS, False, str(error), remedy), *_unasked((CAPTURED, USE), INPUTS)]
     subject.batch = values[0].shape
     fine = state(INPUTS, True, "trees, dtypes, devices, shapes, finite values")

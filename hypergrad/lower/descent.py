@@ -13,6 +13,7 @@ from hypergrad.errors import InputError
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
+from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
 
 
@@ -39,6 +40,12 @@ class Tolerance:
                 "atol >= 0."
             )
 
+    def met(
+        self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
+    ) -> Bool[Tensor, "*batch"] | None:
+        """Which tasks have met it; None if there is nothing to meet."""
+        return size <= goal if self else None
+
     def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """What to reach, from the gradient's norm at the start."""
         return torch.clamp(self.rtol * size.detach(), min=self.atol)
@@ -53,12 +60,20 @@ class Slope:
     batch: Size
 
     @classmethod
-    def at(cls, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Slope:
-        """Evaluate; recorded if grad is enabled and theta or phi requires it."""
+    def at(cls, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, *, measured: bool) -> Slope:
+        """Evaluate; recorded if grad is enabled and theta or phi requires it.
+
+        Where nothing is recorded and the objective knows its gradient, that is used. ``measured``
+        says whether :meth:`size` will be asked for.
+        """
         record = torch.is_grad_enabled() and any(
             leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))
         )
         theta, phi = (theta, phi) if record else (detach(theta), detach(phi))
+        if isinstance(lower, ClosedForm) and not record:
+            with torch.no_grad():
+                known = leaves(lower.gradient(theta, phi))
+                return cls(leaves(phi), known, lower(theta, phi).shape if measured else Size())
         points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
         with torch.enable_grad():
             values = lower(theta, like(phi, points))
@@ -122,7 +137,7 @@ def descend(
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = memory[-1] if tolerance and memory else tolerance.goal(size)
-    met = size <= goal if tolerance else torch.zeros_like(size, dtype=torch.bool)
+    met = tolerance.met(size, goal)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
 
 

@@ -56,7 +56,7 @@ class GradientDescent:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
     ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta or phi requires grad."""
-        here = Slope.at(lower, theta, phi)
+        here = Slope.at(lower, theta, phi, measured=bool(self._tolerance))
         moved = [
             point - self.step_size * gradient
             for point, gradient in zip(here.points, here.gradients, strict=True)

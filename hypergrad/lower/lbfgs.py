@@ -65,7 +65,8 @@ class LBFGS:
         refuse_not_finite(here.gradient, "the gradient where L-BFGS began", per_task=False)
         pairs = _Pairs.none(self.history, here.x)
         size = best = norm(here.gradient)
-        goal = Tolerance(self.rtol, self.atol).goal(size)
+        tolerance = Tolerance(self.rtol, self.atol)
+        goal = tolerance.goal(size)
         scale, idle = here.values.abs(), torch.zeros_like(size)
         active, steps = size > goal, 0
         while steps < self.max_steps and bool(active.any()):
@@ -84,9 +85,8 @@ class LBFGS:
             best, scale = torch.minimum(best, size), torch.maximum(scale, here.values.abs())
             active = active & ~stuck & (size > goal) & (idle < _PATIENCE)
         refuse_not_finite(size, "the gradient where L-BFGS ended", per_task=True)
-        return Minimum(
-            phi=probe.tree(here.x), stationarity=size, converged=size <= goal, steps=steps
-        )
+        met = tolerance.met(size, goal)
+        return Minimum(phi=probe.tree(here.x), stationarity=size, converged=met, steps=steps)
 
 
 def _lower(there: Point, here: Point) -> Tensor:

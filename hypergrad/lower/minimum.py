@@ -19,14 +19,14 @@ class Minimum(Generic[Phi]):
     Attributes:
         phi: the last iterate, cut off from any graph.
         stationarity: ``(*batch,)`` ``|d g/d phi|`` there, for each task.
-        converged: ``(*batch,)`` whether that met the solver's tolerance; a solver that was asked
-            for a number of steps and no tolerance has nothing to meet and says False.
+        converged: ``(*batch,)`` whether that met the solver's tolerance; None if it was given
+            none (a number of steps only, or ``rtol=0``: as far as this precision goes).
         steps: steps taken.
     """
 
     phi: Phi
     stationarity: Float[Tensor, "*batch"]
-    converged: Bool[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"] | None
     steps: int
 
 

@@ -85,7 +85,7 @@ class Nesterov:
         """
         old = leaves(phi)
         ahead = [leaf + shift for leaf, shift in zip(old, memory, strict=False)] or old
-        here = Slope.at(lower, theta, like(phi, ahead))
+        here = Slope.at(lower, theta, like(phi, ahead), measured=True)
         new = [
             point - self.step_size * gradient
             for point, gradient in zip(here.points, here.gradients, strict=True)

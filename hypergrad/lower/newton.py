@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hypergrad.curvature import Hessian, Point
 from hypergrad.errors import InputError
 from hypergrad.linear.cg import CG
 from hypergrad.linear.solution import LinearSolver, dot, norm
-from hypergrad.linearise import Linearisation
 from hypergrad.lower.descent import Tolerance
-from hypergrad.lower.line_search import Point, Probe, backtrack
+from hypergrad.lower.line_search import Point as Place
+from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective, refuse_not_finite
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
@@ -58,28 +59,30 @@ class Newton:
         theta, phi = detach(theta), detach(phi)
         probe = Probe(lower, theta, phi)
         constant = [False] * len(leaves(theta))
-        point = Linearisation(lower, theta, phi, needed=constant)
+        point = Hessian().linearise(lower, theta, phi, needed=constant)
         x, size, scale = flatten(leaves(phi), point.batch), norm(point.gradient), point.values.abs()
-        goal = Tolerance(self.rtol, self.atol).goal(size)
+        tolerance = Tolerance(self.rtol, self.atol)
+        goal = tolerance.goal(size)
         active = size > goal
         steps = 0
         while steps < self.max_steps and bool(active.any()):
             steps += 1
-            here = Point(x=x, values=point.values, gradient=point.gradient)
+            here = Place(x=x, values=point.values, gradient=point.gradient)
             length, there = backtrack(probe, here, self._direction(point), active, scale)
             # Neither g nor its gradient went down: round-off is reached, the task stays as it was.
             slack = 4 * torch.finfo(size.dtype).eps * here.values.abs()
             lost = (there.values >= here.values - slack) & (norm(there.gradient) >= size)
             stuck = active & ((length == 0) | lost)
             x = here.where(stuck, there).x
-            point = Linearisation(lower, theta, probe.tree(x), needed=constant)
+            point = Hessian().linearise(lower, theta, probe.tree(x), needed=constant)
             size, scale = norm(point.gradient), torch.maximum(scale, point.values.abs())
             active = active & ~stuck & (size > goal)
         refuse_not_finite(size, "the gradient where Newton ended", per_task=True)
-        return Minimum(phi=probe.tree(x), stationarity=size, converged=size <= goal, steps=steps)
+        met = tolerance.met(size, goal)
+        return Minimum(phi=probe.tree(x), stationarity=size, converged=met, steps=steps)
 
-    def _direction(self, point: Linearisation[Theta, Phi]) -> Tensor:
+    def _direction(self, point: Point) -> Tensor:
         """Newton's direction, or the steepest where that does not descend; ``(*batch, n)``."""
-        newton = -self.solver.solve(point.product, point.gradient).x
+        newton = -self.solver.solve(point.hessian, point.gradient).x
         descends = dot(point.gradient, newton) < 0  # False for NaN too
         return torch.where(descends[..., None], newton, -point.gradient)

@@ -82,5 +82,5 @@ class TorchOptimiser:
         size = stationarity(lower, theta, found)
         refuse_not_finite(size, "the gradient where the optimiser ended", per_task=True)
         goal = tolerance.goal(size) if goal is None else goal
-        met = size <= goal if tolerance else torch.zeros_like(size, dtype=torch.bool)
+        met = tolerance.met(size, goal)
         return Minimum(phi=found, stationarity=size, converged=met, steps=taken)

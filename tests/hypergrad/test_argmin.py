@@ -179,10 +179,12 @@ def test_newton_minimises_a_network_like_objective_from_far() -> None:
 def test_newton_stops_tasks_on_their_own_and_says_so() -> None:
     toy = Toy((3,))
     found = Newton(rtol=1e-9).minimise(toy.lower, toy.theta, toy.start)
+    assert found.converged is not None
     assert found.converged.all()
     again = Newton(rtol=0.0, atol=1e-8).minimise(toy.lower, toy.theta, found.phi)
     assert again.steps <= 1
     short = Newton(rtol=1e-12, max_steps=1).minimise(toy.lower, toy.theta, toy.start)
+    assert short.converged is not None
     assert not short.converged.all()
 
 

@@ -229,6 +229,7 @@ def test_no_second_derivative_is_taken(by: LBFGS | GradientDescent) -> None:
 
     problem = Bilevel(upper=upper, lower=lower)
     found = penalty_hypergradient(problem, toy.theta, toy.start, by=by, strength=1e4)
+    assert found.minimum.converged is not None
     assert found.minimum.converged.all()
     theta = toy.theta.clone().requires_grad_()
     torch.tanh(torch.tanh(toy.b @ theta)).sum(-1).mean().backward()

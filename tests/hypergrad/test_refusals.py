@@ -195,6 +195,23 @@ def test_an_unconverged_solve_warns_by_default() -> None:
         node.sum().backward()
 
 
+def test_a_lower_solve_above_its_tolerance_is_said_too() -> None:
+    theta = TOY.theta.clone().requires_grad_()
+    by = GradientDescent(steps=2, step_size=0.1, rtol=1e-6)
+    node = argmin(TOY.lower, theta, 0 * PHI, by=by, adjoint=Implicit(CG()))
+    with pytest.warns(
+        AdjointWarning, match="3 of 3 lower solves ended above their tolerance; 0 of"
+    ):
+        node.sum().backward()
+
+
+def test_a_number_of_steps_is_no_tolerance() -> None:
+    theta = TOY.theta.clone().requires_grad_()
+    by = GradientDescent(steps=2, step_size=0.1)
+    node = argmin(TOY.lower, theta, 0 * PHI, by=by, adjoint=Implicit(CG()), watch=strict)
+    node.sum().backward()
+
+
 def test_a_converged_solve_says_nothing() -> None:
     theta = TOY.theta.clone().requires_grad_()
     with warnings.catch_warnings():

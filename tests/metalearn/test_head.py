@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn.errors import ConfigError
-from metalearn.head import SoftmaxHead, cross_entropy, scores, with_constant
+from hypergrad.errors import InputError
+from hypergrad.objectives import SoftmaxRegression
+from metalearn.head import cross_entropy, scores, with_constant
 
 TASKS, IMAGES, CLASSES, FEATURES = 3, 6, 4, 5
 EPS = torch.finfo(torch.float64).eps
@@ -24,7 +25,7 @@ def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_value_is_the_sum_written_out() -> None:
     theta, phi, labels = problem(0)
-    found = SoftmaxHead(labels, 0.3)(theta, phi)
+    found = SoftmaxRegression(labels, 0.3)(theta, phi)
     for task in range(TASKS):
         fit = 0.0
         for image in range(IMAGES):
@@ -53,7 +54,7 @@ def test_cross_entropy_survives_large_scores() -> None:
 def test_hessian_is_at_least_l2_and_blocks_are_apart() -> None:
     theta, phi, labels = problem(2)
     l2 = 0.01
-    head = SoftmaxHead(labels, l2)
+    head = SoftmaxRegression(labels, l2)
     hessian = torch.autograd.functional.hessian(lambda p: head(theta, p).sum(), phi)
     assert isinstance(hessian, Tensor)
     size = CLASSES * FEATURES
@@ -83,5 +84,5 @@ def test_constant_makes_the_last_weight_a_bias() -> None:
 
 @pytest.mark.parametrize("l2", [0.0, -1.0, math.nan])
 def test_no_regulariser_is_refused(l2: float) -> None:
-    with pytest.raises(ConfigError, match=r"l2 was given as .* must be positive"):
-        SoftmaxHead(torch.zeros(1, 2, dtype=torch.long), l2)
+    with pytest.raises(InputError, match=r"got l2=.*positive"):
+        SoftmaxRegression(torch.zeros(1, 2, dtype=torch.long), l2)

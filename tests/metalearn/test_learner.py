@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Newton, Unrolled
+from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
 from metalearn.episodes import Episodes, Sampler
-from metalearn.head import SoftmaxHead, cross_entropy
+from metalearn.head import cross_entropy
 from metalearn.learner import Learner, Lower, exact, paper
 
 COUNTS = (1, 5, 20, 100)
@@ -139,7 +140,7 @@ def dense_oracle(
     Newton with the dense Hessian until the gradient is round-off; then Cramer's rule's formula
     -(d2g/dtheta dphi)^T H^-1 df/dphi with the dense matrices.
     """
-    head = SoftmaxHead(episodes.support_labels[task : task + 1], l2)
+    head = SoftmaxRegression(episodes.support_labels[task : task + 1], l2)
     size = (episodes.way, support.shape[1])
 
     def lower(theta: Tensor, flat: Tensor) -> Tensor:

@@ -1,0 +1,293 @@
+"""Ways to one hypergradient, this library's and its peers', on the same problem at the same phi.
+
+Each method gets the objectives as plain functions and the minimiser, and returns the hypergradient.
+What a user would set up once (an engine, a decorated solver) is set up once, outside the time.
+Peers are looked up at run time: they live in a virtual environment of their own, or are absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.peer_cases import Case
+from hypergrad import CG, Bilevel, attach, hypergradient
+from hypergrad.objectives import Quadratic
+
+RTOL = 1e-6  # |b - H v| <= RTOL |b|, where a solver has a tolerance
+STEPS = 1000  # at most, where it has both
+LONGEST_UNROLL = 4000
+PACKAGES = {"torchopt": "torchopt", "higher": "higher", "betty": "betty-ml"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to the hypergradient of one case.
+
+    Attributes:
+        package: whose.
+        how: its settings, for the table.
+        given: what the method was told of the lower level: "values", or "derivatives" as well.
+        steps: of its linear solver or of the unrolled optimiser; None if it does not say.
+        run: computes the hypergradient.
+    """
+
+    package: str
+    how: str
+    given: str
+    steps: int | None
+    run: Callable[[], Tensor]
+
+
+def methods(case: Case) -> Iterator[Method]:
+    """Every method that is installed and can do this case."""
+    ours = hypergradient(_bilevel(case), case.theta, case.phi, solver=CG(rtol=RTOL))
+    steps = int(ours.certificate.adjoint.steps)
+    error = case.error(ours.grad)
+    yield from _ours(case, steps)
+    yield from _torchopt(case, steps)
+    yield from _betty(case, steps, error)
+    yield from _higher(case, error)
+
+
+def version(module: str) -> str | None:
+    """The installed version of a peer, None if it is absent."""
+    if _peer(module) is None:
+        return None
+    return importlib.metadata.version(PACKAGES[module])
+
+
+def _peer(module: str) -> Any:
+    """The one seam to packages that this project does not depend on, and that have no types."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+def _bilevel(case: Case) -> Bilevel[Tensor, Tensor]:
+    return Bilevel(upper=case.upper, lower=case.lower)
+
+
+def _ours(case: Case, steps: int) -> Iterator[Method]:
+    solver = CG(rtol=RTOL)
+
+    def functional() -> Tensor:
+        return hypergradient(_bilevel(case), case.theta, case.phi, solver=solver).grad
+
+    def attached() -> Tensor:
+        theta = case.theta.detach().requires_grad_()
+        phi = attach(case.lower, theta, case.phi, solver=solver)
+        return torch.autograd.grad(case.upper(theta, phi), theta)[0]
+
+    yield Method(
+        package="hypergrad", how="hypergradient, CG", given="values", steps=steps, run=functional
+    )
+    yield Method(
+        package="hypergrad", how="attach + backward, CG", given="values", steps=steps, run=attached
+    )
+    if case.matrix is None:
+        return
+    known = Quadratic(
+        matrix=case.matrix,
+        coupling=torch.eye(len(case.theta), dtype=case.theta.dtype),
+        offset=torch.zeros_like(case.theta),
+    )
+    problem: Bilevel[Tensor, Tensor] = Bilevel(upper=case.upper, lower=known)
+    yield Method(
+        package="hypergrad",
+        how="Quadratic, CG",
+        given="derivatives",
+        steps=steps,
+        run=lambda: hypergradient(problem, case.theta, case.phi, solver=solver).grad,
+    )
+
+
+def _torchopt(case: Case, steps: int) -> Iterator[Method]:
+    torchopt = _peer("torchopt")
+    if torchopt is None:
+        return
+
+    def by_autodiff(phi: Tensor, theta: Tensor) -> Tensor:
+        slope: Tensor = torch.func.grad(lambda point: case.lower(theta, point))(phi)
+        return slope
+
+    def run_with(optimality: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
+        root = torchopt.diff.implicit.custom_root(
+            optimality,
+            argnums=1,
+            solve=torchopt.linear_solve.solve_cg(rtol=RTOL, maxiter=STEPS),
+        )
+
+        def finished(phi: Tensor, theta: Tensor) -> Tensor:
+            return phi
+
+        solve: Callable[[Tensor, Tensor], Tensor] = root(finished)
+
+        def run() -> Tensor:
+            theta = case.theta.detach().requires_grad_()
+            return torch.autograd.grad(case.upper(theta, solve(case.phi, theta)), theta)[0]
+
+        return run
+
+    yield Method(
+        package="torchopt",
+        how="custom_root, solve_cg",
+        given="values",
+        steps=steps,
+        run=run_with(by_autodiff),
+    )
+    matrix = case.matrix
+    if matrix is not None:
+        yield Method(
+            package="torchopt",
+            how="custom_root of a written gradient, solve_cg",
+            given="derivatives",
+            steps=steps,
+            run=run_with(lambda phi, theta: matrix @ phi - theta),
+        )
+
+
+class _Held(torch.nn.Module):
+    """A module that only holds one tensor: betty and higher differentiate modules."""
+
+    def __init__(
+        self, value: Tensor, objective: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.value = torch.nn.Parameter(value.detach().clone())
+        self.objective = objective
+
+    def forward(self, theta: Tensor) -> Tensor:
+        assert self.objective is not None
+        return self.objective(theta, self.value)
+
+
+def _betty(case: Case, steps: int, error: float) -> Iterator[Method]:
+    if _peer("betty") is None:
+        return
+    rate = 2 / (case.smallest + case.largest)
+    yield Method(
+        package="betty",
+        how="type='cg', the same steps",
+        given="values",
+        steps=steps,
+        run=_betty_run(case, {"type": "cg", "cg_iterations": steps}),
+    )
+    terms = _steps_to(case, error, rate, 0.0)
+    if terms is not None:
+        # betty's series begins with alpha c, so that its k-th term is the k+1st
+        settings = {"type": "neumann", "neumann_iterations": terms - 1, "neumann_alpha": rate}
+        yield Method(
+            package="betty",
+            how="type='neumann', steps for our error",
+            given="values",
+            steps=terms,
+            run=_betty_run(case, settings),
+        )
+
+
+def _betty_run(case: Case, settings: dict[str, object]) -> Callable[[], Tensor]:
+    problems, engines = _peer("betty.problems"), _peer("betty.engine")
+    configs = _peer("betty.configs")
+    upper_module, lower_module = _Held(case.theta), _Held(case.phi)
+
+    class Nothing(problems.ImplicitProblem):  # type: ignore[misc, name-defined]
+        def get_batch(self) -> None:
+            return None
+
+    class Lower(Nothing):
+        def training_step(self, batch: None) -> Tensor:
+            return case.lower(upper_module.value, lower_module.value)
+
+    class Upper(Nothing):
+        def training_step(self, batch: None) -> Tensor:
+            return case.upper(upper_module.value, lower_module.value)
+
+    def problem(kind: Any, name: str, module: _Held, config: dict[str, object]) -> Any:
+        optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
+        return kind(name=name, module=module, optimizer=optimiser, config=configs.Config(**config))
+
+    upper = problem(Upper, "upper", upper_module, {"retain_graph": True})
+    lower = problem(Lower, "lower", lower_module, settings)
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        engines.Engine(
+            problems=[upper, lower],
+            config=configs.EngineConfig(strategy="cpu"),
+            dependencies={"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+        )
+
+    def run() -> Tensor:
+        # what its Problem.one_step_descent does before the optimiser's step
+        loss, _ = upper.get_loss(None)
+        upper.backward(
+            loss=loss,
+            params=upper.trainable_parameters(),
+            paths=upper.paths,
+            create_graph=False,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        gradient: Tensor = upper_module.value.grad
+        upper.zero_grad()
+        return gradient
+
+    return run
+
+
+def _higher(case: Case, error: float) -> Iterator[Method]:
+    """Unrolled from phi itself, where each step is a term of a series for the adjoint."""
+    higher = _peer("higher")
+    if higher is None:
+        return
+    low, high = case.smallest**0.5, case.largest**0.5
+    choices = {
+        "SGD": (2 / (low**2 + high**2), 0.0),
+        "SGD with the best momentum": (4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2),
+    }
+    for name, (rate, momentum) in choices.items():
+        steps = _steps_to(case, error, rate, momentum)
+        if steps is not None:
+            yield Method(
+                package="higher",
+                how=f"{name}, steps for our error",
+                given="values",
+                steps=steps,
+                run=_higher_run(case, higher, rate, momentum, steps),
+            )
+
+
+def _higher_run(
+    case: Case, higher: Any, rate: float, momentum: float, steps: int
+) -> Callable[[], Tensor]:
+    module = _Held(case.phi, case.lower)
+    optimiser = torch.optim.SGD(module.parameters(), lr=rate, momentum=momentum)
+
+    def run() -> Tensor:
+        theta = case.theta.detach().requires_grad_()
+        with higher.innerloop_ctx(module, optimiser) as (model, unrolled):
+            for _ in range(steps):
+                unrolled.step(model(theta))
+            (phi,) = model.parameters()
+            return torch.autograd.grad(case.upper(theta, phi), theta)[0]
+
+    return run
+
+
+def _steps_to(case: Case, error: float, rate: float, momentum: float) -> int | None:
+    """The least number of terms of a gradient method's series for v that has this error."""
+    v = torch.zeros_like(case.cotangent)
+    before = v
+    for step in range(1, LONGEST_UNROLL + 1):
+        move = rate * (case.cotangent - case.product(v)) + momentum * (v - before)
+        v, before = v + move, v
+        if case.error(case.pull(v)) <= error:
+            return step
+    return None

@@ -1,0 +1,80 @@
+"""The examples reach the results that they state, draw their figures, and stay short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from examples import (
+    data_cleaning,
+    equilibrium_layer,
+    implicit_maml,
+    per_feature_l2,
+    sklearn_attach,
+)
+
+SCRIPTS = sorted(Path(str(per_feature_l2.__file__)).parent.glob("*.py"))
+
+
+def drawn(out: Path) -> bool:
+    """Whether a PNG is there, neither tiny nor blank."""
+    assert out.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    pixels = np.asarray(imread(out))[..., :3]
+    height, width = pixels.shape[:2]
+    ink = float((pixels.min(axis=-1) < 0.9).mean())
+    return height >= 300 and width >= 500 and 0.005 < ink < 0.9
+
+
+def test_per_feature_l2_beats_the_best_single_one_on_test_data(tmp_path: Path) -> None:
+    result = per_feature_l2.main(tmp_path / "out.png", steps=5)
+    assert result["weights"] > 10_000
+    assert -11.0 < result["best single log L2"] < -5.0  # inside the grid, so it is a fair rival
+    assert result["test loss, tuned"] < 0.9 * result["test loss, single L2"]
+    assert drawn(tmp_path / "out.png")
+
+
+def test_cleaning_finds_the_corrupted_labels(tmp_path: Path) -> None:
+    result = data_cleaning.main(tmp_path / "out.png")
+    assert 350 < result["corrupted"] < 450
+    assert result["recall"] >= 0.9
+    assert result["precision"] >= 0.9
+    assert result["accuracy after"] > result["accuracy before"]
+    assert drawn(tmp_path / "out.png")
+
+
+def test_implicit_maml_learns_an_initialisation_that_adapts(tmp_path: Path) -> None:
+    result = implicit_maml.main(tmp_path / "out.png", steps=40)
+    assert result["trained, adapted"] < 0.7 * result["untrained, adapted"]
+    assert result["trained, adapted"] < 0.7 * result["trained, not adapted"]
+    assert result["adjoint solved"] > 0.95
+    assert drawn(tmp_path / "out.png")
+
+
+def test_attached_sklearn_model_agrees_with_its_refits(tmp_path: Path) -> None:
+    result = sklearn_attach.main(tmp_path / "out.png", entries=8)
+    # central differences of h = 1e-4: h^2 = 1e-8 times a ratio of derivatives of order one, and
+    # rounding 1e-16 / 1e-4 over entries of about 1e-3
+    assert result["relative error"] < 1e-7
+    assert result["stationarity"] < 1e-8
+    assert result["adjoint residual"] <= 1e-10
+    assert drawn(tmp_path / "out.png")
+
+
+def test_equilibrium_layer_trains_with_small_residuals(tmp_path: Path) -> None:
+    result = equilibrium_layer.main(tmp_path / "out.png", steps=60)
+    assert result["accuracy"] > 0.85
+    assert result["stationarity"] < 1e-3
+    assert result["residual"] <= 1e-5 / 0.9  # CG lets 10 % over the 1e-5 asked for pass
+    assert drawn(tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_stays_under_80_lines(script: Path) -> None:
+    assert len(script.read_text().splitlines()) < 80
+
+
+def test_there_are_five() -> None:
+    assert len(SCRIPTS) == 5
