@@ -106,7 +106,7 @@ class _Path:
         # |h'd - F'd| = |mean_i w_i'(c_i - H_i v_i)| with w = dphi*/dtheta d
         lost = adjoint.residual * norm(answer.cotangent) * norm(self._tangent)
         solved = float(lost.sum()) / tasks + rounding_of(subject) * size
-        best, t = (math.inf, math.inf), self._step
+        best, t, told = (math.inf, math.inf), self._step, "hypergradient against those of F(theta)"
         for _ in range(_TRIES):
             ahead, behind, far, back = (self._value(s) for s in (t, -t, 2 * t, -2 * t))
             near = (ahead[0] - behind[0]) / (2 * t)
@@ -121,8 +121,8 @@ class _Path:
                 break
             longer = constant or rounding > truncation
             t = min(8 * t, max(_LONGEST, self._step)) if longer else t / 8
-        if math.isinf(best[0]):  # no step, however long, moves F: then it is constant
-            best = (solved, abs(slope))
+        if math.isinf(best[0]):
+            best, told = (solved, abs(slope)), "F(theta) stays the same, however far theta moves"
         limit, measured = best[0] / size, best[1] / size
         if limit > 0.1 and measured <= limit:
             return Finding(
@@ -130,14 +130,14 @@ class _Path:
                 Verdict.SKIPPED,
                 measured,
                 limit,
-                "too much rounding or curvature in f(phi*(theta)) for differences to tell",
+                "too much rounding or curvature in F(theta) to tell",
                 "",
             )
         return compare(
             DIFFERENCES,
             measured,
             limit,
-            "hypergradient against those of f(phi*(theta))",
+            told,
             "compare the objectives' custom functions and detach() calls with what they compute, "
             "since their derivatives are not those of their values",
         )

@@ -51,7 +51,8 @@ def _gradient(subject: Subject) -> Finding:
         t = subject.eps ** (1 / 3)
         near, far = ((along(s) - along(-s)) / (2 * s) for s in (t, 2 * t))
         slope = dot(point.gradient, unit).double()
-        rounding = noise(along, 16 * subject.eps) + subject.eps * point.values.abs()
+        local = torch.maximum(noise(along, 16 * subject.eps), noise(along, t / 3))
+        rounding = local + subject.eps * point.values.abs()
         # that of the slope itself: the gradient's terms are about |H phi| where they cancel
         own = subject.eps * (norm(point.gradient) + norm(point.product(unit))) * length
         # the same to the last bit at four places: g's rounding hides its slope, which tells nothing
@@ -82,7 +83,7 @@ def _symmetry(subject: Subject) -> Finding:
         rounding = norm(product(u + v) - hu - hv)
         size = torch.maximum(norm(hu), norm(hv))
         measured.append((dot(u, hv) - dot(v, hu)).abs())
-        limits.append(10 * (rounding + subject.eps * u.shape[-1] * size))
+        limits.append(30 * (rounding + subject.eps * u.shape[-1] * size))
     worst, limit, _ = at_worst(torch.stack(measured), torch.stack(limits))
     return compare(
         SYMMETRY,

@@ -32,9 +32,7 @@ def examine_inputs(subject: Subject) -> list[Finding]:
                 f"one {tuple(values[1].shape)}; both return one value for each task."
             )
     except HypergradError as error:
-        remedy = (
-            "follow what the row 'inputs' says, so that both objectives give one value for each task"
-        )
+        remedy = "follow what the row 'inputs' says, so that each task gets its value"
         return [state(INPUTS, False, str(error), remedy), *_unasked((CAPTURED, USE), INPUTS)]
     subject.batch = values[0].shape
     fine = state(INPUTS, True, "trees, dtypes, devices, shapes, finite values")

@@ -99,8 +99,8 @@ class Report:
         ]
         if self.passed and unsure:
             return (
-                "Nothing to do, except that differences could not confirm the hypergradient "
-                f"({unsure[0].evidence}), for which float64 is the remedy if it is not in use."
+                "Nothing to do, though differences could not confirm the hypergradient: "
+                f"{unsure[0].evidence}."
             )
         if self.passed:
             return (

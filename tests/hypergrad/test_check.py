@@ -1,0 +1,520 @@
+"""``check``: healthy problems pass, and each planted fault is found under its own name."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hypergrad import CG, Bilevel, Cholesky, Newton
+from hypergrad.check import check
+from hypergrad.checks import answer
+from hypergrad.checks.report import Report, Verdict
+from hypergrad.errors import InputError
+from hypergrad.implicit import Hypergradient, hypergradient
+from hypergrad.objectives.quadratic import Quadratic
+from hypergrad.objectives.ridge import RidgeRegression
+from hypergrad.objectives.softmax import SoftmaxRegression
+from tests.hypergrad.problems import P, Q, Toy
+
+TOY = Toy((3,))
+PHI = TOY.minimiser()
+Function = Callable[[Any, Any], Tensor]
+
+
+def toy(lower: Function = TOY.lower, upper: Function = TOY.upper) -> Bilevel[Tensor, Tensor]:
+    return Bilevel(upper=upper, lower=lower)
+
+
+def names(report: Report) -> set[str]:
+    return {finding.name for finding in report.faults}
+
+
+def last_sentence(report: Report) -> str:
+    return " ".join(str(report).split("\n\n")[-1].split())
+
+
+# --- healthy problems
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("tree", ["tensor", "dict"])
+def test_a_healthy_problem_passes(batch: tuple[int, ...], dtype: torch.dtype, tree: str) -> None:
+    small = Toy(batch, seed=1)
+    small.a, small.b = small.a.to(dtype), small.b.to(dtype)
+    theta, start = small.theta.to(dtype), small.start.to(dtype)
+    solver = Newton(rtol=0.0, solver=Cholesky())
+    report = None
+    if tree == "tensor":
+        phi = solver.minimise(small.lower, theta, start).phi
+        report = check(toy(small.lower, small.upper), theta, phi)
+    else:
+
+        def lower(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+            joined = torch.cat([phi["head"], phi["bias"][..., None]], dim=-1)
+            return small.lower(torch.cat([theta["a"][None], theta["b"]]), joined)
+
+        def upper(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+            return phi["head"].square().sum(-1) + phi["bias"] + theta["b"].square().sum()
+
+        thetas = {"a": theta[0], "b": theta[1:]}
+        phis = solver.minimise(lower, thetas, {"head": start[..., 1:], "bias": start[..., 0]}).phi
+        report = check(Bilevel(upper=upper, lower=lower), thetas, phis)
+    assert report.passed, str(report)
+    asked = {f.name for f in report.findings if f.verdict is Verdict.OK}
+    assert {"finite differences", "dense oracle", "curvature", "adjoint solve"} <= asked
+    assert ("independent tasks" in asked) == (batch != ())
+    assert last_sentence(report).startswith("Nothing to do")
+
+
+def test_the_comparison_is_sharp() -> None:
+    # central differences with a step of u^(1/3) are good for about u^(2/3) = 4e-11 times constants
+    (found,) = (f for f in check(toy(), TOY.theta, PHI).findings if f.name == "finite differences")
+    assert found.limit < 1e-7
+    assert found.measured < 1e-8
+
+
+def random_problem(seed: int) -> tuple[Bilevel[Any, Any], Any, Any]:
+    """Quadratics, log-cosh, closed forms, per-feature regularisers; of many scales."""
+    g = torch.Generator().manual_seed(seed)
+    dtype = (torch.float64, torch.float32)[seed // 5 % 2]
+    batch: tuple[int, ...] = ((), (2,), (1, 2))[seed % 3]
+    n, d = 2 + seed % 3, 1 + seed % 4
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+
+    unit = float(torch.rand((), generator=g))
+    digits = 1.0 if dtype == torch.float64 else 0.5
+    target, features, held_out = draw(*batch, n), draw(*batch, n, d), draw(*batch, n, d)
+    lower: Any
+    kind = seed % 5
+    if kind < 2:
+        q = torch.linalg.qr(draw(*batch, n, n).double()).Q
+        curved = (q * torch.logspace(0, 5 * unit * digits, n, dtype=torch.float64)) @ q.mT
+        scale = 10 ** (4 * float(torch.rand((), generator=g)) - 2)
+        quadratic = Quadratic(
+            matrix=(scale / 2 * (curved + curved.mT)).to(dtype),
+            coupling=scale * draw(*batch, n, d),
+            offset=scale * draw(*batch, n),
+        )
+
+        def bent(theta: Tensor, phi: Tensor) -> Tensor:
+            more = torch.log(torch.cosh(phi - theta[0])).sum(-1)
+            return quadratic(theta, phi) + scale * more
+
+        lower = bent if kind else quadratic
+        theta, start = draw(d), torch.zeros_like(target)
+
+        def upper(theta: Tensor, phi: Tensor) -> Tensor:
+            return (phi - target).square().sum(-1) + theta.square().sum()
+
+    elif kind < 4:
+        labels = torch.randint(3, (2, *batch, n), generator=g)
+        l2 = 10 ** (-2 * unit)
+        theta, start = features, torch.zeros(*batch, 3, d, dtype=dtype)
+        lower = RidgeRegression(draw(*batch, n, 3), l2)
+        if kind == 3:
+            lower = SoftmaxRegression(labels[0], l2)
+
+        def upper(theta: Tensor, phi: Tensor) -> Tensor:
+            return SoftmaxRegression(labels[1], 1e-3)(held_out, phi)
+
+    else:
+        signs = torch.sign(target)
+        theta, start = draw(d) - 2, torch.zeros(*batch, d, dtype=dtype)
+
+        def fit(x: Tensor, phi: Tensor) -> Tensor:
+            return nn.functional.softplus(-signs * (x @ phi[..., None])[..., 0]).mean(-1)
+
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
+            return fit(features, phi) + (theta.exp() * phi.square()).sum(-1) / 2
+
+        def upper(theta: Tensor, phi: Tensor) -> Tensor:
+            return fit(held_out, phi)
+
+    phi = Newton(rtol=0.0, solver=Cholesky()).minimise(lower, theta, start).phi
+    return Bilevel(upper=upper, lower=lower), theta, phi
+
+
+def alarms(seeds: range) -> tuple[dict[int, Any], int]:
+    """The faults found in healthy problems, and how many hypergradients could be compared."""
+    found, compared = {}, 0
+    for seed in seeds:
+        report = check(*random_problem(seed), seed=seed)
+        if not report.passed:
+            found[seed] = [(f.name, f.measured, f.limit) for f in report.faults]
+        compared += any(
+            f.name == "finite differences" and f.verdict is Verdict.OK for f in report.findings
+        )
+    return found, compared
+
+
+def test_no_false_alarm_over_random_problems() -> None:
+    # in a process of its own, since the runtime type checker takes twice the time of the checks
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from tests.hypergrad.test_check import alarms; print(alarms(range(200)))",
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, compared = ast.literal_eval(done.stdout)
+    assert not found
+    assert compared >= 190  # the rest has too much rounding to tell
+
+
+# --- planted faults
+
+
+class WrongBackward(torch.autograd.Function):
+    """``sum(x^2)/2`` with the gradient ``matrix @ x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(x, matrix)
+        return x.square().sum(-1) / 2
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
+        x, matrix = ctx.saved_tensors
+        return weights[0][..., None] * (x @ matrix), None
+
+
+def custom(matrix: Tensor) -> Function:
+    apply: Callable[..., Tensor] = WrongBackward.apply
+    return lambda theta, phi: TOY.lower(theta, phi) + apply(phi, matrix)
+
+
+def captured() -> Bilevel[Tensor, Tensor]:
+    weight = torch.ones(Q, dtype=torch.float64, requires_grad=True)
+    return toy(lambda theta, phi: TOY.lower(theta, phi) + (weight * phi).sum(-1))
+
+
+def coupled() -> Bilevel[Tensor, Tensor]:
+    return toy(lambda theta, phi: TOY.lower(theta, phi) + 0.01 * phi.mean().square())
+
+
+def dropout() -> Bilevel[Tensor, Tensor]:
+    return toy(lambda theta, phi: TOY.lower(theta, nn.functional.dropout(phi, 0.1)))
+
+
+def batch_norm() -> Bilevel[Tensor, Tensor]:
+    norm = nn.BatchNorm1d(Q, affine=False).double()
+    data = torch.randn(3, Q, dtype=torch.float64)
+    return toy(lambda theta, phi: TOY.lower(theta, phi) + (norm(data) * phi).sum(-1))
+
+
+def counter() -> Bilevel[Tensor, Tensor]:
+    calls = torch.zeros((), dtype=torch.float64)
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        calls.add_(1)
+        return TOY.lower(theta, phi) + calls * phi.square().sum(-1)
+
+    return toy(lower)
+
+
+def hidden_counter() -> Bilevel[Tensor, Tensor]:
+    calls = [0]
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        calls[0] += 1
+        return TOY.lower(theta, phi) + calls[0] * phi.square().sum(-1)
+
+    return toy(lower)
+
+
+def upper_off() -> Bilevel[Tensor, Tensor]:
+    def upper(theta: Tensor, phi: Tensor) -> Tensor:
+        apply: Callable[..., Tensor] = WrongBackward.apply
+        return apply(phi, 1.01 * torch.eye(Q, dtype=torch.float64))
+
+    return toy(upper=upper)
+
+
+def swapped() -> Tensor:
+    matrix = torch.eye(Q, dtype=torch.float64)
+    matrix[0, 1] += 1
+    return matrix
+
+
+FAULTS = [
+    (captured, {"captured tensors"}, "add the captured tensor to theta"),
+    (coupled, {"independent tasks"}, "keep the tasks apart"),
+    (dropout, {"determinism"}, "call module.eval()"),
+    (hidden_counter, {"determinism"}, "so that two evaluations agree"),
+    (batch_norm, {"unchanged state"}, "put batch norm in eval()"),
+    (counter, {"unchanged state"}, "changing tensors in place"),
+    (upper_off, {"finite differences"}, "derivatives are not those of their values"),
+    (
+        lambda: toy(custom(swapped())),
+        {"gradient of g", "symmetric Hessian"},
+        "not the gradient of any function",
+    ),
+    (
+        lambda: toy(custom(1.5 * torch.eye(Q, dtype=torch.float64))),
+        {"gradient of g"},
+        "not the derivative of its values",
+    ),
+    (
+        lambda: toy(lambda theta, phi: TOY.lower(theta.detach(), phi)),
+        {"use of theta and phi"},
+        "use",
+    ),
+    (
+        lambda: toy(lambda theta, phi: theta.square().sum().expand(3)),
+        {"use of theta and phi"},
+        "use",
+    ),
+    (
+        lambda: toy(lambda theta, phi: TOY.lower(theta, phi).mean()[None].expand(2)),
+        {"inputs"},
+        "so that each task gets its value",
+    ),
+    (
+        lambda: toy(lambda theta, phi: TOY.lower(theta, phi) / 0),
+        {"inputs"},
+        "follow what the row 'inputs' says",
+    ),
+    (
+        lambda: toy(lambda theta, phi: TOY.lower(theta, phi[..., :2])),
+        {"inputs"},
+        "follow what the row 'inputs' says",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(FAULTS)))
+def test_a_planted_fault_is_found_and_no_other(case: int) -> None:
+    make, faults, remedy = FAULTS[case]
+    torch.manual_seed(0)
+    report = check(make(), TOY.theta, PHI)
+    assert names(report) == faults, str(report)
+    assert remedy in last_sentence(report)
+    assert last_sentence(report).count(". ") == 0  # one sentence
+    assert max(len(line) for line in str(report).splitlines()) <= 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """A quadratic whose closed form is another's."""
+
+    truth: Quadratic
+    claim: Quadratic
+
+    def __call__(self, theta: Tensor, phi: Tensor) -> Tensor:
+        return self.truth(theta, phi)
+
+    def gradient(self, theta: Tensor, phi: Tensor) -> Tensor:
+        return self.claim.gradient(theta, phi)
+
+    def hessian(self, theta: Tensor, phi: Tensor) -> Any:
+        return self.claim.hessian(theta, phi)
+
+
+QUADRATIC = Quadratic(matrix=TOY.a, coupling=TOY.b, offset=torch.zeros_like(PHI))
+
+
+@pytest.mark.parametrize("wrong", ["matrix", "symmetry", "gradient", "shape", "none"])
+def test_a_wrong_closed_form_is_found_and_no_other_fault(wrong: str) -> None:
+    eye = torch.eye(Q, dtype=torch.float64)
+    claim = {
+        "matrix": dataclasses.replace(QUADRATIC, matrix=TOY.a + 1e-6 * eye),
+        "symmetry": dataclasses.replace(QUADRATIC, matrix=TOY.a + 0.01 * (swapped() - eye)),
+        "gradient": dataclasses.replace(QUADRATIC, offset=QUADRATIC.offset + 1e-6),
+        "shape": Quadratic(TOY.a[..., :2, :2], TOY.b[..., :2, :], QUADRATIC.offset[..., :2]),
+        "none": QUADRATIC,
+    }[wrong]
+    lower = Claims(truth=QUADRATIC, claim=claim)
+    report = check(toy(lower), TOY.theta, QUADRATIC.minimiser(TOY.theta))
+    assert names(report) == (set() if wrong == "none" else {"closed form"}), str(report)
+    assert ("correct the closed form" in last_sentence(report)) == (wrong != "none")
+
+
+def test_a_closed_form_with_another_l2_is_found() -> None:
+    features, labels = torch.randn(3, 6, 4, dtype=torch.float64), torch.tensor([[0, 1, 2] * 2] * 3)
+
+    class Wrong(SoftmaxRegression):
+        def hessian(self, theta: Tensor, phi: Tensor) -> Any:
+            return SoftmaxRegression(self.labels, 0.71).hessian(theta, phi)
+
+    truth = SoftmaxRegression(labels, 0.7)
+    start = torch.zeros(3, 3, 4, dtype=torch.float64)
+    phi = Newton(rtol=0.0, solver=Cholesky()).minimise(truth, features, start).phi
+    upper = SoftmaxRegression(labels.flip(-1), 0.1)
+    assert check(Bilevel(upper=upper, lower=truth), features, phi).passed
+    report = check(Bilevel(upper=upper, lower=Wrong(labels, 0.7)), features, phi)
+    assert names(report) == {"closed form"}
+
+
+@pytest.mark.parametrize("size_limit", [0, 200])
+@pytest.mark.parametrize(("least", "kind"), [(-0.5, "indefinite"), (0.0, "singular")])
+def test_indefinite_and_singular_hessians_are_found(
+    least: float, kind: str, size_limit: int
+) -> None:
+    spectrum = torch.tensor([least, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    matrix = torch.diag(spectrum).expand(3, Q, Q)
+    coupling = torch.ones(3, Q, P, dtype=torch.float64)
+    coupling[:, 0] = 0.0
+    lower = Quadratic(matrix=matrix, coupling=coupling, offset=torch.zeros_like(PHI))
+    stationary = (coupling @ TOY.theta) / spectrum.clamp(min=1.0)
+    report = check(toy(lower), TOY.theta, stationary, size_limit=size_limit)
+    assert names(report) == {"curvature"}
+    assert kind in str(report)
+    assert "regularise the lower objective" in last_sentence(report)
+
+
+def test_a_phi_far_from_converged_is_found() -> None:
+    report = check(toy(), TOY.theta, PHI + 0.1)
+    assert names(report) == {"converged phi"}
+    assert "run more lower steps" in last_sentence(report)
+    nearly = check(toy(), TOY.theta, PHI + 1e-5)
+    assert nearly.passed
+    assert names(check(toy(), TOY.theta, PHI + 1e-5, accuracy=1e-6)) == {"converged phi"}
+
+
+def test_an_unsolved_adjoint_system_is_found() -> None:
+    report = check(toy(), TOY.theta, PHI, solver=CG(max_steps=1))
+    assert names(report) == {"adjoint solve"}
+    assert "allow more steps" in last_sentence(report)
+
+
+def test_an_ill_conditioned_problem_is_told_what_precision_it_needs() -> None:
+    matrix = torch.diag(torch.logspace(0, 5.5, Q)).expand(3, Q, Q)
+    lower = Quadratic(matrix=matrix, coupling=TOY.b.float(), offset=torch.zeros(3, Q))
+    theta = TOY.theta.float()
+    report = check(toy(lower), theta, lower.minimiser(theta), solver=Cholesky())
+    assert "conditioning" in names(report)
+    assert "use float64" in last_sentence(report)
+
+
+@pytest.mark.parametrize("theta", [TOY.theta.float(), TOY.theta.long(), {}])
+def test_inputs_of_the_wrong_kind_are_reported(theta: Any) -> None:
+    report = check(toy(), theta, PHI)
+    assert names(report) == {"inputs"}
+    assert "not asked: first see to 'inputs'" in str(report)
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: Any, **options: Any) -> Hypergradient[Any]:
+        found = hypergradient(*arguments, **options)
+        return dataclasses.replace(found, grad=found.grad * (1 + 1e-6))
+
+    monkeypatch.setattr(answer, "hypergradient", wrong)
+    assert names(check(toy(), TOY.theta, PHI)) == {"finite differences", "dense oracle"}
+
+
+def test_two_faults_are_both_named_in_one_sentence() -> None:
+    report = check(toy(), TOY.theta, PHI + 0.1, solver=CG(max_steps=1))
+    assert names(report) == {"converged phi", "adjoint solve"}
+    assert last_sentence(report).startswith("To do, in this order: (1) run more lower steps")
+    assert last_sentence(report).endswith("; then check again.")
+
+
+def test_check_leaves_no_trace() -> None:
+    norm = nn.BatchNorm1d(Q, affine=False).double()
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    state = torch.get_rng_state()
+    upper: Function = lambda theta, phi: TOY.upper(theta, nn.functional.dropout(norm(phi)))  # noqa: E731
+    report = check(toy(upper=upper), TOY.theta, PHI)
+    assert names(report) == {"unchanged state", "determinism"}
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, buffer in norm.named_buffers():
+        assert torch.equal(buffer, before[name])
+
+
+def test_a_module_with_a_tensor_of_its_own_making_is_no_fault() -> None:
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        work = torch.zeros_like(phi)
+        work.add_(TOY.theta[0].item())  # in place, but made here
+        work.unsqueeze_(0).squeeze_(0)
+        return TOY.lower(theta, phi) + (work * phi).sum(-1)
+
+    phi = Newton(rtol=0.0, solver=Cholesky()).minimise(lower, TOY.theta, TOY.start).phi
+    assert check(toy(lower), TOY.theta, phi).passed
+
+
+def test_differences_that_cannot_tell_are_no_fault_but_are_said() -> None:
+    def upper(theta: Tensor, phi: Tensor) -> Tensor:
+        large = 1e12 + phi.square().sum(-1)  # known to 1e-4
+        return large - 1e12
+
+    report = check(toy(upper=upper), TOY.theta, PHI)
+    assert report.passed
+    (row,) = (f for f in report.findings if f.name == "finite differences")
+    assert row.verdict is Verdict.SKIPPED
+    assert "could not confirm" in last_sentence(report)
+
+
+def test_an_upper_objective_whose_values_never_move_is_found() -> None:
+    def upper(theta: Tensor, phi: Tensor) -> Tensor:  # straight through a rounding
+        return (phi + (phi.round() - phi).detach()).sum(-1) + 0.3
+
+    report = check(toy(upper=upper), TOY.theta, 10 * PHI)
+    assert names(report) == {"converged phi", "finite differences"}
+    assert "however far theta moves" in " ".join(str(report).split())
+
+
+def test_nonsense_options_are_refused() -> None:
+    with pytest.raises(InputError, match=r"accuracy=2.*in \(0, 1\)"):
+        check(toy(), TOY.theta, PHI, accuracy=2.0)
+
+
+# --- the command
+
+
+PROBLEM = """
+import torch
+from hypergrad import Bilevel
+
+def lower(theta, phi):
+    return (phi - theta).square().sum(-1) / 2
+
+def upper(theta, phi):
+    return (phi - 1).square().sum(-1)
+
+def healthy():
+    theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    return Bilevel(upper=upper, lower=lower), theta, theta.clone()
+
+def far():
+    problem, theta, phi = healthy()
+    return problem, theta, phi + 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "words"),
+    [
+        ("mine:healthy", 0, "Nothing to do"),
+        ("mine:far", 1, "run more lower steps"),
+        ("mine:absent", 2, "where function() returns (problem, theta, phi)"),
+    ],
+)
+def test_the_command(tmp_path: Path, target: str, code: int, words: str) -> None:
+    (tmp_path / "mine.py").write_text(PROBLEM, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "hypergrad", "check", target],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert words in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stderr
