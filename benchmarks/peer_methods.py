@@ -235,7 +235,8 @@ def _betty_run(case: Case, settings: dict[str, object]) -> Callable[[], Tensor]:
             retain_graph=True,
             allow_unused=True,
         )
-        gradient: Tensor = upper_module.value.grad
+        gradient = upper_module.value.grad
+        assert gradient is not None
         upper.zero_grad()
         return gradient
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic
+from typing import Generic, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -85,29 +85,35 @@ class Linearisation(Generic[Theta, Phi]):
         self.batch = values.shape
         self._custom: list[str] = custom_functions(values)
         with torch.enable_grad(), self._explain_second_derivatives():
-            # One for each task, so this is the gradient of the sum. They require grad because a
-            # function marked once_differentiable leaves a trace in the graph only then.
-            weights = torch.ones_like(values, requires_grad=twice)
+            # One for each task, so this is the gradient of the sum. A function marked
+            # once_differentiable leaves a trace in the graph only if they require grad.
+            weights = torch.ones_like(values, requires_grad=twice and bool(self._custom))
             gradients = torch.autograd.grad(values, self._phi, weights, create_graph=twice)
             self._gradient = flatten(gradients, self.batch)
             if self._custom and has_error_node(self._gradient):
                 raise RuntimeError("it is marked once_differentiable, not twice.")
         self.values = values.detach()
         self.hessian = self.product
+        self._joins_all = False  # whether g's gradient is known to depend on every leaf
         self.gradient = self._gradient.detach()
         refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
 
     def product(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v``, each task's own, by one backward pass."""
-        with self._explain_second_derivatives():
-            parts = torch.autograd.grad(
-                self._gradient,
-                self._phi,
-                vector,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
+        if not self._gradient.requires_grad:  # g is linear in phi: H = 0
+            return torch.zeros_like(vector)
+        try:
+            if self._joins_all:  # the quicker call, found out at the first product
+                parts = torch.autograd.grad(self._gradient, self._phi, vector, retain_graph=True)
+                return flatten(parts, self.batch)
+            found: Sequence[Tensor | None] = torch.autograd.grad(
+                self._gradient, self._phi, vector, retain_graph=True, allow_unused=True
             )
+        except (RuntimeError, NotImplementedError) as error:
+            self._explain(error)
+        self._joins_all = all(part is not None for part in found)
+        pairs = zip(self._phi, found, strict=True)
+        parts = tuple(torch.zeros_like(p) if part is None else part for p, part in pairs)
         return flatten(parts, self.batch)
 
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
@@ -121,10 +127,12 @@ class Linearisation(Generic[Theta, Phi]):
         """
         if not self._theta:
             return []
+        parts: Sequence[Tensor | None] = [None]
         with self._explain_second_derivatives():
-            parts: Sequence[Tensor | None] = torch.autograd.grad(
-                self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
-            )
+            if self._gradient.requires_grad:
+                parts = torch.autograd.grad(
+                    self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
+                )
         if all(part is None for part in parts):
             raise no_dependence()
         return [
@@ -134,19 +142,22 @@ class Linearisation(Generic[Theta, Phi]):
 
     @contextmanager
     def _explain_second_derivatives(self) -> Iterator[None]:
-        """Say what to do about an operation that can't be differentiated twice."""
         try:
             yield
         except (RuntimeError, NotImplementedError) as error:
-            told = str(error)
-            if "twice" not in told and "not implemented" not in told:
-                raise
-            names = f" (custom functions in it: {', '.join(self._custom)})" if self._custom else ""
-            raise InputError(
-                f"the lower objective{names} has an operation without a second derivative: {told} "
-                "Use curvature=FiniteDifference(), which needs first derivatives only, or write "
-                "that operation so that it can be differentiated twice."
-            ) from error
+            self._explain(error)
+
+    def _explain(self, error: Exception) -> NoReturn:
+        """Raise the error; if an operation can't be differentiated twice, one that says so."""
+        told = str(error)
+        if "twice" not in told and "not implemented" not in told:
+            raise error
+        names = f" (custom functions in it: {', '.join(self._custom)})" if self._custom else ""
+        raise InputError(
+            f"the lower objective{names} has an operation without a second derivative: {told} "
+            "Use curvature=FiniteDifference(), which needs first derivatives only, or write "
+            "that operation so that it can be differentiated twice."
+        ) from error
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""

@@ -152,8 +152,12 @@ def check_batch(tree: Tree, name: str, batch: Size) -> None:
 
 def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
     """Leaves of shape ``(*batch, ...)`` as one vector for each task, never in 16 bits."""
-    flat = [tensor.reshape(*batch, -1) for tensor in tensors]
-    vector = flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)  # cat takes the widest dtype
+    if len(tensors) == 1:
+        vector = tensors[0]
+        if vector.ndim != len(batch) + 1:
+            vector = vector.reshape(*batch, -1)
+    else:  # cat takes the widest dtype
+        vector = torch.cat([tensor.reshape(*batch, -1) for tensor in tensors], dim=-1)
     return vector.float() if vector.dtype in _HALF else vector
 
 

@@ -90,10 +90,12 @@ def _sweep(
 ) -> None:
     """Algorithm 2 from the current x, written for few operations a step: see Sweep."""
     x, r, began = run.x, run.residual, active
+    # one value for each task against (*batch, n); a single task's broadcasts as it is
+    each = _as_is if r.ndim == 1 else _columns
     nought, limit = r.new_zeros(()), goal.square()
     z = r if inverse is None else inverse(r)
     rho = dot(r, z)
-    p = torch.where((active & (rho.abs() < torch.inf))[..., None], z, nought)
+    p = torch.where(each(active & (rho.abs() < torch.inf)), z, nought)
     unknown = nought
     fault = torch.ones_like(rho)
     for step in range(budget):
@@ -107,7 +109,7 @@ def _sweep(
             unknown = torch.finfo(ratio.dtype).eps * ratio
         fault = torch.where(active, margin, fault)
         active = active & (margin > 0)
-        alpha = torch.where(active, rho / pap, nought)[..., None]
+        alpha = each(torch.where(active, rho / pap, nought))
         x.addcmul_(alpha, p)
         r.addcmul_(alpha, ap, value=-1)
         run.steps += active
@@ -121,7 +123,16 @@ def _sweep(
         else:
             z = inverse(r)
             rho = dot(r, z)
-        beta = (rho / old)[..., None]
-        moves = active & (rho.abs() < torch.inf)  # a z that is not finite must not reach x
-        p = torch.where(moves[..., None], torch.addcmul(z, beta, p), nought)
+        beta = each(rho / old)
+        # a z that is not finite must not reach x; an r of an active task is finite
+        moves = active if inverse is None else active & (rho.abs() < torch.inf)
+        p = torch.where(each(moves), torch.addcmul(z, beta, p), nought)
     run.end(began, active, fault, Status.INDEFINITE)
+
+
+def _as_is(values: Tensor) -> Tensor:
+    return values
+
+
+def _columns(values: Tensor) -> Tensor:
+    return values[..., None]

@@ -67,9 +67,9 @@ class Run:
             kind: what a fault means.
         """
         ended = torch.full_like(self.ended, Status.CONVERGED)
-        ended[fault <= 0] = kind
-        ended[fault.isnan()] = Status.NOT_FINITE
-        ended[active] = Status.OUT_OF_STEPS
+        ended.masked_fill_(fault <= 0, kind)
+        ended.masked_fill_(fault.isnan(), Status.NOT_FINITE)
+        ended.masked_fill_(active, Status.OUT_OF_STEPS)
         self.ended = torch.where(began, ended, self.ended)
 
 
@@ -127,11 +127,11 @@ def iterate(
     status = run.ended
     proven = (status == Status.INDEFINITE) | (status == Status.NOT_FINITE)
     met = ~proven & (true * (1 - _TRUST) <= goal)
-    status[status == Status.CONVERGED] = Status.STAGNATED
-    status[met] = Status.CONVERGED
+    status.masked_fill_(status == Status.CONVERGED, Status.STAGNATED)
+    status.masked_fill_(met, Status.CONVERGED)
     if damping:
-        status[met & (undamped * (1 - _TRUST) > goal)] = Status.DAMPED
-    status[~true.isfinite()] = Status.NOT_FINITE
+        status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), Status.DAMPED)
+    status.masked_fill_(~true.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=run.x * scale,
         status=status,
