@@ -52,6 +52,11 @@ def evaluate(
             no dependence on phi.
         NotFiniteError: a value is NaN or infinite.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "inference_mode is on, under which nothing can be differentiated, not even inside; use "
+            "torch.no_grad(), under which this works."
+        )
     with torch.enable_grad():
         values = objective(theta, phi)
     answer: object = values  # users' objectives are checked, not believed

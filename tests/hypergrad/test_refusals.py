@@ -146,6 +146,18 @@ def test_a_cotangent_of_another_structure() -> None:
         )
 
 
+def test_inference_mode() -> None:
+    with torch.inference_mode(), pytest.raises(InputError, match=r"use torch\.no_grad\(\)"):
+        attached()
+
+
+def test_no_grad_is_fine_for_the_functional_face() -> None:
+    problem = Bilevel(lower=TOY.lower, upper=TOY.upper)
+    with torch.no_grad():
+        inside = hypergradient(problem, TOY.theta, PHI, solver=CG())
+    assert torch.equal(inside.grad, hypergradient(problem, TOY.theta, PHI, solver=CG()).grad)
+
+
 def test_nan_in_the_objective_names_the_task() -> None:
     def lower(theta: Tensor, phi: Tensor) -> Tensor:
         return TOY.lower(theta, phi) * torch.tensor([1.0, torch.nan, 1.0])
