@@ -1,4 +1,4 @@
-"""The adapter for ``torch.optim``: it starts afresh, and only ever moves the tensors it was given."""
+"""The adapter for ``torch.optim`` starts afresh, and moves only the tensors it was given."""
 
 from __future__ import annotations
 
