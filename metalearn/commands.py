@@ -22,7 +22,7 @@ Command: TypeAlias = (
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a refusal ends with its message and exit status 1.
+    """Run one command; a refusal ends with its message and exit status 1, Ctrl-C with 130.
 
     Args:
         arguments: by default those of the process.
@@ -41,3 +41,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
             f"{type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True
         )
         sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "interrupted: the run folder keeps its settings, the metrics and the weights of the "
+            "best validation so far.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(130)

@@ -21,6 +21,7 @@ from metalearn.learner import (
     exact,
     paper,
 )
+from metalearn.schema import read
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -195,21 +196,15 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return values | {"run": None if config.run is None else str(config.run)}
 
 
-def from_json(values: dict[str, Any]) -> TrainConfig:
+def from_json(values: object) -> TrainConfig:
     """The settings that `to_json` wrote.
 
     Raises:
-        ConfigError: a setting is missing, unknown or out of range.
+        ConfigError: a setting is missing, unknown, of another type or out of range.
     """
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if values.keys() != known:
-        raise ConfigError(
-            f"the settings should be {sorted(known)}; missing {sorted(known - values.keys())}, "
-            f"unknown {sorted(values.keys() - known)}. Was it written by another version?"
-        )
     try:
-        protocols = {name: Protocol(**values[name]) for name in ("train", "test")}
-    except TypeError as error:
-        raise ConfigError(f"the settings of an episode can't be read: {error}.") from error
-    run = None if values["run"] is None else Path(values["run"])
-    return TrainConfig(**(values | protocols | {"run": run}))
+        return read(TrainConfig, values, "the settings")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error

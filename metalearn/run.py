@@ -6,6 +6,8 @@ weights.safetensors (of the best validation), result.json, curves.png.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,8 @@ from torch import Tensor
 from metalearn.config import TrainConfig, from_json, to_json
 from metalearn.errors import RunError
 from metalearn.files import write_atomically, write_json
+from metalearn.result import Result
+from metalearn.schema import parse, read
 
 CONFIG: Final = "config.json"
 METRICS: Final = "metrics.jsonl"
@@ -67,13 +71,24 @@ class Run:
         """
         return from_json(self._json(CONFIG))
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """What came out.
 
         Raises:
             RunError: the run did not finish, or its files are damaged.
         """
-        return self._json(RESULT)
+        try:
+            return read(Result, self._json(RESULT), "it")
+        except ValueError as error:
+            raise RunError(f"{self.folder / RESULT} is damaged: {error}.") from error
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the files that the result is computed from.
+
+        Raises:
+            RunError: one of them can't be read.
+        """
+        return {name: hashlib.sha256(self._read(name)).hexdigest() for name in (CONFIG, WEIGHTS)}
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary for each validation, in order.
@@ -81,8 +96,7 @@ class Run:
         Raises:
             RunError: not a run folder, or its files are damaged.
         """
-        lines = self._read(METRICS).decode().splitlines()
-        return [self._parse(METRICS, line) for line in lines]
+        return [self._parse(METRICS, line) for line in self._read(METRICS).splitlines()]
 
     def weights(self) -> dict[str, Tensor]:
         """The backbone's weights of the best validation, on the CPU.
@@ -95,9 +109,9 @@ class Run:
         except safetensors.SafetensorError as error:
             raise RunError(f"{self.folder / WEIGHTS} is damaged ({error}).") from error
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: Result) -> None:
         """Write what came out."""
-        write_json(self.folder / RESULT, result)
+        write_json(self.folder / RESULT, dataclasses.asdict(result))
 
     def write_weights(self, weights: dict[str, Tensor]) -> None:
         """Write the backbone's weights in place of earlier ones."""
@@ -110,12 +124,12 @@ class Run:
             file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def _json(self, name: str) -> dict[str, Any]:
-        return self._parse(name, self._read(name).decode())
+        return self._parse(name, self._read(name))
 
-    def _parse(self, name: str, text: str) -> dict[str, Any]:
+    def _parse(self, name: str, text: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
+            value = parse(text)
+        except (ValueError, RecursionError) as error:  # nested too deeply to be read
             raise RunError(f"{self.folder / name} is damaged ({error}).") from error
         if not isinstance(value, dict):
             raise RunError(f"{self.folder / name} is damaged: an object was expected.")

@@ -22,15 +22,14 @@ from metalearn.curves import draw_curves
 from metalearn.data import Pool, Split, glyph_pool
 from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import NotFiniteError
-from metalearn.evaluate import INTERVAL, Accuracy, accuracy
+from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
 from metalearn.head import cross_entropy
 from metalearn.learner import Learner
 from metalearn.progress import Display
+from metalearn.result import EVALUATION_SEED, Result, stated
 from metalearn.run import Run
 
-# Validation and test episodes are the same in all runs, so that runs can be compared in pairs.
-EVALUATION_SEED: Final = 0
 # Upper steps between readings of the loss: each waits for the device.
 _LOOK_EVERY: Final = 10
 
@@ -102,7 +101,12 @@ class _Training:
             self.learner.backbone.parameters(), lr=config.learning_rate
         )
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, config.steps)
-        self.evidence = Evidence()
+        self.evidence = Evidence(
+            steps=config.steps,
+            tasks=config.tasks_per_step,
+            fixed_steps=config.preset == "paper",
+            device=device,
+        )
         self.losses: list[Float[Tensor, ""]] = []
         self.best: _Best | None = None
 
@@ -152,6 +156,8 @@ def train(config: TrainConfig, *, console: Console) -> Run:
     device = config.place()
     # Recorded as what it was: a test elsewhere mustn't take auto for another device.
     config = dataclasses.replace(config, device="cuda" if device.type == "cuda" else "cpu")
+    # The code that runs is that of now, whatever its files are when the run ends.
+    origin = provenance.commit()
     # What can be refused is, before a folder is made and before, not after, training.
     test = evaluation_sampler("test", config, device=device)
     training = _Training(config, device)
@@ -181,8 +187,10 @@ def train(config: TrainConfig, *, console: Console) -> Run:
                 board.add_scalar(name, value, step)
             display.update(step, metrics)
     tested = _test(training, test)
-    run.write_result(_result(training, tested, seconds=time.monotonic() - began))
+    seconds = time.monotonic() - began
+    run.write_result(_result(training, tested, run, origin=origin, seconds=seconds))
     draw_curves(run)
+    display.say(training.evidence.verdict())
     display.say(
         f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, {config.test}, "
         f"normalisation {config.normalisation}, preset {config.preset})"
@@ -196,37 +204,25 @@ def _test(training: _Training, test: Sampler) -> Accuracy:
     return accuracy(training.learner, test, training.config.test_episodes)
 
 
-def _result(training: _Training, tested: Accuracy, *, seconds: float) -> dict[str, Any]:
-    config, best = training.config, training.best
+def _result(
+    training: _Training, tested: Accuracy, run: Run, *, origin: dict[str, Any], seconds: float
+) -> Result:
+    best = training.best
     assert best is not None
-    numbers = config.published()
-    return {
-        "accuracy": tested.mean,
-        "interval": tested.interval,
-        "interval_formula": INTERVAL,
-        "protocol": {
-            "data": "glyphs",
-            "split": "test",
-            **dataclasses.asdict(config.test),
-            "episodes": config.test_episodes,
-            "episode_seed": EVALUATION_SEED,
-        },
-        "normalisation": config.normalisation,
-        "preset": config.preset,
-        "l2": config.l2,
-        "lower": str(training.learner.lower),
-        **numbers,
-        "certificate": training.evidence.summary(),
-        "validation": best.validation.mean,
-        "validation_interval": best.validation.interval,
-        "best_step": best.step,
-        "seed": config.seed,
-        **provenance.commit(),
-        "versions": provenance.versions(),
-        "device": provenance.device_name(training.device),
-        "threads": config.threads,
-        "peak_memory": provenance.peak_memory(training.device),
-        "seconds": seconds,
-        "parameters": sum(p.numel() for p in training.learner.backbone.parameters()),
-        "per_episode": tested.episodes.tolist(),
-    }
+    return Result(
+        accuracy=tested.mean,
+        interval=tested.interval,
+        **stated(training.config),
+        certificate=training.evidence.summary(),
+        validation=best.validation.mean,
+        validation_interval=best.validation.interval,
+        best_step=best.step,
+        **origin,
+        versions=provenance.versions(),
+        device=provenance.device_name(training.device),
+        peak_memory=provenance.peak_memory(training.device),
+        seconds=seconds,
+        parameters=sum(p.numel() for p in training.learner.backbone.parameters()),
+        files=run.digests(),
+        per_episode=tested.episodes.tolist(),
+    )

@@ -1,6 +1,7 @@
 """Settings that can't work are refused, with what to do; the others survive being written down."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,32 @@ def test_settings_survive_json(config: TrainConfig) -> None:
 
 def test_damaged_settings_are_refused() -> None:
     values = to_json(TrainConfig())
-    with pytest.raises(ConfigError, match=r"missing \['l2'\], unknown \['l3'\]"):
+    with pytest.raises(ConfigError, match=r"missing fields \['l2'\] and unknown ones \['l3'\]"):
         from_json({name: v for name, v in values.items() if name != "l2"} | {"l3": 1})
-    with pytest.raises(ConfigError, match="settings of an episode"):
+    with pytest.raises(ConfigError, match=r"settings.test has missing fields .* \['ways'\]"):
         from_json(values | {"test": {"ways": 5}})
+    with pytest.raises(ConfigError, match="l2 was given as -1.0: it must be positive"):
+        from_json(values | {"l2": -1})
+    with pytest.raises(ConfigError, match="the settings is .*: an object was expected"):
+        from_json([])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("filters", 8.0, "filters is 8.0: int was expected"),
+        ("filters", True, "filters is True: int was expected"),
+        ("l2", "0.01", "l2 is '0.01': float was expected"),
+        ("preset", 3, "preset is 3: one of paper, exact was expected"),
+        ("preset", "fast", "preset is 'fast': one of paper, exact"),
+        ("lower_steps", "3", "lower_steps is '3': int was expected"),
+        ("run", 3, "run is 3: Path was expected"),
+        ("test", None, "test is None: an object was expected"),
+    ],
+)
+def test_settings_of_another_type_are_refused(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        from_json(to_json(TrainConfig()) | {name: value})
 
 
 def test_paper_preset_is_the_published_one() -> None:
