@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
-from metalearn.errors import MetalearnError
+from metalearn.errors import MetalearnError, Stopped
 from metalearn.reproduce import reproduce
 from metalearn.train import train
 
@@ -36,16 +36,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
             train(command, console=console)
         else:
             reproduce(command, console=console)
+    except Stopped as stopped:
+        _say(f"stopped: {stopped}")
+        sys.exit(stopped.status)
     except (MetalearnError, HypergradError) as error:
-        Console(stderr=True).print(
-            f"{type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "interrupted: the run folder keeps its settings, the metrics and the weights of the "
-            "best validation so far.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say("interrupted: a run can be resumed from its last checkpoint (--resume).")
         sys.exit(130)
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

@@ -34,7 +34,7 @@ class Evidence:
         size = steps * tasks
         self._stationarity = torch.zeros(size, device=device)
         self._residual = torch.zeros(size, device=device)
-        self._status = torch.zeros(size, dtype=torch.int64, device=device)
+        self._status = torch.zeros(size, dtype=torch.uint8, device=device)
         self._lower_failed = torch.zeros(size, dtype=torch.bool, device=device)
 
     def __call__(self, certificate: Certificate) -> None:
@@ -47,6 +47,24 @@ class Evidence:
         if met is not None:
             self._lower_failed[where] = ~met.detach().flatten()
         self.seen = where.stop
+
+    def state(self) -> dict[str, Tensor]:
+        """What was collected; see `restore`."""
+        return {name: buffer[: self.seen] for name, buffer in self._buffers().items()}
+
+    def restore(self, state: dict[str, Tensor], seen: int) -> None:
+        """Go on from what `state` gave."""
+        for name, buffer in self._buffers().items():
+            buffer[:seen] = state[name]
+        self.seen = seen
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {
+            "stationarity": self._stationarity,
+            "residual": self._residual,
+            "status": self._status,
+            "lower_failed": self._lower_failed,
+        }
 
     def last(self, steps: int) -> dict[str, float]:
         """Of the last `steps` upper steps: the worst residuals, and the share of failed tasks."""

@@ -13,7 +13,7 @@ from metalearn.errors import RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.result import Result, stated
 from metalearn.run import Run
-from metalearn.train import build_learner, evaluation_sampler
+from metalearn.training import build_learner, evaluation_sampler
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:

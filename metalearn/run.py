@@ -1,7 +1,9 @@
 """The folder of a run: what was asked, what happened, what came out.
 
-config.json (settings), metrics.jsonl (one line for each validation), TensorBoard's event file,
-weights.safetensors (of the best validation), result.json, curves.png.
+config.json (settings), metrics.jsonl (one line for each validation), events.jsonl (one line for
+each thing that happened), TensorBoard's event file, weights.safetensors (of the best validation),
+checkpoint.safetensors (the last state, to resume from), result.json, curves.png;
+failure.safetensors (the state in which a run failed).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +28,10 @@ from metalearn.schema import parse, read
 CONFIG: Final = "config.json"
 METRICS: Final = "metrics.jsonl"
 RESULT: Final = "result.json"
+EVENTS: Final = "events.jsonl"
 WEIGHTS: Final = "weights.safetensors"
+CHECKPOINT: Final = "checkpoint.safetensors"
+FAILURE: Final = "failure.safetensors"
 CURVES: Final = "curves.png"
 
 
@@ -62,6 +67,21 @@ class Run:
             ) from error
         return cls(folder)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its result."""
+        return (self.folder / RESULT).exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the last state."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def failure(self) -> Path:
+        """The file of a state that failed."""
+        return self.folder / FAILURE
+
     def config(self) -> TrainConfig:
         """The settings of the run.
 
@@ -88,7 +108,15 @@ class Run:
         Raises:
             RunError: one of them can't be read.
         """
-        return {name: hashlib.sha256(self._read(name)).hexdigest() for name in (CONFIG, WEIGHTS)}
+        return {CONFIG: self.config_digest(), WEIGHTS: _digest(self._read(WEIGHTS))}
+
+    def config_digest(self) -> str:
+        """SHA-256 of the settings.
+
+        Raises:
+            RunError: they can't be read.
+        """
+        return _digest(self._read(CONFIG))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary for each validation, in order.
@@ -120,8 +148,29 @@ class Run:
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add one line to the metrics."""
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        self._append(METRICS, metrics)
+
+    def keep_metrics(self, lines: int) -> None:
+        """Keep the first lines of the metrics; what a stopped process wrote after them goes.
+
+        Raises:
+            RunError: there are fewer.
+        """
+        path = self.folder / METRICS
+        found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if len(found) < lines:
+            raise RunError(f"{path} has {len(found)} lines; the checkpoint knows of {lines}.")
+        if len(found) > lines:
+            write_atomically(path, b"".join(found[:lines]))
+
+    def log(self, event: str, **details: Any) -> None:
+        """Add one line to the events: what happened, when (UTC), and its details."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append(EVENTS, {"time": time, "event": event} | details)
+
+    def _append(self, name: str, value: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(value, allow_nan=False) + "\n")
 
     def _json(self, name: str) -> dict[str, Any]:
         return self._parse(name, self._read(name))
@@ -142,3 +191,7 @@ class Run:
             raise RunError(
                 f"{self.folder} is no folder of a finished run: {name} is unreadable ({error})."
             ) from error
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

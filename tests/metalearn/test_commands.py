@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import metalearn.train
+import metalearn.training
+from metalearn import checkpoint
 from metalearn.cli import main
 from metalearn.config import TrainConfig
 from metalearn.episodes import Episodes
 from metalearn.errors import NotFiniteError
 from metalearn.run import Run
+from metalearn.train import train
 
 SMALL = [
     "--steps=6",
@@ -298,18 +300,26 @@ def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = metalearn.train.upper_step
+    honest = metalearn.training.upper_step
 
     def diverging(learner: Any, optimiser: Any, episodes: Episodes, *, watch: Any) -> torch.Tensor:
         return honest(learner, optimiser, episodes, watch=watch) * torch.nan
 
-    monkeypatch.setattr(metalearn.train, "upper_step", diverging)
+    monkeypatch.setattr(metalearn.training, "upper_step", diverging)
     config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
+    said = io.StringIO()
     with pytest.raises(
         NotFiniteError, match=r"the loss is nan at upper step .* lower the learning"
     ):
-        metalearn.train.train(config, console=Console(file=io.StringIO()))
-    assert not (tmp_path / "run" / "result.json").exists()
+        train(config, console=Console(file=said))
+    run = Run(tmp_path / "run")
+    assert not run.finished
+    # The state is kept, with the episodes that led to it.
+    assert "failed at upper step 4, training episodes 0 to 4" in " ".join(said.getvalue().split())
+    tensors, progress = checkpoint.load(run.failure)
+    assert progress.step == 4
+    assert tensors["losses"].isnan().all()
+    assert '"event": "failed"' in (run.folder / "events.jsonl").read_text()
 
 
 def test_weights_that_are_not_finite_stop(
@@ -325,11 +335,11 @@ def test_interrupting_a_run_says_what_is_kept(
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metalearn.train, "upper_step", interrupted)
+    monkeypatch.setattr(metalearn.training, "upper_step", interrupted)
     with pytest.raises(SystemExit) as exit_:
         main(["train", f"--run={tmp_path / 'run'}", *SMALL])
     assert exit_.value.code == 130
-    assert "interrupted: the run folder keeps its settings" in capsys.readouterr().err
+    assert "interrupted: a run can be resumed from its last checkpoint" in capsys.readouterr().err
 
 
 def test_help_names_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,6 +355,7 @@ def test_threads_sleep_while_they_wait() -> None:
     # OpenMP reads its policy when torch loads it, so the setting must come first.
     code = """
 import os, sys
+from metalearn import checkpoint
 from metalearn.cli import main
 assert "torch" not in sys.modules
 try:

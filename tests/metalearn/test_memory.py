@@ -58,7 +58,8 @@ def test_a_loop_that_keeps_its_iterates_peaks_higher() -> None:
                 x = x + 1
                 if keep:
                     kept.append(x)
-        return live.peak
+        found: int = live.peak
+        return found
 
     assert peak(5, keep=False) == peak(50, keep=False) == 8000
     assert peak(5, keep=True) == 20_000
