@@ -1,10 +1,14 @@
-"""The commands: `metalearn train` and `metalearn evaluate --run RUN`."""
+"""The commands: `metalearn train` and `metalearn evaluate --run RUN`.
+
+Settings of `train` can come from a YAML file, too: `metalearn train --config FILE`, which further
+arguments override.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -13,12 +17,8 @@ from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.errors import MetalearnError, Stopped
 from metalearn.reproduce import reproduce
+from metalearn.settings_file import settings, split_off
 from metalearn.train import train
-
-Command: TypeAlias = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -29,8 +29,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     console = Console()
     try:
+        rest, file = split_off(sys.argv[1:] if arguments is None else arguments)
+        usual = TrainConfig() if file is None else settings(file)
         command = tyro.cli(
-            cast(Any, Command), args=arguments, prog="metalearn", description=__doc__
+            cast(Any, _commands(usual)), args=rest, prog="metalearn", description=__doc__
         )
         if isinstance(command, TrainConfig):
             train(command, console=console)
@@ -45,6 +47,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _say("interrupted: a run can be resumed from its last checkpoint (--resume).")
         sys.exit(130)
+
+
+def _commands(usual: TrainConfig) -> object:
+    """The union of all commands' settings, from which tyro makes the command line."""
+    return (
+        Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
+        | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    )
 
 
 def _say(message: str) -> None:

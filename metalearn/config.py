@@ -96,6 +96,7 @@ class TrainConfig:
         device: auto takes CUDA where there is one.
         threads: CPU threads; part of what a result can be reproduced with.
         tracker: where scalars go to be looked at; wandb must be installed.
+        dry_run: say what would be done and what memory it would take, and do nothing else.
     """
 
     run: Path | None = None
@@ -121,6 +122,7 @@ class TrainConfig:
     device: Device = "auto"
     threads: int = 2
     tracker: TrackerName = "tensorboard"
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _one_of("preset", self.preset, get_args(Preset))

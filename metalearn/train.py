@@ -16,6 +16,7 @@ from metalearn.config import Device, TrainConfig, to_json
 from metalearn.curves import draw_curves
 from metalearn.errors import NotFiniteError, RunError, Stopped
 from metalearn.evaluate import Accuracy, accuracy
+from metalearn.plan import say_plan
 from metalearn.progress import Display
 from metalearn.result import Result, stated
 from metalearn.run import Run
@@ -27,7 +28,7 @@ from metalearn.training import Training, evaluation_sampler
 _LOOK_EVERY: Final = 10
 
 
-def train(config: TrainConfig, *, console: Console) -> Run:
+def train(config: TrainConfig, *, console: Console) -> None:
     """Train, validate and test, or go on with a run that was stopped; all is left in its folder.
 
     Raises:
@@ -40,8 +41,12 @@ def train(config: TrainConfig, *, console: Console) -> Run:
         run = Run(config.resume)
         if run.finished:
             raise RunError(f"{run.folder} is finished: there is nothing to resume.")
-        return _Job.of(run.config(), console).go_on(run)
-    return _Job.of(config, console).begin()
+        _Job.of(run.config(), console).go_on(run)
+    elif config.dry_run:
+        job = _Job.of(config, console)
+        say_plan(job.training, job.test, console=console)
+    else:
+        _Job.of(config, console).begin()
 
 
 class _Job:
@@ -78,13 +83,13 @@ class _Job:
         """Spent on the run, in this process and in those before."""
         return self.seconds_before + time.monotonic() - self.began
 
-    def begin(self) -> Run:
+    def begin(self) -> None:
         """A new run."""
         run = Run.begin(self.config)
         run.log("started", **self.origin, versions=provenance.versions())
-        return self._run(run)
+        self._run(run)
 
-    def go_on(self, run: Run) -> Run:
+    def go_on(self, run: Run) -> None:
         """The rest of a run, from its last checkpoint; from the start if it has none."""
         if run.checkpoint.exists():
             tensors, progress = checkpoint.load(run.checkpoint)
@@ -100,9 +105,9 @@ class _Job:
         run.keep_metrics(self.metrics)
         run.log("resumed", step=self.training.step, **self.origin, versions=provenance.versions())
         self.display.say(f"resuming {run.folder} after {self.training.step} upper steps")
-        return self._run(run)
+        self._run(run)
 
-    def _run(self, run: Run) -> Run:
+    def _run(self, run: Run) -> None:
         config, training = self.config, self.training
         self.display.say(
             f"glyphs, {config.test}; preset {config.preset}; {self.device}; in {run.folder}"
@@ -130,7 +135,6 @@ class _Job:
             f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
             f"{config.test}, normalisation {config.normalisation}, preset {config.preset})"
         )
-        return run
 
     def _advance(self, run: Run, board: Tracker) -> None:
         """Take an upper step, and look, validate and save where it is time to."""
