@@ -13,6 +13,7 @@ from rich.table import Table
 from metalearn.errors import RunError
 from metalearn.evaluate import INTERVAL
 from metalearn.report.collect import Finished, by_method
+from metalearn.report.measured import Measured
 from metalearn.report.paired import paired
 
 MIB: Final = 2**20
@@ -130,6 +131,29 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
             "seconds to: of training and validation, until a validation reaches the best of the "
             "method whose best is worst; median of the seeds",
             "failed: tasks of training whose lower level or adjoint failed, first seed",
+        ],
+    )
+
+
+def memory_table(measured: Measured) -> Rows:
+    """Peak of one upper step for each K, and what each method needs of the most needy's.
+
+    The slope is in K: the difference between the largest K and the smallest, a step.
+    """
+    steps = sorted({int(k) for peaks in measured.peaks.values() for k in peaks})
+    rows = []
+    for method, peaks in measured.peaks.items():
+        own = {int(k): value for k, value in peaks.items()}
+        low, high = min(own), max(own)
+        slope = (own[high] - own[low]) / (high - low) if high > low else 0.0
+        cells = [f"{own[k] / MIB:.1f}" if k in own else "–" for k in steps]
+        rows.append([method, *cells, f"{slope / 1024:.1f}"])
+    return Rows(
+        title=f"Peak of one upper step (MiB, {measured.measure}): {measured.protocol}",
+        columns=["method", *(f"K = {k}" for k in steps), "KiB a step"],
+        rows=rows,
+        notes=[
+            f"commit {measured.commit}, torch {measured.versions.get('torch')}, {measured.device}"
         ],
     )
 
