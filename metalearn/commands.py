@@ -1,4 +1,4 @@
-"""The commands: `metalearn train` and `metalearn evaluate --run RUN`."""
+"""The commands: `metalearn train`, `metalearn evaluate --run RUN`, `metalearn prepare DATASET`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
+from metalearn.data.prepare import PrepareConfig, prepare
 from metalearn.errors import MetalearnError
 from metalearn.reproduce import reproduce
 from metalearn.train import train
@@ -18,6 +19,7 @@ from metalearn.train import train
 Command: TypeAlias = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
 )
 
 
@@ -34,6 +36,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         )
         if isinstance(command, TrainConfig):
             train(command, console=console)
+        elif isinstance(command, PrepareConfig):
+            prepare(command, console=console)
         else:
             reproduce(command, console=console)
     except (MetalearnError, HypergradError) as error:

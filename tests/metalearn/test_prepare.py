@@ -1,0 +1,277 @@
+"""Every form of every data set becomes the same store; what falls short is told."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metalearn.cli import main
+from metalearn.data.pool import Split
+from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
+from metalearn.data.published import SPLITS, DatasetName, published
+from metalearn.data.store import Store, open_store
+from metalearn.episodes import Sampler
+from metalearn.errors import ConfigError, DataError
+from tests.metalearn import legacy
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+real = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the real data sets are not beside the checkout"
+)
+
+Files = Callable[[], dict[str, bytes]]
+# Data set, files, images of one class, whether classes have their names.
+FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
+    "omniglot zips": ("omniglot", legacy.omniglot, 20, True),
+    "cifar folder": ("cifar-fs", legacy.official_folder, 2, True),
+    "fc100 from cifar": ("fc100", legacy.official_folder, 2, True),
+    "cifar100.zip": ("cifar-fs", legacy.cifar_zip, 2, True),
+    "CIFAR_FS pickles": ("cifar-fs", partial(legacy.metaoptnet, "CIFAR_FS"), 2, False),
+    "FC100 pickles": ("fc100", partial(legacy.metaoptnet, "FC100"), 2, False),
+    "gidaris": ("miniimagenet", legacy.gidaris, 2, True),
+    "cache": ("miniimagenet", partial(legacy.cache, "val"), 2, True),
+    "cache, learn2learn": ("miniimagenet", partial(legacy.cache, "validation"), 2, True),
+    "tadam": ("miniimagenet", partial(legacy.tadam, 84), 2, False),
+    "tadam fc100": ("fc100", partial(legacy.tadam, 32), 2, False),
+    "tiered bgr": ("tieredimagenet", legacy.tiered_bgr, 2, False),
+    "tiered png": ("tieredimagenet", legacy.tiered_png, 2, False),
+    "csv": ("miniimagenet", legacy.csv_files, 2, True),
+    "easyfsl csv": ("miniimagenet", legacy.easyfsl, 2, True),
+    "folders": ("tieredimagenet", partial(legacy.folders, "tieredimagenet"), 2, True),
+    "learn2learn cifarfs": ("cifar-fs", partial(legacy.folders, "cifar-fs"), 2, True),
+}
+# These archives are given themselves, not the folder they lie in.
+ARCHIVES = {"cifar100.zip": "cifar100.zip"}
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def stored(name: DatasetName, *sources: Path, side: int | None = None) -> Store:
+    out = sources[0].parent / f"out-{name}"
+    shutil.rmtree(out, ignore_errors=True)
+    config = PrepareConfig(dataset=name, source=sources, out=out, side=side, allow_partial=True)
+    prepare(config)
+    return open_store(out, full=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read(form: str, tmp_path: Path) -> None:
+    name, files, examples, named = FORMS[form]
+    source = put(tmp_path / "source", files()) / ARCHIVES.get(form, "")
+    store = stored(name, source if form in ARCHIVES else tmp_path / "source")
+    known = published(name)
+    assert store.manifest["partial"]
+    assert store.manifest["source"]["files"]
+    for split in SPLITS:
+        part = store.split(split)
+        assert set(part.counts.tolist()) == {examples}
+        assert part.images.shape[1:] == (known.channels, known.side, known.side)
+        pool = part.pool()
+        assert pool.images.shape[:2] == (len(part.names), examples)
+        if named:
+            assert known.names is not None
+            assert set(part.names) <= set(known.names[split])
+
+
+def test_an_official_archive_is_read_as_its_folder(tmp_path: Path) -> None:
+    files = legacy.official_folder()
+    put(tmp_path / "a", files)
+    put(tmp_path / "b", {"c.tar.gz": legacy.tarred(files), "c.tar": legacy.tarred(files, "w")})
+    first = stored("cifar-fs", tmp_path / "a").split("train").images
+    for archive in ("c.tar.gz", "c.tar"):
+        again = stored("cifar-fs", tmp_path / "b" / archive).split("train").images
+        assert np.array_equal(first, again)
+
+
+def test_pixels_arrive_in_their_places(tmp_path: Path) -> None:
+    pixels = legacy.images(4, 84)
+    rows = {"n01532829": [1, 3], "n01558993": [0, 2]}
+    value = {"image_data": pixels, "class_dict": rows}
+    put(tmp_path / "s", {"mini-imagenet-cache-train.pkl": legacy.python2(value)})
+    train = stored("miniimagenet", tmp_path / "s").split("train")
+    assert np.array_equal(train.images, pixels[[1, 3, 0, 2]].transpose(0, 3, 1, 2))
+    bgr = {
+        "train_images.npz": legacy.npz(images=pixels[..., ::-1]),
+        "train_labels.pkl": legacy.python2({"labels": [9, 4, 9, 4]}),
+    }
+    put(tmp_path / "t", bgr)
+    train = stored("tieredimagenet", tmp_path / "t").split("train")
+    assert train.names == ("label 4", "label 9")
+    assert np.array_equal(train.images, pixels[[1, 3, 0, 2]].transpose(0, 3, 1, 2))
+
+
+def test_grey_images_become_colour(tmp_path: Path) -> None:
+    put(tmp_path / "s", legacy.folders("miniimagenet"))
+    images = stored("miniimagenet", tmp_path / "s").split("test").images
+    for grey in images[1::2]:
+        assert np.array_equal(grey[0], grey[1])
+        assert np.array_equal(grey[0], grey[2])
+
+
+def test_what_is_missing_needs_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "s", legacy.official_folder())
+    arguments = ["prepare", "cifar-fs", f"--source={tmp_path / 's'}", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "64 classes of train have fewer than 600 images" in said
+    assert "--allow-partial" in said
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]  # nothing half-written
+    main([*arguments, "--allow-partial"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["partial"]
+    assert len(manifest["lacking"]) == 3
+    assert str(tmp_path) not in json.dumps(manifest)
+    again = PrepareConfig(
+        dataset="cifar-fs", source=(tmp_path / "s",), out=tmp_path / "out", allow_partial=True
+    )
+    with pytest.raises(DataError, match="there already"):
+        prepare(again)
+
+
+def refusal(name: DatasetName, folder: Path, files: dict[str, bytes]) -> str:
+    with pytest.raises(DataError) as refused:
+        stored(name, put(folder / "s", files))
+    return str(refused.value)
+
+
+def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
+    page = b"<!DOCTYPE html><html>Google Drive - Virus scan warning"
+    for name in ("mini-imagenet-cache-train.pkl", "few-shot-train.npz"):
+        said = refusal("miniimagenet", tmp_path / name, {name: page})
+        assert "is an HTML page" in said
+        assert "browser" in said
+    said = refusal("omniglot", tmp_path / "a", {"data.hdf5": b"\x89HDF\r\n\x1a\n"})
+    assert "h5py" in said
+    said = refusal("tieredimagenet", tmp_path / "b", {"data.hdf5": b"\x89HDF\r\n\x1a\n"})
+    assert "h5py" in said
+    whole = legacy.cache("val")
+    short = {name: content[:-1000] for name, content in whole.items()}
+    assert "truncated" in refusal("miniimagenet", tmp_path / "c", short)
+    zips = {name: content[:-30] for name, content in legacy.omniglot().items()}
+    assert "truncated" in refusal("omniglot", tmp_path / "d", zips)
+    assert "expected" in refusal("fc100", tmp_path / "e", {"readme.txt": b"hello"})
+    less = {"data": legacy.images(4, 32), "labels": [1, 2, 3]}
+    said = refusal("fc100", tmp_path / "f", {"FC100_val.pickle": legacy.python2(less)})
+    assert "3 labels for 4 images" in said
+    wrong = {"data": legacy.images(4, 84), "labels": [1, 2, 3, 4]}
+    said = refusal("fc100", tmp_path / "g", {"FC100_val.pickle": legacy.python2(wrong)})
+    assert "(4, 84, 84, 3)" in said
+    moved = {"val/apple/1.png": legacy.encoded(legacy.images(1, 32)[0])}
+    said = refusal("cifar-fs", tmp_path / "h", moved | legacy.folders("cifar-fs"))
+    assert "two splits" in said or "is in the train and the validation split" in said
+    strange = {"train/dragon/1.png": legacy.encoded(legacy.images(1, 32)[0])}
+    said = refusal("cifar-fs", tmp_path / "i", strange | legacy.folders("cifar-fs"))
+    assert "dragon" in said
+    (tmp_path / "j.zip").write_bytes(page)
+    with pytest.raises(DataError, match="HTML page"):
+        find_source(tmp_path / "j.zip", "cifar-fs")
+    with pytest.raises(DataError, match="does not exist"):
+        find_source(tmp_path / "nowhere", "cifar-fs")
+    with pytest.raises(ConfigError, match="side was given as 0"):
+        PrepareConfig(dataset="fc100", source=(tmp_path,), out=tmp_path, side=0)
+
+
+def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:
+    source = put(tmp_path / "s", {"cifar-100-python/x": b""} | legacy.official_folder())
+    splits = stored("cifar-fs", source, source).split("test")
+    assert set(splits.counts.tolist()) == {4}  # below 600 it can't be told
+    sources = [find_source(source, "cifar-fs")] * 301
+    with pytest.raises(DataError, match="up to 602 a class, more than published"):
+        compare(join(sources), published("cifar-fs"))
+
+
+def test_a_store_notices_changes(tmp_path: Path) -> None:
+    put(tmp_path / "s", legacy.folders("cifar-fs"))
+    store = stored("cifar-fs", tmp_path / "s")
+    file = store.path / "train.images.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    open_store(store.path)
+    with pytest.raises(DataError, match="was changed"):
+        open_store(store.path, full=True)
+    file.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match="bytes where"):
+        open_store(store.path)
+    with pytest.raises(DataError, match="metalearn prepare"):
+        open_store(tmp_path)
+
+
+def test_a_pool_leaves_the_file_as_it_is_and_needs_one_size(tmp_path: Path) -> None:
+    files = legacy.folders("cifar-fs")
+    store = stored("cifar-fs", put(tmp_path / "s", files))
+    pool = store.split("train").pool()
+    pool.images.zero_()  # copied on write
+    open_store(store.path, full=True).verify()
+    files.pop("train/apple/1.png")
+    train = stored("cifar-fs", put(tmp_path / "u" / "s", files)).split("train")
+    with pytest.raises(DataError, match="1 to 2 images"):
+        train.pool()
+    assert train.pool(examples=1).examples == 1
+    with pytest.raises(DataError, match="from 1 to 1"):
+        train.pool(examples=2)
+
+
+@real
+def test_omniglot_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    main(["prepare", "omniglot", f"--source={DATA / 'omniglot'}", f"--out={out}"])
+    store = open_store(out)
+    assert not store.manifest["partial"]
+    for split, classes in (("train", 1028), ("validation", 172), ("test", 423)):
+        pool = store.split(split).pool()  # type: ignore[arg-type]
+        assert pool.images.shape == (classes, 20, 1, 28, 28)
+        # Ink is light, and a drawing has some of it, never most.
+        share = pool.images.float().mean((1, 2, 3, 4)) / 255
+        assert 0.005 < share.min() <= share.max() < 0.35
+    episodes = Sampler(pool=store.split("test").pool(), way=20, shot=1, query=1, seed=0).sample(
+        0, 2
+    )
+    assert episodes.images.shape == (2, 40, 1, 28, 28)
+
+
+@real
+@pytest.mark.parametrize("name", ["cifar-fs", "fc100"])
+def test_cifar_from_250_images_a_class(name: DatasetName, tmp_path: Path) -> None:
+    arguments = [str(DATA / "cifar100"), str(DATA / "cifar100" / "cifar-fs-train150.zip")]
+    out = tmp_path / "out"
+    main(["prepare", name, "--source", *arguments, f"--out={out}", "--allow-partial"])
+    store = open_store(out)
+    meta = [f for f in store.manifest["source"]["files"] if f["name"].endswith("meta")]
+    assert meta[0]["official"] == "cifar-100-python/meta"
+    pools = [store.split(split).pool() for split in SPLITS]
+    assert [pool.examples for pool in pools] == [250] * 3
+    assert sum(pool.classes for pool in pools) == 100
+    # Published mean of the 50,000 training images; half of them are here, and the test's besides.
+    means = torch.stack([pool.images.float().mean((0, 1, 3, 4)) for pool in pools]) / 255
+    sizes = torch.tensor([float(pool.classes) for pool in pools])
+    mean = (means * sizes[:, None]).sum(0) / 100
+    torch.testing.assert_close(mean, torch.tensor([0.5071, 0.4865, 0.4409]), atol=5e-3, rtol=0)
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "classes"), [("tieredimagenet", (61, 17, 45)), ("miniimagenet", (14, 6, 5))]
+)
+def test_tiny_imagenet_by_the_published_splits(
+    name: DatasetName, classes: tuple[int, ...], tmp_path: Path
+) -> None:
+    archive = DATA / "tiny_imagenet" / "tiny-imagenet-subset60.zip"
+    source = find_source(archive, name, side=64)
+    assert tuple(len(source.splits[split]) for split in SPLITS) == classes
+    split: Split
+    for split in SPLITS:
+        part = source.splits[split][0]
+        assert part.load().shape == (part.count, 64, 64, 3) == (60, 64, 64, 3)
