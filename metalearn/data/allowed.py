@@ -90,11 +90,16 @@ class Callee:
 def key(value: Any) -> Any:
     """A key of a dict or set: plain values only (a tuple's hash would recurse as deep as it nests).
 
+    Integers hash to themselves modulo 2^61 - 1, so longer ones could be chosen to collide all, and
+    a dict of them would cost the square of their number.
+
     Raises:
         DataError: it is anything else.
     """
     if type(value) not in _KEYS:
         raise DataError(f"it uses a {type(value).__name__} as a key")
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise DataError("it uses an integer of more than 64 bits as a key")
     return value
 
 

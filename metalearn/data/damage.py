@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Final
 from metalearn.errors import DataError
 
 # What zipfile, tarfile, gzip, numpy and Pillow raise for content they can't make sense of. Pillow
-# reports a broken PNG as SyntaxError; a header that asks for absurd sizes ends as MemoryError.
+# reports a broken PNG as SyntaxError; numpy passes array headers of Python 2 through tokenize; a
+# header that asks for absurd sizes ends as MemoryError.
 DAMAGE: Final = (
     tarfile.TarError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     struct.error,

@@ -21,7 +21,10 @@ from metalearn.data.sniff import Kind, expect
 from metalearn.errors import DataError
 
 _COPY_BELOW: Final = 2**16
+# The largest file, tieredImageNet's list of 448,695 arrays, builds 8 containers an array, in 40
+# bytes or more; numbers and text come in longer lists.
 _CONTAINERS: Final = 2**23
+_BYTES_A_CONTAINER: Final = 4
 _LONGEST_NUMBER: Final = 64
 
 
@@ -37,7 +40,8 @@ class _Machine(Cursor):
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.budget = Budget(min(len(data) + 64, _CONTAINERS), 4 * len(data) + 4096)
+        containers = min(len(data) // _BYTES_A_CONTAINER + 1024, _CONTAINERS)
+        self.budget = Budget(containers, 4 * len(data) + 4096)
 
     def run(self) -> Any:
         step, data = _STEPS, self.data

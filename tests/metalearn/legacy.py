@@ -4,7 +4,9 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from metalearn.data.published import DatasetName, fine_names, published
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
 DRAW = np.random.default_rng(0)
 
 
@@ -64,7 +67,7 @@ def encoded(pixels: np.ndarray[Any, Any], form: str = "PNG") -> bytes:
 
 def npz(**arrays: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 
@@ -238,3 +241,36 @@ def omniglot() -> dict[str, bytes]:
             paper[drawer : drawer + 10, 30:60] = False
             content[f"{half}/{names[0]}/0001_{drawer:02d}.png"] = encoded(paper)
     return {f"{half}.zip": zipped(content) for half, content in files.items()}
+
+
+Files = Callable[[], dict[str, bytes]]
+# Data set, files, images of one class, whether classes have their names.
+FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
+    "omniglot zips": ("omniglot", omniglot, 20, True),
+    "cifar folder": ("cifar-fs", official_folder, 2, True),
+    "fc100 from cifar": ("fc100", official_folder, 2, True),
+    "cifar100.zip": ("cifar-fs", cifar_zip, 2, True),
+    "CIFAR_FS pickles": ("cifar-fs", partial(metaoptnet, "CIFAR_FS"), 2, False),
+    "FC100 pickles": ("fc100", partial(metaoptnet, "FC100"), 2, False),
+    "gidaris": ("miniimagenet", gidaris, 2, True),
+    "cache": ("miniimagenet", partial(cache, "val"), 2, True),
+    "cache, learn2learn": ("miniimagenet", partial(cache, "validation"), 2, True),
+    "tadam": ("miniimagenet", partial(tadam, 84), 2, False),
+    "tadam fc100": ("fc100", partial(tadam, 32), 2, False),
+    "tiered bgr": ("tieredimagenet", tiered_bgr, 2, False),
+    "tiered png": ("tieredimagenet", tiered_png, 2, False),
+    "csv": ("miniimagenet", csv_files, 2, True),
+    "easyfsl csv": ("miniimagenet", easyfsl, 2, True),
+    "folders": ("tieredimagenet", partial(folders, "tieredimagenet"), 2, True),
+    "learn2learn cifarfs": ("cifar-fs", partial(folders, "cifar-fs"), 2, True),
+}
+# These archives are given themselves, not the folder they lie in.
+ARCHIVES = {"cifar100.zip": "cifar100.zip"}
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder

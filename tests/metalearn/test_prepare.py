@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,43 +16,11 @@ from metalearn.data.store import Store, open_store
 from metalearn.episodes import Sampler
 from metalearn.errors import ConfigError, DataError
 from tests.metalearn import legacy
+from tests.metalearn.legacy import ARCHIVES, DATA, FORMS, put
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(
     not DATA.is_dir(), reason="the real data sets are not beside the checkout"
 )
-
-Files = Callable[[], dict[str, bytes]]
-# Data set, files, images of one class, whether classes have their names.
-FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
-    "omniglot zips": ("omniglot", legacy.omniglot, 20, True),
-    "cifar folder": ("cifar-fs", legacy.official_folder, 2, True),
-    "fc100 from cifar": ("fc100", legacy.official_folder, 2, True),
-    "cifar100.zip": ("cifar-fs", legacy.cifar_zip, 2, True),
-    "CIFAR_FS pickles": ("cifar-fs", partial(legacy.metaoptnet, "CIFAR_FS"), 2, False),
-    "FC100 pickles": ("fc100", partial(legacy.metaoptnet, "FC100"), 2, False),
-    "gidaris": ("miniimagenet", legacy.gidaris, 2, True),
-    "cache": ("miniimagenet", partial(legacy.cache, "val"), 2, True),
-    "cache, learn2learn": ("miniimagenet", partial(legacy.cache, "validation"), 2, True),
-    "tadam": ("miniimagenet", partial(legacy.tadam, 84), 2, False),
-    "tadam fc100": ("fc100", partial(legacy.tadam, 32), 2, False),
-    "tiered bgr": ("tieredimagenet", legacy.tiered_bgr, 2, False),
-    "tiered png": ("tieredimagenet", legacy.tiered_png, 2, False),
-    "csv": ("miniimagenet", legacy.csv_files, 2, True),
-    "easyfsl csv": ("miniimagenet", legacy.easyfsl, 2, True),
-    "folders": ("tieredimagenet", partial(legacy.folders, "tieredimagenet"), 2, True),
-    "learn2learn cifarfs": ("cifar-fs", partial(legacy.folders, "cifar-fs"), 2, True),
-}
-# These archives are given themselves, not the folder they lie in.
-ARCHIVES = {"cifar100.zip": "cifar100.zip"}
-
-
-def put(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return folder
 
 
 def stored(name: DatasetName, *sources: Path, side: int | None = None) -> Store:
