@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from metalearn.data.archives import open_tree
+from metalearn.data.cache import data_folder
 from metalearn.data.images import RESAMPLING
 from metalearn.data.pool import Split
 from metalearn.data.published import SPLITS, DatasetName, Published, published
@@ -44,14 +45,14 @@ class PrepareConfig:
     Attributes:
         dataset: which data set.
         source: the folder or archive that holds it; several are joined.
-        out: folder to make.
+        root: where to make the folder DATASET; by default `data` in the cache folder.
         side: height and width of the images; by default as published.
         allow_partial: accept fewer classes or images than published; the manifest says so.
     """
 
     dataset: Annotated[DatasetName, tyro.conf.Positional]
     source: tuple[Path, ...]
-    out: Path
+    root: Path | None = None
     side: int | None = None
     allow_partial: bool = False
 
@@ -62,6 +63,10 @@ class PrepareConfig:
             raise ConfigError(
                 f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
             )
+
+    def folder(self) -> Path:
+        """Where the result goes."""
+        return data_folder(self.root) / self.dataset
 
 
 def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> Source:
@@ -206,7 +211,7 @@ def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
             "it with --allow-partial (results are then not comparable with published ones)."
         )
     store = write_store(
-        config.out,
+        config.folder(),
         splits,
         side=side,
         channels=known.channels,
@@ -215,5 +220,5 @@ def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
     if console is not None:
         for split, entry in store.manifest["splits"].items():
             console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")
-        console.print(f"written to {config.out}" + (", partial" if lacking else ""))
+        console.print(f"written to {store.path}" + (", partial" if lacking else ""))
     return store

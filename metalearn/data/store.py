@@ -1,8 +1,8 @@
 """The one form data sets are kept in: memory-mapped arrays and a manifest that vouches for them.
 
-A folder with `manifest.json` and for each split `SPLIT.images.npy`, uint8 of shape (images,
-channels, height, width) with the images of a class together, and `SPLIT.index.npy`, int64: where
-each class starts, and where the last one ends.
+A folder with `manifest.json` and for each split `SPLIT.images.npy`, uint8 of shape (classes, most,
+channels, height, width), and `SPLIT.counts.npy`, int64: how many of its `most` images each class
+has. What follows them is 0 and, where the file system can, takes no space.
 """
 
 from __future__ import annotations
@@ -39,47 +39,22 @@ class Stored:
 
     Attributes:
         split: which.
-        images: of all classes, those of one class together; mapped, copied on write.
-        index: class i has the images from index[i] up to index[i + 1].
+        images: of each class; mapped, copied on write.
+        counts: how many images each class has; the rest of its images is padding.
         names: one for each class.
     """
 
     split: Split
-    images: UInt8[np.ndarray, "images channels height width"]
-    index: Int64[np.ndarray, " ends"]
+    images: UInt8[np.ndarray, "classes most channels height width"]
+    counts: Int64[np.ndarray, " classes"]
     names: tuple[str, ...]
 
-    @property
-    def counts(self) -> Int64[np.ndarray, " classes"]:
-        """How many images each class has."""
-        return np.diff(self.index)
-
-    def pool(self, *, examples: int | None = None, device: torch.device | None = None) -> Pool:
-        """The split as a `Pool`: without a copy when all classes are of one size.
-
-        Args:
-            examples: take the first so many of each class; by default all of them.
-            device: to copy them to; by default they stay on disk.
-
-        Raises:
-            DataError: classes differ in size and `examples` isn't given, or is more than there are.
-        """
-        least, most = int(self.counts.min()), int(self.counts.max())
-        if examples is None and least != most:
-            raise DataError(
-                f"classes of the {self.split} split have {least} to {most} images, and a pool has "
-                f"one number: give examples, at most {least}."
-            )
-        taken = most if examples is None else examples
-        if not 1 <= taken <= least:
-            raise DataError(f"examples was given as {taken}: it must be from 1 to {least}.")
-        shape = (len(self.names), taken, *self.images.shape[1:])
-        if least == most == taken:
-            images = self.images.reshape(shape)
-        else:
-            rows = self.index[:-1, None] + np.arange(taken)
-            images = self.images[rows.ravel()].reshape(shape)
-        return Pool(torch.from_numpy(images).to(device), self.split, self.names)
+    def pool(self) -> Pool:
+        """The split as a `Pool`, without a copy: its images stay on disk until they are drawn."""
+        counts = tuple(self.counts.tolist())
+        uneven = min(counts) < self.images.shape[1]
+        images = torch.from_numpy(self.images)
+        return Pool(images, self.split, self.names, counts if uneven else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +80,19 @@ class Store:
             raise DataError(f"{self.path} has no {split} split: prepare it from a whole source.")
         with reading(str(self.path), "a prepared data set"):
             images = np.load(self.path / f"{split}.images.npy", "c", allow_pickle=False)
-            index = np.load(self.path / f"{split}.index.npy", allow_pickle=False)
+            counts = np.load(self.path / f"{split}.counts.npy", allow_pickle=False)
             fits = (
                 images.dtype == np.uint8
-                and images.ndim == 4
-                and index.dtype == np.int64
-                and index.tolist() == [0, *np.cumsum(entry["counts"]).tolist()]
-                and len(images) == index[-1]
+                and images.ndim == 5
+                and counts.dtype == np.int64
+                and counts.tolist() == entry["counts"]
+                and images.shape[:2] == (len(counts), max(counts))
+                and min(counts) > 0
             )
             names = tuple(str(name) for name in entry["names"])
-        if not fits or len(names) != len(index) - 1:
+        if not fits or len(names) != len(counts):
             raise DataError(f"{self.path} has arrays that its manifest does not describe.")
-        return Stored(split, images, index, names)
+        return Stored(split, images, counts, names)
 
     def verify(self) -> None:
         """Check every file against its SHA-256; opening checks the sizes only.
@@ -138,7 +114,7 @@ def _digest(path: Path) -> str:
 
 
 def _files(splits: Mapping[Split, Any]) -> list[str]:
-    return [f"{split}.{kind}.npy" for split in splits for kind in ("images", "index")]
+    return [f"{split}.{kind}.npy" for split in splits for kind in ("images", "counts")]
 
 
 def open_store(path: Path, *, full: bool = False) -> Store:
@@ -179,21 +155,21 @@ def open_store(path: Path, *, full: bool = False) -> Store:
 def _write_split(
     folder: Path, split: Split, parts: Sequence[Part], side: int, channels: int
 ) -> None:
-    index = np.cumsum([0, *(part.count for part in parts)], dtype=np.int64)
-    np.save(folder / f"{split}.index.npy", index)
+    counts = np.array([part.count for part in parts], np.int64)
+    np.save(folder / f"{split}.counts.npy", counts)
     images = np.lib.format.open_memmap(
         folder / f"{split}.images.npy",
         mode="w+",
         dtype=np.uint8,
-        shape=(int(index[-1]), channels, side, side),
+        shape=(len(parts), int(counts.max()), channels, side, side),
     )
-    for part, start, end in zip(parts, index[:-1], index[1:], strict=True):
+    for row, part in zip(images, parts, strict=True):
         found = part.load()
         if found.shape[0] != part.count or found.shape[3] != channels:
             raise DataError(f"class {part.name} came as {found.shape}: the source is damaged.")
         if found.shape[1:3] != (side, side):
             found = np.stack([resize(image, side) for image in found])
-        images[start:end] = found.transpose(0, 3, 1, 2)
+        row[: part.count] = found.transpose(0, 3, 1, 2)
     images.flush()
 
 

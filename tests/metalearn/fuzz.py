@@ -168,12 +168,12 @@ def fuzz(count: int, *, seed: int, folder: Path) -> Counter[tuple[str, str]]:
     forms = _forms()
     for form, (_, files) in forms.items():
         legacy.put(folder / form, files)
-    store = folder / "store"
+    store = folder / "store" / "cifar-fs"
     prepare(
         PrepareConfig(
             dataset="cifar-fs",
             source=(folder / "learn2learn cifarfs",),
-            out=store,
+            root=folder / "store",
             allow_partial=True,
         )
     )

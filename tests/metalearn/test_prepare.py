@@ -3,32 +3,34 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Final, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from metalearn.cli import main
-from metalearn.data.pool import Split
+from metalearn.data import Residency, Split, prepared_pool
 from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName, published
 from metalearn.data.store import Store, open_store
 from metalearn.episodes import Sampler
-from metalearn.errors import ConfigError, DataError
+from metalearn.errors import ConfigError, DataError, EpisodeError
 from tests.metalearn import legacy
 from tests.metalearn.legacy import ARCHIVES, DATA, FORMS, put
 
+RESIDENCIES: Final[tuple[Residency, ...]] = get_args(Residency)
 real = pytest.mark.skipif(
     not DATA.is_dir(), reason="the real data sets are not beside the checkout"
 )
 
 
 def stored(name: DatasetName, *sources: Path, side: int | None = None) -> Store:
-    out = sources[0].parent / f"out-{name}"
-    shutil.rmtree(out, ignore_errors=True)
-    config = PrepareConfig(dataset=name, source=sources, out=out, side=side, allow_partial=True)
+    root = sources[0].parent / "prepared"
+    shutil.rmtree(root, ignore_errors=True)
+    config = PrepareConfig(dataset=name, source=sources, root=root, side=side, allow_partial=True)
     prepare(config)
-    return open_store(out, full=True)
+    return open_store(root / name, full=True)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -42,9 +44,9 @@ def test_every_form_is_read(form: str, tmp_path: Path) -> None:
     for split in SPLITS:
         part = store.split(split)
         assert set(part.counts.tolist()) == {examples}
-        assert part.images.shape[1:] == (known.channels, known.side, known.side)
-        pool = part.pool()
-        assert pool.images.shape[:2] == (len(part.names), examples)
+        size = (len(part.names), examples, known.channels, known.side, known.side)
+        assert part.images.shape == size
+        assert tuple(part.pool().images.shape) == size
         if named:
             assert known.names is not None
             assert set(part.names) <= set(known.names[split])
@@ -66,7 +68,8 @@ def test_pixels_arrive_in_their_places(tmp_path: Path) -> None:
     value = {"image_data": pixels, "class_dict": rows}
     put(tmp_path / "s", {"mini-imagenet-cache-train.pkl": legacy.python2(value)})
     train = stored("miniimagenet", tmp_path / "s").split("train")
-    assert np.array_equal(train.images, pixels[[1, 3, 0, 2]].transpose(0, 3, 1, 2))
+    in_order = pixels[[1, 3, 0, 2]].transpose(0, 3, 1, 2).reshape(2, 2, 3, 84, 84)
+    assert np.array_equal(train.images, in_order)
     bgr = {
         "train_images.npz": legacy.npz(images=pixels[..., ::-1]),
         "train_labels.pkl": legacy.python2({"labels": [9, 4, 9, 4]}),
@@ -74,20 +77,20 @@ def test_pixels_arrive_in_their_places(tmp_path: Path) -> None:
     put(tmp_path / "t", bgr)
     train = stored("tieredimagenet", tmp_path / "t").split("train")
     assert train.names == ("label 4", "label 9")
-    assert np.array_equal(train.images, pixels[[1, 3, 0, 2]].transpose(0, 3, 1, 2))
+    assert np.array_equal(train.images, in_order)
 
 
 def test_grey_images_become_colour(tmp_path: Path) -> None:
     put(tmp_path / "s", legacy.folders("miniimagenet"))
     images = stored("miniimagenet", tmp_path / "s").split("test").images
-    for grey in images[1::2]:
+    for grey in images[:, 1]:
         assert np.array_equal(grey[0], grey[1])
         assert np.array_equal(grey[0], grey[2])
 
 
 def test_what_is_missing_needs_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "s", legacy.official_folder())
-    arguments = ["prepare", "cifar-fs", f"--source={tmp_path / 's'}", f"--out={tmp_path / 'out'}"]
+    arguments = ["prepare", "cifar-fs", f"--source={tmp_path / 's'}", f"--root={tmp_path / 'out'}"]
     with pytest.raises(SystemExit):
         main(arguments)
     said = " ".join(capsys.readouterr().err.split())
@@ -96,12 +99,12 @@ def test_what_is_missing_needs_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["s"]  # nothing half-written
     main([*arguments, "--allow-partial"])
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "cifar-fs" / "manifest.json").read_text())
     assert manifest["partial"]
     assert len(manifest["lacking"]) == 3
     assert str(tmp_path) not in json.dumps(manifest)
     again = PrepareConfig(
-        dataset="cifar-fs", source=(tmp_path / "s",), out=tmp_path / "out", allow_partial=True
+        dataset="cifar-fs", source=(tmp_path / "s",), root=tmp_path / "out", allow_partial=True
     )
     with pytest.raises(DataError, match="there already"):
         prepare(again)
@@ -147,7 +150,7 @@ def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         find_source(tmp_path / "nowhere", "cifar-fs")
     with pytest.raises(ConfigError, match="side was given as 0"):
-        PrepareConfig(dataset="fc100", source=(tmp_path,), out=tmp_path, side=0)
+        PrepareConfig(dataset="fc100", source=(tmp_path,), side=0)
 
 
 def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:
@@ -175,26 +178,48 @@ def test_a_store_notices_changes(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_a_pool_leaves_the_file_as_it_is_and_needs_one_size(tmp_path: Path) -> None:
-    files = legacy.folders("cifar-fs")
-    store = stored("cifar-fs", put(tmp_path / "s", files))
-    pool = store.split("train").pool()
-    pool.images.zero_()  # copied on write
-    open_store(store.path, full=True).verify()
-    files.pop("train/apple/1.png")
-    train = stored("cifar-fs", put(tmp_path / "u" / "s", files)).split("train")
-    with pytest.raises(DataError, match="1 to 2 images"):
-        train.pool()
-    assert train.pool(examples=1).examples == 1
-    with pytest.raises(DataError, match="from 1 to 1"):
-        train.pool(examples=2)
+def test_classes_of_several_sizes_are_padded_and_padding_is_never_drawn(tmp_path: Path) -> None:
+    files = {}
+    for number, name in enumerate(("apple", "bus", "chair"), start=2):
+        for k in range(number):
+            files[f"train/{name}/{k}.png"] = legacy.encoded(
+                np.full((8, 8, 3), 10 * number + k + 1, np.uint8)
+            )
+    put(tmp_path / "s", files)
+    root = tmp_path / "prepared"
+    prepare(PrepareConfig(dataset="folders", source=(tmp_path / "s",), root=root, side=8))
+    pool = prepared_pool("folders", "train", root=root)
+    assert (pool.examples, pool.fewest, pool.counts) == (4, 2, (2, 3, 4))
+    drawn = Sampler(pool=pool, way=3, shot=1, query=1, seed=0, augmentation=None).sample(0, 200)
+    values = set((drawn.images * 255).round().int().flatten().tolist())
+    assert values == {21, 22, 31, 32, 33, 41, 42, 43, 44}
+    with pytest.raises(EpisodeError, match="split has 2"):
+        Sampler(pool=pool, way=3, shot=1, query=2, seed=0)
+
+
+def test_a_pool_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    store = stored("cifar-fs", put(tmp_path / "s", legacy.folders("cifar-fs")))
+    store.split("train").pool().images.zero_()  # copied on write
+    store.verify()
+
+
+def test_residencies_give_the_same_episodes(tmp_path: Path) -> None:
+    root = stored("cifar-fs", put(tmp_path / "s", legacy.folders("cifar-fs"))).path.parent
+    here = torch.device("cpu")
+    pools = [prepared_pool("cifar-fs", "test", root=root, residency=r) for r in RESIDENCIES]
+    assert [pool.device for pool in pools] == [here] * 3
+    addresses = [pool.images.data_ptr() for pool in pools]
+    assert len(set(addresses)) == 3
+    found = [Sampler(pool=p, way=2, shot=1, query=1, seed=0).sample(3, 4).images for p in pools]
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    with pytest.raises(DataError, match="metalearn prepare fc100"):
+        prepared_pool("fc100", "test", root=root)
 
 
 @real
 def test_omniglot_whole(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    main(["prepare", "omniglot", f"--source={DATA / 'omniglot'}", f"--out={out}"])
-    store = open_store(out)
+    main(["prepare", "omniglot", f"--source={DATA / 'omniglot'}", f"--root={tmp_path}"])
+    store = open_store(tmp_path / "omniglot")
     assert not store.manifest["partial"]
     for split, classes in (("train", 1028), ("validation", 172), ("test", 423)):
         pool = store.split(split).pool()  # type: ignore[arg-type]
@@ -212,9 +237,8 @@ def test_omniglot_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cifar-fs", "fc100"])
 def test_cifar_from_250_images_a_class(name: DatasetName, tmp_path: Path) -> None:
     arguments = [str(DATA / "cifar100"), str(DATA / "cifar100" / "cifar-fs-train150.zip")]
-    out = tmp_path / "out"
-    main(["prepare", name, "--source", *arguments, f"--out={out}", "--allow-partial"])
-    store = open_store(out)
+    main(["prepare", name, "--source", *arguments, f"--root={tmp_path}", "--allow-partial"])
+    store = open_store(tmp_path / name)
     meta = [f for f in store.manifest["source"]["files"] if f["name"].endswith("meta")]
     assert meta[0]["official"] == "cifar-100-python/meta"
     pools = [store.split(split).pool() for split in SPLITS]
