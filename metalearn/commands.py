@@ -1,10 +1,14 @@
-"""The commands: `metalearn train`, `metalearn evaluate --run RUN`, `metalearn prepare DATASET`."""
+"""The commands: `metalearn train`, `metalearn evaluate --run RUN`, `metalearn prepare DATASET`.
+
+Settings of `train` can come from a YAML file, too: `metalearn train --config FILE`, which further
+arguments override.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -12,27 +16,24 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.data.prepare import PrepareConfig, prepare
-from metalearn.errors import MetalearnError
+from metalearn.errors import MetalearnError, Stopped
 from metalearn.reproduce import reproduce
+from metalearn.settings_file import settings, split_off
 from metalearn.train import train
-
-Command: TypeAlias = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
-)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a refusal ends with its message and exit status 1.
+    """Run one command; a refusal ends with its message and exit status 1, Ctrl-C with 130.
 
     Args:
         arguments: by default those of the process.
     """
     console = Console()
     try:
+        rest, file = split_off(sys.argv[1:] if arguments is None else arguments)
+        usual = TrainConfig() if file is None else settings(file)
         command = tyro.cli(
-            cast(Any, Command), args=arguments, prog="metalearn", description=__doc__
+            cast(Any, _commands(usual)), args=rest, prog="metalearn", description=__doc__
         )
         if isinstance(command, TrainConfig):
             train(command, console=console)
@@ -40,8 +41,25 @@ def run(arguments: Sequence[str] | None = None) -> None:
             prepare(command, console=console)
         else:
             reproduce(command, console=console)
+    except Stopped as stopped:
+        _say(f"stopped: {stopped}")
+        sys.exit(stopped.status)
     except (MetalearnError, HypergradError) as error:
-        Console(stderr=True).print(
-            f"{type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted: a run can be resumed from its last checkpoint (--resume).")
+        sys.exit(130)
+
+
+def _commands(usual: TrainConfig) -> object:
+    """The union of all commands' settings, from which tyro makes the command line."""
+    return (
+        Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
+        | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+        | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
+    )
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

@@ -21,6 +21,8 @@ from metalearn.learner import (
     exact,
     paper,
 )
+from metalearn.schema import read
+from metalearn.trackers import TrackerName
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -69,6 +71,7 @@ class TrainConfig:
 
     Attributes:
         run: folder for the results, new or empty; by default runs/glyphs-PRESET-TIME.
+        resume: folder of a stopped run to go on with, under its own settings.
         preset: exact: damped Newton and the adjoint to round-off; paper: K gradient steps, N CG
             steps, as published.
         lower_steps: K, for preset paper only (there 20 by default).
@@ -84,15 +87,20 @@ class TrainConfig:
         steps: upper steps.
         learning_rate: Adam's at the start; it falls to 0 along a cosine.
         validate_every: upper steps between validations.
+        checkpoint_every: upper steps between checkpoints, from which a stopped run is resumed.
+        patience: validations without a new best after which training ends; by default never.
         validation_episodes: episodes of one validation.
         test_episodes: episodes of the final test.
         seed: of the initial weights and the training episodes; validation and test episodes are the
             same in all runs.
         device: auto takes CUDA where there is one.
         threads: CPU threads; part of what a result can be reproduced with.
+        tracker: where scalars go to be looked at; wandb must be installed.
+        dry_run: say what would be done and what memory it would take, and do nothing else.
     """
 
     run: Path | None = None
+    resume: Path | None = None
     preset: Preset = "exact"
     lower_steps: int | None = None
     step_size: float | None = None
@@ -106,18 +114,32 @@ class TrainConfig:
     steps: int = 800
     learning_rate: float = 4e-3
     validate_every: int = 100
+    checkpoint_every: int = 100
+    patience: int | None = None
     validation_episodes: int = 200
     test_episodes: int = 600
     seed: int = 0
     device: Device = "auto"
     threads: int = 2
+    tracker: TrackerName = "tensorboard"
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _one_of("preset", self.preset, get_args(Preset))
         _one_of("normalisation", self.normalisation, get_args(Normalisation))
         _one_of("device", self.device, get_args(Device))
-        for name in ("filters", "tasks_per_step", "steps", "validate_every", "threads"):
+        _one_of("tracker", self.tracker, get_args(TrackerName))
+        for name in (
+            "filters",
+            "tasks_per_step",
+            "steps",
+            "validate_every",
+            "checkpoint_every",
+            "threads",
+        ):
             _at_least(name, getattr(self, name), 1)
+        if self.patience is not None:
+            _at_least("patience", self.patience, 1)
         # An interval needs a standard deviation, and that two values.
         for name in ("validation_episodes", "test_episodes"):
             _at_least(name, getattr(self, name), 2)
@@ -143,6 +165,24 @@ class TrainConfig:
                 _at_least(name, steps, 1)
         if self.step_size is not None:
             _positive("step_size", self.step_size)
+
+    def refuse_settings_with_resume(self) -> None:
+        """A run that goes on does so under its own settings.
+
+        Raises:
+            ConfigError: others were given beside `resume`.
+        """
+        default = TrainConfig(resume=self.resume)
+        given = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(default, field.name)
+        ]
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)} was given with resume, which goes on under the run's own "
+                "settings: leave it out, or start a new run."
+            )
 
     def published(self) -> dict[str, int | float | None]:
         """K, step size and N; None each for preset exact, which solves until it is done."""
@@ -192,24 +232,20 @@ class EvaluateConfig:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
-    return values | {"run": None if config.run is None else str(config.run)}
+    return values | {
+        name: None if values[name] is None else str(values[name]) for name in ("run", "resume")
+    }
 
 
-def from_json(values: dict[str, Any]) -> TrainConfig:
+def from_json(values: object) -> TrainConfig:
     """The settings that `to_json` wrote.
 
     Raises:
-        ConfigError: a setting is missing, unknown or out of range.
+        ConfigError: a setting is missing, unknown, of another type or out of range.
     """
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if values.keys() != known:
-        raise ConfigError(
-            f"the settings should be {sorted(known)}; missing {sorted(known - values.keys())}, "
-            f"unknown {sorted(values.keys() - known)}. Was it written by another version?"
-        )
     try:
-        protocols = {name: Protocol(**values[name]) for name in ("train", "test")}
-    except TypeError as error:
-        raise ConfigError(f"the settings of an episode can't be read: {error}.") from error
-    run = None if values["run"] is None else Path(values["run"])
-    return TrainConfig(**(values | protocols | {"run": run}))
+        return read(TrainConfig, values, "the settings")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error

@@ -26,6 +26,12 @@ def scores(
     return features @ phi.mT
 
 
+def one_hot(labels: Int[Tensor, "*T n"], classes: int, *, like: Tensor) -> Float[Tensor, "*T n C"]:
+    """1 at each image's class and 0 elsewhere, of the dtype and on the device of `like`."""
+    zeros = like.new_zeros(*labels.shape, classes)
+    return zeros.scatter_(-1, labels.unsqueeze(-1), 1.0)
+
+
 def cross_entropy(
     logits: Float[Tensor, "*T n C"], labels: Int[Tensor, "*T n"]
 ) -> Float[Tensor, "*T"]:

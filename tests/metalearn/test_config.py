@@ -1,16 +1,23 @@
 """Settings that can't work are refused, with what to do; the others survive being written down."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hypergrad import GradientDescent, Implicit
+from metalearn.cli import main
 from metalearn.config import Protocol, TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
+from metalearn.memory import LiveBytes
+from metalearn.plan import predicted_bytes
+from metalearn.settings_file import settings, split_off
+from metalearn.training import Training
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"l2": 0.0}, "l2 was given as 0.0: it must be positive and finite"),
@@ -51,9 +58,9 @@ except ValueError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "preset was given as 'fast': it is one of paper, exact.",
-        "normalisation was given as 'batch': it is one of transductive, group.",
+        "normalisation was given as 'batch': it is one of transductive, stored, group.",
         "device was given as 'tpu': it is one of auto, cpu, cuda.",
-        "normalisation was given as 'layer': it is one of transductive, group.",
+        "normalisation was given as 'layer': it is one of transductive, stored, group.",
     ]
 
 
@@ -83,10 +90,32 @@ def test_settings_survive_json(config: TrainConfig) -> None:
 
 def test_damaged_settings_are_refused() -> None:
     values = to_json(TrainConfig())
-    with pytest.raises(ConfigError, match=r"missing \['l2'\], unknown \['l3'\]"):
+    with pytest.raises(ConfigError, match=r"missing fields \['l2'\] and unknown ones \['l3'\]"):
         from_json({name: v for name, v in values.items() if name != "l2"} | {"l3": 1})
-    with pytest.raises(ConfigError, match="settings of an episode"):
+    with pytest.raises(ConfigError, match=r"settings.test has missing fields .* \['ways'\]"):
         from_json(values | {"test": {"ways": 5}})
+    with pytest.raises(ConfigError, match="l2 was given as -1.0: it must be positive"):
+        from_json(values | {"l2": -1})
+    with pytest.raises(ConfigError, match="the settings is .*: an object was expected"):
+        from_json([])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("filters", 8.0, "filters is 8.0: int was expected"),
+        ("filters", True, "filters is True: int was expected"),
+        ("l2", "0.01", "l2 is '0.01': float was expected"),
+        ("preset", 3, "preset is 3: one of paper, exact was expected"),
+        ("preset", "fast", "preset is 'fast': one of paper, exact"),
+        ("lower_steps", "3", "lower_steps is '3': int was expected"),
+        ("run", 3, "run is 3: Path was expected"),
+        ("test", None, "test is None: an object was expected"),
+    ],
+)
+def test_settings_of_another_type_are_refused(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        from_json(to_json(TrainConfig()) | {name: value})
 
 
 def test_paper_preset_is_the_published_one() -> None:
@@ -94,3 +123,64 @@ def test_paper_preset_is_the_published_one() -> None:
     assert lower.by == GradientDescent(steps=20, step_size=0.05)
     assert isinstance(lower.adjoint, Implicit)
     assert TrainConfig(preset="paper").published() == {"K": 20, "step_size": 0.05, "N": 20}
+
+
+def test_a_file_gives_settings_and_the_command_line_overrides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("preset: paper\nlower_steps: 7\ntrain: {way: 3}\nsteps: 4\n")
+    assert settings(path) == TrainConfig(
+        preset="paper", lower_steps=7, train=Protocol(way=3, shot=1, query=2), steps=4
+    )
+    main(["train", "--config", str(path), "--steps=9", "--dry-run", "--filters=4"])
+    said = capsys.readouterr().out
+    assert "9 upper steps of 4 tasks, 3-way 1-shot, 2 queries per class: 36 images a step" in said
+    assert "preset paper" in said
+    assert "GradientDescent(steps=7" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps", "should map settings to values"),
+        (b"stepz: 3", r"unknown settings \['stepz'\]"),
+        (b"train: {ways: 3}", r"settings.yaml, train names unknown settings \['ways'\]"),
+        (b"steps: 1.5", "steps is 1.5: int was expected"),
+        (b"steps: [", "can't be read"),
+        (b"\xff\xfe\xff", "can't be read"),
+        (b"!!python/object/apply:os.getcwd []", "can't be read"),
+    ],
+)
+def test_files_that_give_no_settings_are_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        settings(path)
+
+
+@pytest.mark.parametrize("arguments", [["--config"], ["--config=a", "--config", "b"]])
+def test_a_file_is_given_once(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="give it once, with a file"):
+        split_off(["train", *arguments])
+
+
+def test_the_plan_predicts_the_memory_of_a_step() -> None:
+    config = TrainConfig(filters=4, tasks_per_step=2, steps=3, device="cpu")
+    training = Training(config, torch.device("cpu"))
+    before = {k: v.clone() for k, v in training.learner.backbone.state_dict().items()}
+    predicted = predicted_bytes(training)
+    # It changes nothing ...
+    after = training.learner.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (training.step, training.evidence.seen) == (0, 0)
+    # ... and is what a first step takes.
+    weights = list(training.learner.backbone.parameters())
+    pools = [training.episodes.pool.images, training.validation.pool.images]
+    with LiveBytes([*weights, *pools]) as live:
+        training.advance()
+    assert abs(live.peak - predicted) <= 4096  # the loss's and the schedule's scalars
+    images = 2 * 20 * 3 * 28 * 28 * 4
+    assert predicted > sum(pool.numel() for pool in pools) + images

@@ -1,0 +1,9 @@
+"""Feature extractors for all tasks of a batch at once."""
+
+from metalearn.backbones.backbone import Backbone
+from metalearn.backbones.conv4 import Conv4
+from metalearn.backbones.dropblock import DropBlock
+from metalearn.backbones.norm import Norm, Normalisation
+from metalearn.backbones.resnet12 import ResNet12
+
+__all__ = ["Backbone", "Conv4", "DropBlock", "Norm", "Normalisation", "ResNet12"]

@@ -1,0 +1,72 @@
+"""One upper gradient in chunks of tasks, so that memory does not grow with the tasks of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metalearn.episodes import Episodes
+from metalearn.errors import ConfigError
+from metalearn.methods.method import Method, Watch
+from metalearn.methods.model import Model
+
+
+def accumulate(
+    method: Method,
+    model: Model,
+    episodes: Episodes,
+    *,
+    watch: Watch,
+    tasks_per_chunk: int | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Float[Tensor, ""]:
+    """Add the gradient of the method's loss on all tasks to the parameters' `grad`.
+
+    Each chunk runs forward and backward before the next; losses are means over tasks, so that a
+    chunk of t out of T tasks counts t/T. The gradient is that of all tasks at once up to rounding
+    (where the backbone drops activations, up to which ones are drawn).
+
+    Args:
+        method: supplies the loss.
+        model: the upper variable.
+        episodes: T tasks.
+        watch: is given one certificate for each chunk, by methods with an implicit adjoint.
+        tasks_per_chunk: the most tasks at once; None: all.
+        scaler: scales losses before backward (for float16); the caller unscales and steps with it.
+
+    Returns:
+        The loss, on its device.
+
+    Raises:
+        ConfigError: fewer than one task in a chunk.
+        hypergrad.NotFiniteError: a lower level, or the adjoint on it, is not finite.
+    """
+    tasks = len(episodes.images)
+    total = episodes.images.new_zeros(())
+    for chunk in chunks(episodes, tasks if tasks_per_chunk is None else tasks_per_chunk):
+        loss = method.loss(model, chunk, watch=watch) * (len(chunk.images) / tasks)
+        torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+        total += loss.detach()
+    return total
+
+
+def chunks(episodes: Episodes, size: int) -> Iterator[Episodes]:
+    """The episodes in order, at most `size` tasks at a time.
+
+    Raises:
+        ConfigError: a size below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"tasks_per_chunk was given as {size}: it must be at least 1.")
+    for start in range(0, len(episodes.images), size):
+        own = slice(start, start + size)
+        yield dataclasses.replace(
+            episodes,
+            images=episodes.images[own],
+            support_labels=episodes.support_labels[own],
+            query_labels=episodes.query_labels[own],
+        )

@@ -1,0 +1,219 @@
+"""Methods whose lower level is a head on features: one pass of the backbone in an upper step.
+
+Shapes: T tasks, S support and Q query images of one task, n = S + Q, D features (with the constant
+1), c classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import hypergrad
+from hypergrad import Detached, LinearSolver, LowerSolver, Objective, Unrolled, Woodbury
+from hypergrad.objectives import RidgeRegression, SoftmaxRegression
+from metalearn.episodes import Episodes
+from metalearn.errors import ConfigError
+from metalearn.head import cross_entropy, one_hot, scores
+from metalearn.learner import Lower
+from metalearn.methods.method import Watch
+from metalearn.methods.model import HEAD, Model
+
+_SCALE: Final = "log_scale"
+_SHARPNESS: Final = "sharpness"
+_WOODBURY: Final = Woodbury(rtol=1e-4, refinements=1)
+
+
+def parts(
+    model: Model, episodes: Episodes
+) -> tuple[Float[Tensor, "T S D"], Float[Tensor, "T Q D"]]:
+    """Features of support and query."""
+    sizes = [episodes.support_labels.shape[1], episodes.query_labels.shape[1]]
+    support, query = model.features(episodes.images, sizes[0]).split(sizes, dim=1)
+    return support, query
+
+
+def initial_head(
+    features: int, way: int, generator: torch.Generator | None
+) -> Float[Tensor, "c D"]:
+    """A linear layer's usual start: weights and biases uniform within 1/sqrt(features)."""
+    bound = 1 / math.sqrt(features)
+    return torch.empty(way, features + 1).uniform_(-bound, bound, generator=generator)
+
+
+def shared_start(model: Model, episodes: Episodes) -> Float[Tensor, "T c D"]:
+    """The initial head, one for each task.
+
+    Raises:
+        ConfigError: it was made for another number of classes.
+    """
+    head: Tensor = model.own[HEAD]
+    if len(head) != episodes.way:
+        raise ConfigError(
+            f"the initial head has {len(head)} classes, but the tasks have {episodes.way}: a "
+            "learned initial head can only be used with tasks of one way; train and test with it."
+        )
+    return head.expand(len(episodes.images), *head.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearHeads:
+    """Softmax regression on the features: memory-reduced meta-learning, ITD-BiO and ANIL.
+
+    Which of them, the adjoint says: `Implicit` is memory-reduced (Yang, Ma and Yu 2025, Algorithm
+    1), `Unrolled` is ITD-BiO (Ji, Yang and Liang 2021); with `learn_start` beside, so that heads
+    start at an upper variable, and `l2 = 0` it is ANIL (Raghu et al. 2020).
+
+    Attributes:
+        lower: how heads are found and differentiated.
+        l2: the heads' regulariser, not negative; positive for implicit adjoints.
+        learn_start: whether the heads' start is learned (by `Unrolled` only), or 0.
+        test: how heads are found in testing; None: as in training.
+
+    Raises:
+        ConfigError: a negative l2, or a start whose derivative the adjoint does not know.
+    """
+
+    lower: Lower
+    l2: float
+    learn_start: bool = False
+    test: LowerSolver | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.l2 >= 0 and math.isfinite(self.l2)):
+            raise ConfigError(f"l2 was given as {self.l2}: it must be finite and not negative.")
+        if self.learn_start and not isinstance(self.lower.adjoint, Unrolled):
+            raise ConfigError(
+                f"learn_start was given with {self.lower.adjoint}, which does not differentiate "
+                "the start: use Unrolled(), or leave learn_start out."
+            )
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The heads' start, if it is learned."""
+        return {HEAD: initial_head(features, way, generator)} if self.learn_start else {}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Mean cross entropy of the queries."""
+        support, query = parts(model, episodes)
+        start = self._start(model, episodes, support)
+        by, adjoint = self.lower.by, self.lower.adjoint
+        objective = self._objective(episodes)
+        head = hypergrad.argmin(objective, support, start, by=by, adjoint=adjoint, watch=watch)
+        logits = scores(head, query)
+        return cross_entropy(logits, episodes.query_labels).mean()
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """The heads' scores."""
+        support, query = parts(model, episodes)
+        # detach: a view of a parameter requires grad even here
+        start = self._start(model, episodes, support).detach()
+        by, objective = self.test or self.lower.by, self._objective(episodes)
+        head = hypergrad.argmin(objective, support, start, by=by, adjoint=Detached())
+        return scores(head, query)
+
+    def _start(self, model: Model, episodes: Episodes, support: Tensor) -> Float[Tensor, "T c D"]:
+        if self.learn_start:
+            return shared_start(model, episodes)
+        return support.new_zeros(len(support), episodes.way, support.shape[2])
+
+    def _objective(self, episodes: Episodes) -> Objective[Tensor, Tensor]:
+        labels = episodes.support_labels
+        if self.l2 > 0:
+            return SoftmaxRegression(labels, self.l2)
+        return lambda theta, phi: cross_entropy(scores(phi, theta), labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RidgeHeads:
+    """Ridge regression on one-hot labels, solved in closed form: R2-D2 (Bertinetto et al. 2019).
+
+    The regulariser is learned by way of a scale e^s of the features, which makes it
+    `l2 e^(-2 s)`; and so is the factor between regression and logits. (Their shift of the logits
+    is left out: it is the same for all classes.)
+
+    Attributes:
+        l2: the regulariser at the start, of the mean over the support (there lambda).
+        sharpness: the factor at the start (there alpha).
+        solver: solves the adjoint system. The default's tolerance is what float32 reaches up to a
+            condition of 1e-4 / 1.2e-7 = 800; beyond, `watch` says so.
+
+    Raises:
+        ConfigError: a number that is not positive.
+    """
+
+    l2: float
+    sharpness: float
+    solver: LinearSolver = _WOODBURY
+
+    def __post_init__(self) -> None:
+        for name, value in (("l2", self.l2), ("sharpness", self.sharpness)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} was given as {value}: it must be positive and finite.")
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Scale of the features (its logarithm) and factor of the scores."""
+        return {_SCALE: torch.zeros(()), _SHARPNESS: torch.tensor(self.sharpness)}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Mean cross entropy of the queries."""
+        return cross_entropy(self._answer(model, episodes, watch), episodes.query_labels).mean()
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """The heads' scores."""
+        return self._answer(model, episodes, hypergrad.warn)
+
+    def _answer(self, model: Model, episodes: Episodes, watch: Watch) -> Tensor:
+        scale = model.own[_SCALE].exp()
+        support, query = (scale * part for part in parts(model, episodes))
+        targets = one_hot(episodes.support_labels, episodes.way, like=support)
+        objective = RidgeRegression(targets, self.l2)
+        head = hypergrad.attach(
+            objective,
+            support,
+            objective.minimiser(support.detach()),
+            solver=self.solver,
+            watch=watch,
+        )
+        answer: Tensor = model.own[_SHARPNESS] * scores(head, query)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class ProtoNet:
+    """Nearest class mean (Snell, Swersky and Zemel 2017): the reference without a lower level.
+
+    Scores are -|x - mean|^2 + |x|^2 = 2 x'mean - |mean|^2 (their equation 8): the term that is
+    left out is the same for all classes.
+    """
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Mean cross entropy of the queries."""
+        return cross_entropy(self._answer(model, episodes), episodes.query_labels).mean()
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """Scores by distance."""
+        return self._answer(model, episodes)
+
+    def _answer(self, model: Model, episodes: Episodes) -> Tensor:
+        support, query = parts(model, episodes)
+        members = one_hot(episodes.support_labels, episodes.way, like=support)
+        means = members.mT @ support / members.sum(1).unsqueeze(-1)
+        return 2 * scores(means, query) - means.square().sum(-1).unsqueeze(1)

@@ -1,0 +1,75 @@
+"""The upper variable as one module: a backbone, and what a method learns beside it.
+
+Shapes: T tasks, n images of one task, C channels, H, W pixels, d features, D = d + 1, c classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Literal, TypeAlias, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metalearn.backbones import Backbone
+from metalearn.errors import ConfigError
+from metalearn.head import scores, with_constant
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+"""Of the backbone's products, under autocast. Weights, features and lower levels stay float32."""
+
+_AUTOCAST: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+HEAD: Final = "head"
+"""Name of the initial head, ``(c, D)``, among the variables of methods that learn one."""
+
+
+class Model(nn.Module):
+    """A backbone with a method's own variables; see `Method.variables`.
+
+    Training and testing mode (`train()`, `eval()`) decide about dropping and about stored
+    statistics, as in every module.
+
+    Args:
+        backbone: a `Backbone` that is an `nn.Module`.
+        own: initial values of the method's own variables, by name.
+        precision: see `Precision`; float16 asks for a gradient scaler, see `accumulate`.
+
+    Raises:
+        ConfigError: the backbone is no module.
+    """
+
+    def __init__(
+        self, backbone: Backbone, own: Mapping[str, Tensor], *, precision: Precision = "float32"
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, nn.Module):
+            raise ConfigError(
+                f"the backbone is a {type(backbone).__name__}: give an nn.Module, whose parameters "
+                "can be learned."
+            )
+        self.backbone: nn.Module = backbone
+        self.own = nn.ParameterDict(dict(own))
+        self.precision: Precision = precision
+
+    def features(self, images: Float[Tensor, "T n C H W"], support: int) -> Float[Tensor, "T n D"]:
+        """The backbone's features and the constant 1, in the weights' precision."""
+        with self.autocast(images.device):
+            features = cast(Backbone, self.backbone)(images, support)
+        return with_constant(features.to(images.dtype))
+
+    def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c"]:
+        """Scores of one part of one task by the initial head: the network of MAML and its kin.
+
+        In the weights' precision: autocast is the caller's choice.
+        """
+        features = cast(Backbone, self.backbone)(images[None], len(images))[0]
+        return scores(self.own[HEAD], with_constant(features))
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Autocast to the model's precision; without effect for float32."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, _AUTOCAST[self.precision])

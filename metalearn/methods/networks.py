@@ -1,0 +1,231 @@
+"""Methods whose lower level is the whole network, a copy of all weights for each task.
+
+The copies are one batch: `hypergrad.objectives.call` runs all tasks together, so that the Hessian
+of the lower level is block diagonal. Support and query run apart, each normalised by itself.
+
+Shapes: T tasks, n images of one part, c classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import hypergrad
+from hypergrad import Detached, LowerSolver, Unrolled
+from hypergrad.objectives import Proximal, call, parameters
+from metalearn.backbones import DropBlock, Norm
+from metalearn.episodes import Episodes
+from metalearn.errors import ConfigError
+from metalearn.head import cross_entropy
+from metalearn.learner import Lower
+from metalearn.methods.heads import initial_head, shared_start
+from metalearn.methods.method import Watch
+from metalearn.methods.model import HEAD, Model
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Support or query of all tasks, and the network's loss on it."""
+
+    model: Model
+    images: Float[Tensor, "T n C H W"]
+    labels: Int[Tensor, "T n"]
+
+    def objective(self, theta: Tensor, phi: Weights) -> Float[Tensor, " T"]:
+        """The lower level: theta is the images, all that it sees of the upper one."""
+        return cross_entropy(call(self.model, phi, theta), self.labels)
+
+    def logits(self, phi: Weights) -> Float[Tensor, "T n c"]:
+        """The upper level's pass, in the model's precision."""
+        with self.model.autocast(self.images.device):
+            answer = call(self.model, phi, self.images)
+        return answer.to(self.images.dtype)
+
+    def loss(self, phi: Weights) -> Float[Tensor, ""]:
+        """The upper level."""
+        return cross_entropy(self.logits(phi), self.labels).mean()
+
+
+def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
+    """Support and query.
+
+    Raises:
+        ConfigError: the model's modules would make the lower objective another one at each call.
+    """
+    shared_start(model, episodes)  # for its check
+    for part in model.modules():
+        if isinstance(part, Norm) and part.mode == "stored":
+            raise ConfigError(
+                "normalisation stored was given to a method that adapts the whole network, at "
+                "each of whose lower steps the statistics are others: use transductive or group."
+            )
+        if isinstance(part, DropBlock) and part.rate > 0:
+            raise ConfigError(
+                f"drop_rate {part.rate} was given to a method that adapts the whole network, "
+                "whose lower objective must not draw random numbers: set it to 0."
+            )
+        if getattr(part, "recompute", False):
+            raise ConfigError(
+                "recompute was given to a method that adapts the whole network, whose weights of "
+                "a task are no longer there in backward: leave it out; tasks_per_chunk bounds "
+                "memory."
+            )
+    shot = episodes.support_labels.shape[1]
+    return (
+        _Part(model, episodes.images[:, :shot], episodes.support_labels),
+        _Part(model, episodes.images[:, shot:], episodes.query_labels),
+    )
+
+
+def _start(model: Model, tasks: int) -> Weights:
+    """The initial weights, live, one set for each task."""
+    return {name: value.expand(tasks, *value.shape) for name, value in parameters(model).items()}
+
+
+def _adapt(part: _Part, by: LowerSolver) -> Weights:
+    """The weights after the lower steps from the initial ones, as constants."""
+    start = parameters(part.model, tasks=(len(part.images),))
+    return hypergrad.argmin(part.objective, part.images, start, by=by, adjoint=Detached())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maml:
+    """Initial weights from which a few gradient steps lead far (Finn, Abbeel and Levine 2017).
+
+    Attributes:
+        by: the lower steps of training.
+        test: the lower steps of testing; None: as in training.
+        first_order: take the adapted weights' derivative in the initial ones to be the identity
+            (their section 5.2; "FOMAML").
+    """
+
+    by: LowerSolver
+    test: LowerSolver | None = None
+    first_order: bool = False
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The initial head."""
+        return {HEAD: initial_head(features, way, generator)}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Mean cross entropy of the queries after adaptation."""
+        support, query = _split(model, episodes)
+        start = _start(model, len(support.images))
+        if self.first_order:
+            found = _adapt(support, self.by)
+            # The value is found's exactly; the derivative is start's.
+            phi = {name: found[name] + (live - live.detach()) for name, live in start.items()}
+        else:
+            phi = hypergrad.argmin(
+                support.objective, support.images, start, by=self.by, adjoint=Unrolled()
+            )
+        return query.loss(phi)
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """The adapted networks' scores."""
+        support, query = _split(model, episodes)
+        return query.logits(_adapt(support, self.test or self.by))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImplicitMaml:
+    """Initial weights to which the adapted ones are tied (Rajeswaran et al. 2019).
+
+    g = cross entropy of the support + strength/2 |phi - theta|^2.
+
+    Attributes:
+        lower: how weights are adapted, and how the result is differentiated.
+        strength: of the tie, positive (there lambda).
+        test: how weights are adapted in testing; None: as in training.
+
+    Raises:
+        ConfigError: a strength that is not positive.
+    """
+
+    lower: Lower
+    strength: float
+    test: LowerSolver | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.strength > 0 and math.isfinite(self.strength)):
+            raise ConfigError(
+                f"strength was given as {self.strength}: it must be positive and finite."
+            )
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The initial head."""
+        return {HEAD: initial_head(features, way, generator)}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Mean cross entropy of the queries after adaptation."""
+        support, query = _split(model, episodes)
+        return query.loss(self._fit(support, self.lower, watch))
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """The adapted networks' scores."""
+        support, query = _split(model, episodes)
+        lower = Lower(by=self.test or self.lower.by, adjoint=Detached())
+        return query.logits(self._fit(support, lower))
+
+    def _fit(self, support: _Part, lower: Lower, watch: Watch = hypergrad.warn) -> Weights:
+        tied: Proximal[Weights] = Proximal(
+            lambda phi: support.objective(support.images, phi), self.strength
+        )
+        return hypergrad.argmin(
+            tied,
+            parameters(support.model),
+            parameters(support.model, tasks=(len(support.images),)),
+            by=lower.by,
+            adjoint=lower.adjoint,
+            watch=watch,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reptile:
+    """Move the initial weights towards the adapted ones (Nichol, Achiam and Schulman 2018).
+
+    Nothing is differentiated: the loss is mean_i |theta - phi_i|^2 / 2 with phi_i held fixed, whose
+    gradient is their update's direction, so that SGD with learning rate epsilon is their step.
+    Weights are adapted to all images of a training task, support and query together.
+
+    Attributes:
+        by: the lower steps of training.
+        test: the lower steps of testing, on the support; None: as in training.
+    """
+
+    by: LowerSolver
+    test: LowerSolver | None = None
+
+    def variables(
+        self, *, features: int, way: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The initial head."""
+        return {HEAD: initial_head(features, way, generator)}
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
+        """Half the mean squared distance from the initial to the adapted weights."""
+        _split(model, episodes)  # for its checks
+        labels = torch.cat((episodes.support_labels, episodes.query_labels), 1)
+        found = _adapt(_Part(model, episodes.images, labels), self.by)
+        apart = [(live - found[name]).square() for name, live in parameters(model).items()]
+        return torch.stack([part.sum() for part in apart]).sum() / (2 * len(episodes.images))
+
+    @torch.no_grad()
+    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+        """The adapted networks' scores."""
+        support, query = _split(model, episodes)
+        return query.logits(_adapt(support, self.test or self.by))

@@ -1,0 +1,181 @@
+"""Every method alike: chunks, the order of tasks, precision, and what the model refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergrad import CG, Certificate, GradientDescent, Implicit, Unrolled
+from metalearn.backbones import Conv4
+from metalearn.episodes import Episodes
+from metalearn.errors import ConfigError
+from metalearn.learner import Lower
+from metalearn.methods import (
+    ImplicitMaml,
+    LinearHeads,
+    Maml,
+    Method,
+    Model,
+    Precision,
+    ProtoNet,
+    Reptile,
+    RidgeHeads,
+    accumulate,
+)
+from metalearn.methods.accumulate import chunks
+from tests.metalearn.methods.subjects import close, episodes, found, ignore, model
+
+DESCENT = GradientDescent(steps=2, step_size=0.3)
+IMPLICIT = Lower(by=DESCENT, adjoint=Implicit(CG(rtol=0.0, max_steps=3)))
+METHODS: dict[str, Method] = {
+    "memory-reduced": LinearHeads(lower=IMPLICIT, l2=0.3),
+    "itd-bio": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.3),
+    "anil": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.0, learn_start=True),
+    "maml": Maml(by=DESCENT),
+    "fomaml": Maml(by=DESCENT, first_order=True),
+    "imaml": ImplicitMaml(lower=IMPLICIT, strength=2.0),
+    "reptile": Reptile(by=DESCENT),
+    "r2d2": RidgeHeads(l2=0.3, sharpness=3.0),
+    "protonet": ProtoNet(),
+}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+
+
+def accumulated(
+    method: Method, subject: Model, batch: Episodes, tasks_per_chunk: int | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and gradient."""
+    subject.zero_grad(set_to_none=True)
+    loss = accumulate(method, subject, batch, watch=ignore, tasks_per_chunk=tasks_per_chunk)
+    parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
+    return loss, torch.cat(parts)
+
+
+@every_method
+def test_chunks_add_up_to_the_whole(method: Method) -> None:
+    subject, batch = model(method), episodes(tasks=3)
+    loss, whole = accumulated(method, subject, batch, None)
+    # Two tasks, then one, which counts a third.
+    other, chunked = accumulated(method, subject, batch, 2)
+    assert close(chunked, whole)
+    assert close(other, loss)
+    assert not loss.requires_grad
+    # A gradient of one chunk alone, or with wrong weights, is another one.
+    _, first = accumulated(method, subject, next(chunks(batch, 2)), None)
+    assert not close(first, whole, condition=1e6)
+
+
+@every_method
+def test_the_order_of_tasks_does_not_matter(method: Method) -> None:
+    subject, batch = model(method), episodes()
+    turned = dataclasses.replace(
+        batch,
+        images=batch.images.flip(0),
+        support_labels=batch.support_labels.flip(0),
+        query_labels=batch.query_labels.flip(0),
+    )
+    assert close(found(method, subject, turned), found(method, subject, batch))
+    answers = method.predict(subject, batch)
+    assert close(method.predict(subject, turned).flip(0), answers)
+
+
+@every_method
+def test_the_order_of_a_tasks_images_does_not_matter(method: Method) -> None:
+    subject, batch = model(method), episodes()
+    shot = batch.support_labels.shape[1]
+    turned = dataclasses.replace(
+        batch,
+        images=torch.cat((batch.images[:, :shot].flip(1), batch.images[:, shot:].flip(1)), 1),
+        support_labels=batch.support_labels.flip(1),
+        query_labels=batch.query_labels.flip(1),
+    )
+    assert close(found(method, subject, turned), found(method, subject, batch))
+
+
+def test_each_chunk_reports_its_certificate() -> None:
+    method = METHODS["memory-reduced"]
+    seen: list[Certificate] = []
+    accumulate(method, model(method), episodes(tasks=5), watch=seen.append, tasks_per_chunk=2)
+    assert [len(certificate.stationarity) for certificate in seen] == [2, 2, 1]
+
+
+def test_chunks_refuse_nothing_at_a_time() -> None:
+    method = METHODS["protonet"]
+    with pytest.raises(ConfigError, match="tasks_per_chunk was given as 0"):
+        accumulate(method, model(method), episodes(), watch=ignore, tasks_per_chunk=0)
+
+
+def test_a_scaler_scales_what_backward_sees() -> None:
+    method = METHODS["maml"]
+    subject, batch = model(method), episodes()
+    loss, plain = accumulated(method, subject, batch, None)
+    subject.zero_grad(set_to_none=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert close(accumulate(method, subject, batch, watch=ignore, scaler=scaler), loss)
+    parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
+    assert close(torch.cat(parts), 8 * plain)
+
+
+def convolutional(method: Method, precision: Precision) -> Model:
+    generator = torch.Generator().manual_seed(0)
+    backbone = Conv4(filters=8, channels=1, size=16, generator=generator)
+    own = method.variables(features=backbone.features, way=3, generator=generator)
+    return Model(backbone, own, precision=precision)
+
+
+@every_method
+def test_bfloat16_changes_the_backbone_only(method: Method) -> None:
+    wide = episodes(side=16)
+    batch = dataclasses.replace(wide, images=wide.images.float())
+    seen: list[Certificate] = []
+    losses, gradients = [], []
+    for precision in ("float32", "bfloat16"):
+        subject = convolutional(method, precision)
+        loss = accumulate(method, subject, batch, watch=seen.append)
+        assert loss.dtype == torch.float32
+        assert all(parameter.dtype == torch.float32 for parameter in subject.parameters())
+        assert method.predict(subject, batch).dtype == torch.float32
+        parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
+        assert all(part.dtype == torch.float32 for part in parts)
+        losses.append(loss)
+        gradients.append(torch.cat(parts))
+    assert all(certificate.stationarity.dtype == torch.float32 for certificate in seen)
+    same = torch.equal(losses[0], losses[1])
+    if isinstance(method, Reptile):  # all of it is a lower level
+        assert same
+    else:
+        # bfloat16 rounds to 2^-8; a loss of size 1 moves, but by no more than a tenth.
+        assert not same
+        assert abs(losses[1] - losses[0]) < 0.1 * losses[0]
+        assert (gradients[1] - gradients[0]).norm() < 0.5 * gradients[0].norm()
+
+
+def test_a_lower_level_of_the_whole_network_stays_float32() -> None:
+    """Answers without lower steps differ by precision; the adapted weights must not."""
+    batch = episodes(side=16)
+    batch = dataclasses.replace(batch, images=batch.images.float())
+    found = []
+    for precision in ("float32", "bfloat16"):
+        method = Reptile(by=DESCENT)
+        subject = convolutional(method, precision)
+        with torch.autocast("cpu", torch.bfloat16):  # even inside the caller's own
+            found.append(method.loss(subject, batch, watch=ignore))
+    assert torch.equal(found[0], found[1])
+
+
+class NoModule:
+    """Has a backbone's attributes, but nothing to learn."""
+
+    features = 4
+    recompute = False
+
+    def __call__(self, images: Tensor, support: int) -> Tensor:
+        return images.flatten(2)[..., :4]
+
+
+def test_the_model_refuses_what_has_no_parameters() -> None:
+    with pytest.raises(ConfigError, match="the backbone is a NoModule: give an nn.Module"):
+        Model(NoModule(), {})
