@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,8 +14,9 @@ import tyro
 from jaxtyping import UInt8
 from rich.console import Console
 
-from metalearn.data.archives import open_tree
+from metalearn.data.archives import Tree, open_tree
 from metalearn.data.cache import data_folder
+from metalearn.data.download import download
 from metalearn.data.images import RESAMPLING
 from metalearn.data.pool import Split
 from metalearn.data.published import SPLITS, DatasetName, Published, published
@@ -24,6 +26,7 @@ from metalearn.data.store import Store, write_store
 from metalearn.errors import ConfigError, DataError
 
 LARGEST_SIDE: Final = 1024
+ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 # MD5 sums that publishers give: a source that has one is the official file.
 OFFICIAL: Final = {
@@ -45,20 +48,24 @@ class PrepareConfig:
     Attributes:
         dataset: which data set.
         source: the folder or archive that holds it; several are joined.
+        download: get the files, instead of a source; they are kept, and a broken download resumes.
         root: where to make the folder DATASET; by default `data` in the cache folder.
         side: height and width of the images; by default as published.
         allow_partial: accept fewer classes or images than published; the manifest says so.
     """
 
     dataset: Annotated[DatasetName, tyro.conf.Positional]
-    source: tuple[Path, ...]
+    source: tuple[Path, ...] = ()
+    download: bool = False
     root: Path | None = None
     side: int | None = None
     allow_partial: bool = False
 
     def __post_init__(self) -> None:
-        if not self.source:
-            raise ConfigError("no source was given: give the folder or archive with the data.")
+        if bool(self.source) == self.download:
+            raise ConfigError(
+                "give either --source, the folder or archive with the data, or --download."
+            )
         if self.side is not None and not 1 <= self.side <= LARGEST_SIDE:
             raise ConfigError(
                 f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
@@ -69,8 +76,18 @@ class PrepareConfig:
         return data_folder(self.root) / self.dataset
 
 
+def _read(tree: Tree, known: Published, side: int) -> Source | None:
+    for reader in READERS[known.name]:
+        source = reader(tree, known, side)
+        if source is not None:
+            return source
+    return None
+
+
 def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> Source:
     """What a folder or archive holds of a data set; the images are not read yet.
+
+    A folder that holds nothing of it but one archive stands for the archive.
 
     Args:
         path: the folder or archive.
@@ -82,14 +99,17 @@ def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> So
     """
     known = published(name)
     tree = open_tree(path)
-    for reader in READERS[name]:
-        source = reader(tree, known, side or known.side)
-        if source is not None:
-            return source
+    source = _read(tree, known, side or known.side)
+    if source is not None:
+        return source
+    archives = [] if tree.archive else [file for file in tree.sizes if file.endswith(ARCHIVES)]
+    if len(archives) == 1:
+        return find_source(path / archives[0], name, side=side)
     hdf5 = any(file.endswith((".hdf5", ".h5")) for file in tree.sizes)
     some = ", ".join(list(tree.sizes)[:5]) or "no file"
     raise DataError(
         f"{path} holds {some}, and nothing known of {name}: {EXPECTED[name]} was expected."
+        + (" Give the archive to read as --source." if archives else "")
         + (" HDF5 files are not read (that would need h5py)." if hdf5 else "")
     )
 
@@ -195,28 +215,34 @@ def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
         console: where to say what was written.
 
     Raises:
-        DataError: the source is damaged, unsafe, or not the data set; or the result can't be
-            written.
+        DataError: a file can't be downloaded; the source is damaged, unsafe, or not the data set;
+            or the result can't be written.
     """
     known = published(config.dataset)
     side = config.side or known.side
-    sources = [find_source(path, config.dataset, side=side) for path in config.source]
+    paths = config.source
+    if config.download:
+        files = data_folder(config.root) / "downloads" / config.dataset
+        paths = (download(config.dataset, files, console=console),)
+    sources = [find_source(path, config.dataset, side=side) for path in paths]
     splits = join(sources)
     lacking = compare(splits, known)
     if not any(splits.values()):
-        raise DataError(f"{config.source[0]} holds no image of {known.name}.")
+        raise DataError(f"{paths[0]} holds no image of {known.name}.")
     if lacking and not config.allow_partial and known.classes is not None:
         raise DataError(
             f"the source is not all of {known.name}: {'; '.join(lacking)}. Complete it, or accept "
             "it with --allow-partial (results are then not comparable with published ones)."
         )
-    store = write_store(
-        config.folder(),
-        splits,
-        side=side,
-        channels=known.channels,
-        about=_about(known, sources, lacking),
-    )
+    images = sum(part.count for parts in splits.values() for part in parts)
+    with nullcontext() if console is None else console.status(f"writing {images} images"):
+        store = write_store(
+            config.folder(),
+            splits,
+            side=side,
+            channels=known.channels,
+            about=_about(known, sources, lacking),
+        )
     if console is not None:
         for split, entry in store.manifest["splits"].items():
             console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")

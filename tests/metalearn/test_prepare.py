@@ -62,6 +62,13 @@ def test_an_official_archive_is_read_as_its_folder(tmp_path: Path) -> None:
         assert np.array_equal(first, again)
 
 
+def test_a_folder_with_one_archive_stands_for_it(tmp_path: Path) -> None:
+    files = legacy.official_tar()
+    assert find_source(put(tmp_path / "s", files), "fc100").layout == "official CIFAR-100 pickles"
+    said = refusal("fc100", tmp_path, {"other.zip": legacy.zipped({"x": b""})} | files)
+    assert "Give the archive to read as --source" in said
+
+
 def test_pixels_arrive_in_their_places(tmp_path: Path) -> None:
     pixels = legacy.images(4, 84)
     rows = {"n01532829": [1, 3], "n01558993": [0, 2]}
@@ -151,6 +158,14 @@ def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
         find_source(tmp_path / "nowhere", "cifar-fs")
     with pytest.raises(ConfigError, match="side was given as 0"):
         PrepareConfig(dataset="fc100", source=(tmp_path,), side=0)
+
+
+def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path: Path) -> None:
+    files = legacy.folders("cifar-fs")
+    last = sorted(files)[-1]
+    files[last] = files[last][:100]
+    assert f"{last} can't be read as an image" in refusal("cifar-fs", tmp_path, files)
+    assert not list((tmp_path / "prepared").iterdir())
 
 
 def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ from metalearn.errors import DataError
 _NAMES: Final[dict[Split, str]] = {"train": "train", "validation": "val", "test": "test"}
 
 
+def _named(split: str, kind: str) -> tuple[str, str]:
+    """As few-shot-ssl-public names a file, and as learn2learn's record does."""
+    return f"{split}_{kind}", f"tiered-imagenet-{split}_{kind}"
+
+
 def _labels(tree: Tree, name: str, count: int) -> tuple[Integer[np.ndarray, " n"], dict[int, str]]:
     label = f"{tree.name}/{name}"
     content = fields(unpickle(tree.read(name), label), label)
@@ -76,10 +81,10 @@ def read_tiered(tree: Tree, published: Published, side: int) -> Source | None:
     notes: set[str] = set()
     for split, name in _NAMES.items():
         arrays = tree.find(f"{name}_images.npz")
-        found = arrays or tree.find(f"{name}_images_png.pkl")
+        found = arrays or tree.find(*_named(name, "images_png.pkl"))
         if found is None:
             continue
-        named = tree.find(f"{name}_labels.pkl")
+        named = tree.find(*_named(name, "labels.pkl"))
         if named is None:
             raise DataError(f"{tree.name} holds {found} without {name}_labels.pkl: add it.")
         files += [found, named]
