@@ -1,6 +1,7 @@
 """Small files in every form that data sets come in, written as FORMATS.md says."""
 
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -218,6 +219,19 @@ def easyfsl() -> dict[str, bytes]:
     return csv_files("class_name,image_name")
 
 
+def easyfsl_json() -> dict[str, bytes]:
+    """Roots begin above the folder that is given; names are words, folders are WNIDs."""
+    files = {}
+    for split, names in classes("tieredimagenet").items():
+        roots = [f"data/tiered/images/{name}" for name in names]
+        lists = {"class_names": [f"word {n}" for n in names], "class_roots": roots}
+        files[f"tiered/{split}.json"] = json.dumps(lists).encode()
+        for name in names:
+            for number in range(2):
+                files[f"tiered/images/{name}/{number}.jpg"] = encoded(images(1, 90)[0], "JPEG")
+    return files
+
+
 def folders(name: DatasetName) -> dict[str, bytes]:
     """One of the images is grey."""
     files = {}
@@ -261,6 +275,7 @@ FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
     "tiered png": ("tieredimagenet", tiered_png, 2, False),
     "csv": ("miniimagenet", csv_files, 2, True),
     "easyfsl csv": ("miniimagenet", easyfsl, 2, True),
+    "easyfsl json": ("tieredimagenet", easyfsl_json, 2, True),
     "folders": ("tieredimagenet", partial(folders, "tieredimagenet"), 2, True),
     "learn2learn cifarfs": ("cifar-fs", partial(folders, "cifar-fs"), 2, True),
 }

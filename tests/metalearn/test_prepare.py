@@ -1,7 +1,9 @@
 """Every form of every data set becomes the same store; what falls short is told."""
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Final, get_args
 
@@ -60,6 +62,28 @@ def test_an_official_archive_is_read_as_its_folder(tmp_path: Path) -> None:
     for archive in ("c.tar.gz", "c.tar"):
         again = stored("cifar-fs", tmp_path / "b" / archive).split("train").images
         assert np.array_equal(first, again)
+
+
+def test_torchvision_s_folder_is_not_read_twice(tmp_path: Path) -> None:
+    zips = legacy.omniglot()
+    files = {f"omniglot-py/{name}": content for name, content in zips.items()}
+    for content in zips.values():
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files |= {f"omniglot-py/{name}": archive.read(name) for name in archive.namelist()}
+    store = stored("omniglot", put(tmp_path / "s", files))
+    assert [store.split(split).counts.tolist() for split in SPLITS] == [[20], [20], [20]]
+
+
+def test_a_json_that_names_another_folder_is_told(tmp_path: Path) -> None:
+    files = legacy.easyfsl_json()
+    gone = next(name for name in files if name.endswith("/0.jpg"))
+    kept = {
+        name: content for name, content in files.items() if Path(name).parent != Path(gone).parent
+    }
+    said = refusal("tieredimagenet", tmp_path, kept)
+    assert f"names the folder 'data/{Path(gone).parent}', and 0 in s fit" in said
+    twice = files | {"tiered/val.json": files["tiered/train.json"]}
+    assert "a second time" in refusal("tieredimagenet", tmp_path / "twice", twice)
 
 
 def test_a_folder_with_one_archive_stands_for_it(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from metalearn.data.published import DatasetName, Published
 from metalearn.data.readers.cache_pickles import read_cache_pickles
 from metalearn.data.readers.cifar100 import read_cifar100
 from metalearn.data.readers.cifar100_images import read_cifar100_images
-from metalearn.data.readers.folders import read_csv, read_folders, read_tiny_imagenet
+from metalearn.data.readers.folders import (
+    read_csv,
+    read_folders,
+    read_json,
+    read_tiny_imagenet,
+)
 from metalearn.data.readers.labelled_pickles import read_labelled_pickles
 from metalearn.data.readers.omniglot import read_omniglot
 from metalearn.data.readers.tadam import read_tadam
@@ -35,11 +40,12 @@ READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
         read_labelled_pickles,
         read_tadam,
         read_csv,
+        read_json,
         read_tiny_imagenet,
         read_folders,
     ),
-    "tieredimagenet": (read_tiered, read_csv, read_tiny_imagenet, read_folders),
-    "folders": (read_csv, read_folders),
+    "tieredimagenet": (read_tiered, read_csv, read_json, read_tiny_imagenet, read_folders),
+    "folders": (read_csv, read_json, read_folders),
 }
 
 # What each reader looks for, for the message when none finds it.
@@ -55,12 +61,12 @@ EXPECTED: Final[dict[DatasetName, str]] = {
     ),
     "miniimagenet": (
         "mini-imagenet-cache-{train,val,test}.pkl, miniImageNet_category_split_*.pickle, "
-        "few-shot-{train,val,test}.npz, images with {train,val,test}.csv, or folders "
-        "{train,val,test}/WNID"
+        "few-shot-{train,val,test}.npz, images with {train,val,test}.csv or .json, or "
+        "folders {train,val,test}/WNID"
     ),
     "tieredimagenet": (
-        "{train,val,test}_images.npz or _images_png.pkl, each with _labels.pkl, or folders "
-        "{train,val,test}/WNID"
+        "{train,val,test}_images.npz or _images_png.pkl, each with _labels.pkl, images with "
+        "{train,val,test}.csv or .json, or folders {train,val,test}/WNID"
     ),
-    "folders": "folders {train,val,test}/CLASS, or images with {train,val,test}.csv",
+    "folders": "folders {train,val,test}/CLASS, or images with {train,val,test}.csv or .json",
 }

@@ -1,8 +1,9 @@
-"""Image files: by split and class, by a csv, or as tiny-imagenet-200 lays them out."""
+"""Image files: by split and class, by a csv or json, or as tiny-imagenet-200 lays them out."""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -124,3 +125,59 @@ def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
         files[split] = {name: found for name, found in classes.items() if found}
     note = f"{absent} images that the csv files name are absent"
     return _source(tree, files, published, side, "csv and images", *([note] if absent else []))
+
+
+def _roots(content: object) -> list[tuple[str, str]] | None:
+    """Names and folders of classes; None when this is not one of EasyFSL's files."""
+    if not isinstance(content, dict):
+        return None
+    lists = [content.get("class_names"), content.get("class_roots")]
+    plain = all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in lists)
+    return list(zip(*lists, strict=True)) if plain else None
+
+
+def read_json(tree: Tree, published: Published, side: int) -> Source | None:
+    """EasyFSL's `{train,val,test}.json`: `class_names`, and their folders as `class_roots`.
+
+    A root may begin above or below the folder that was given. A class is called by its folder where
+    that is a published name.
+
+    Raises:
+        DataError: a json can't be read, or names a folder that isn't there.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for name in tree.sizes:
+        folder, _, base = name.rpartition("/")
+        if _FILE.fullmatch(base):
+            folders[folder].append(name)
+    files: dict[Split, dict[str, list[str]]] = {}
+    taken: set[str] = set()
+    for stem in ("train", "val", "test"):
+        listed = tree.find(f"{stem}.json")
+        if listed is None:
+            continue
+        label = f"{tree.name}/{listed}"
+        with reading(label, "a json file"):
+            roots = _roots(json.loads(bytes(tree.read(listed))))
+        if roots is None:
+            continue
+        classes: dict[str, list[str]] = {}
+        for class_name, root in roots:
+            root = root.strip("/")
+            there = [
+                folder
+                for folder in folders
+                if f"/{folder}".endswith(f"/{root}") or f"/{root}".endswith(f"/{folder}")
+            ]
+            if len(there) != 1:
+                raise DataError(
+                    f"{label} names the folder {root[:100]!r}, and {len(there)} in {tree.name} "
+                    "fit: give the folder that holds the json files and the images they name."
+                )
+            if there[0] in taken:
+                raise DataError(f"{label} names the folder {root[:100]!r} a second time.")
+            taken.add(there[0])
+            last = root.rpartition("/")[2]
+            classes[last if published.split_of(last) else class_name] = folders[there[0]]
+        files[SPLIT_NAMES[stem]] = classes
+    return _source(tree, files, published, side, "json and images") if files else None
