@@ -21,6 +21,7 @@ from hypergrad import CG, Adjoint, Certificate, GradientDescent, Implicit, Lower
 from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.episodes import Episodes
+from metalearn.errors import ConfigError
 from metalearn.head import scores, with_constant
 
 Preset: TypeAlias = Literal["paper", "exact"]
@@ -79,11 +80,21 @@ class Learner:
         backbone: the upper variable's module.
         l2: the head's regulariser, positive.
         lower: how heads are found and differentiated.
+
+    Raises:
+        ConfigError: a backbone with stored statistics, which tests in another mode than it trains.
     """
 
     backbone: Conv4
     l2: float
     lower: Lower
+
+    def __post_init__(self) -> None:
+        if self.backbone.normalisation == "stored":
+            raise ConfigError(
+                "normalisation stored was given to a Learner, which tests as it trains: use a "
+                "metalearn.methods.Model, whose eval() makes the stored statistics count."
+            )
 
     def answer(
         self, episodes: Episodes, *, watch: Callable[[Certificate], None] = hypergrad.warn

@@ -51,9 +51,9 @@ except ValueError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "preset was given as 'fast': it is one of paper, exact.",
-        "normalisation was given as 'batch': it is one of transductive, group.",
+        "normalisation was given as 'batch': it is one of transductive, stored, group.",
         "device was given as 'tpu': it is one of auto, cpu, cuda.",
-        "normalisation was given as 'layer': it is one of transductive, group.",
+        "normalisation was given as 'layer': it is one of transductive, stored, group.",
     ]
 
 

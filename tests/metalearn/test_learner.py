@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import weakref
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Newton, Unrolled
 from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
 from metalearn.episodes import Episodes, Sampler
+from metalearn.errors import ConfigError
 from metalearn.head import cross_entropy
 from metalearn.learner import Learner, Lower, exact, paper
+from tests.metalearn.measure import Convolutions, saved_bytes
 
 COUNTS = (1, 5, 20, 100)
 
@@ -47,24 +44,8 @@ def upper_loss(subject: Learner, episodes: Episodes) -> Tensor:
     return cross_entropy(subject.answer(episodes, watch=ignore), episodes.query_labels).mean()
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts what the backbone can't run without, below autograd, in forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if "convolution" in name:
-            self.calls[name] += 1
-        return func(*args, **(kwargs or {}))
+def kept(subject: Learner, episodes: Episodes) -> int:
+    return saved_bytes(lambda: upper_loss(subject, episodes))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -85,34 +66,9 @@ def test_one_upper_step_is_one_forward_and_one_backward(count: int, episodes: Ep
     assert convolutions.calls == {"convolution": 4, "convolution_backward": 4}
 
 
-class _Saved:
-    """A tensor that a graph keeps."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def saved_bytes(subject: Learner, episodes: Episodes) -> int:
-    """Bytes of the distinct storages that the graph of the loss still keeps once it is built."""
-    kept: list[weakref.ref[_Saved]] = []
-
-    def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
-        kept.append(weakref.ref(saved))
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        loss = upper_loss(subject, episodes)
-    alive = [saved.tensor for ref in kept if (saved := ref()) is not None]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
-    assert loss.requires_grad
-    return sum(storages.values())
-
-
 def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None:
     found = {
-        count: saved_bytes(learner(paper(steps=count, adjoint_steps=20)), episodes)
-        for count in COUNTS
+        count: kept(learner(paper(steps=count, adjoint_steps=20)), episodes) for count in COUNTS
     }
     assert set(found.values()) == {found[1]}
     images = episodes.images
@@ -121,7 +77,7 @@ def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None
 
 def test_unrolling_saves_linearly_more(episodes: Episodes) -> None:
     found = [
-        saved_bytes(
+        kept(
             learner(Lower(by=GradientDescent(steps=count, step_size=0.05), adjoint=Unrolled())),
             episodes,
         )
@@ -229,3 +185,9 @@ def test_twenty_published_steps_are_far_from_exact(episodes: Episodes) -> None:
         torch.autograd.backward(loss)
         worst[name] = float(certificates[0].stationarity.max())
     assert worst["paper"] > 1000 * worst["exact"]
+
+
+def test_refuses_statistics_that_it_would_not_use() -> None:
+    backbone = Conv4(filters=4, channels=1, size=28, normalisation="stored")
+    with pytest.raises(ConfigError, match="stored was given to a Learner"):
+        Learner(backbone=backbone, l2=0.1, lower=paper())
