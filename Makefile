@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 # pip reads the pins from the environment, so that the isolated build of this package obeys them too.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# A relative path: pip takes a space in it for the end of one file's name.
+export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -1,43 +1,89 @@
-"""The commands: `metalearn train` and `metalearn evaluate --run RUN`."""
+"""The commands: `metalearn train` and `metalearn evaluate --run RUN`.
+
+Settings of `train` can come from a YAML file, too: `metalearn train --config FILE`, which further
+arguments override.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
 
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
-from metalearn.errors import MetalearnError
-from metalearn.reproduce import reproduce
-from metalearn.train import train
-
-Command: TypeAlias = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+from metalearn.errors import MetalearnError, Stopped
+from metalearn.report.commands import (
+    CompareConfig,
+    FigureConfig,
+    TableConfig,
+    compare,
+    figure,
+    table,
 )
+from metalearn.report.measured import MeasureConfig, measure
+from metalearn.reproduce import reproduce
+from metalearn.settings_file import settings, split_off
+from metalearn.train import train
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a refusal ends with its message and exit status 1.
+    """Run one command; a refusal ends with its message and exit status 1, Ctrl-C with 130.
 
     Args:
         arguments: by default those of the process.
     """
     console = Console()
     try:
+        rest, file = split_off(sys.argv[1:] if arguments is None else arguments)
+        usual = TrainConfig() if file is None else settings(file)
         command = tyro.cli(
-            cast(Any, Command), args=arguments, prog="metalearn", description=__doc__
+            cast(Any, _commands(usual)), args=rest, prog="metalearn", description=__doc__
         )
-        if isinstance(command, TrainConfig):
-            train(command, console=console)
-        else:
-            reproduce(command, console=console)
+        _run(command, console)
+    except Stopped as stopped:
+        _say(f"stopped: {stopped}")
+        sys.exit(stopped.status)
     except (MetalearnError, HypergradError) as error:
-        Console(stderr=True).print(
-            f"{type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted: a run can be resumed from its last checkpoint (--resume).")
+        sys.exit(130)
+
+
+def _run(command: object, console: Console) -> None:
+    match command:
+        case TrainConfig():
+            train(command, console=console)
+        case EvaluateConfig():
+            reproduce(command, console=console)
+        case CompareConfig():
+            compare(command, console=console)
+        case MeasureConfig():
+            measure(command, console=console)
+        case FigureConfig():
+            figure(command, console=console)
+        case TableConfig():
+            table(command, console=console)
+        case _:
+            raise AssertionError(command)
+
+
+def _commands(usual: TrainConfig) -> object:
+    """The union of all commands' settings, from which tyro makes the command line."""
+    return (
+        Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
+        | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+        | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+        | Annotated[MeasureConfig, tyro.conf.subcommand("measure")]
+        | Annotated[FigureConfig, tyro.conf.subcommand("figure")]
+        | Annotated[TableConfig, tyro.conf.subcommand("table")]
+    )
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

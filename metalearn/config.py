@@ -12,17 +12,35 @@ import torch
 
 from metalearn.backbones import Normalisation
 from metalearn.errors import ConfigError
-from metalearn.learner import (
-    PAPER_ADJOINT_STEPS,
-    PAPER_STEP_SIZE,
-    PAPER_STEPS,
-    Lower,
-    Preset,
-    exact,
-    paper,
-)
+from metalearn.methods import Method, Precision
+from metalearn.methods.adjust import adjusted
+from metalearn.methods.presets import Optimiser, Preset, preset
+from metalearn.schema import read
+from metalearn.trackers import TrackerName
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+MethodName: TypeAlias = Literal[
+    "memory-reduced",
+    "memory-reduced-exact",
+    "itd-bio",
+    "anil",
+    "maml",
+    "maml-omniglot",
+    "maml-omniglot-20way",
+    "maml-baseline",
+    "maml-learn2learn",
+    "fomaml",
+    "imaml",
+    "reptile",
+    "r2d2",
+    "protonet",
+]
+"""The names of `metalearn.methods.presets.PRESETS`."""
+
+BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
+
+Schedule: TypeAlias = Literal["cosine", "constant"]
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -65,106 +83,170 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Train a few-shot learner on the built-in glyphs, then test it.
+    """Train a few-shot learner, by default on the built-in glyphs, then test it.
 
     Attributes:
-        run: folder for the results, new or empty; by default runs/glyphs-PRESET-TIME.
-        preset: exact: damped Newton and the adjoint to round-off; paper: K gradient steps, N CG
-            steps, as published.
-        lower_steps: K, for preset paper only (there 20 by default).
-        step_size: of the K steps, for preset paper only (there 0.05 by default).
-        adjoint_steps: N, for preset paper only (there 20 by default).
-        l2: the head's regulariser, positive.
-        filters: channels of each of Conv4's blocks.
-        normalisation: transductive: by each task's own batch, support and query apart; group: each
-            image by itself.
+        run: folder for the results, new or empty; by default runs/DATA-METHOD-TIME.
+        resume: folder of a stopped run to go on with, under its own settings.
+        method: preset of a method, with the numbers of its source; see docs/methods.md.
+        lower_steps: K, instead of the preset's.
+        step_size: of the K steps, instead of the preset's.
+        adjoint_steps: N, instead of the preset's.
+        l2: the head's regulariser, instead of the preset's.
+        backbone: conv4: four blocks of as many filters each; conv4-wide: 96, 192, 384 and 512;
+            resnet12: 64, 160, 320 and 640.
+        filters: of each block of conv4.
+        drop_rate: of resnet12's DropBlock.
+        normalisation: transductive: by each task's own batch, support and query apart; stored:
+            running averages in testing; group: each image by itself.
+        precision: of the backbone's products; lower levels are in float32.
+        channels_last: memory layout of images and weights.
+        recompute: compute the backbone's activations again in backward instead of keeping them.
         train: training episodes.
         test: validation and test episodes.
-        tasks_per_step: B, tasks of one upper step.
+        tasks_per_step: B, tasks of one upper step, instead of the preset's.
+        tasks_per_chunk: the most tasks at once, which bounds memory; by default all.
         steps: upper steps.
-        learning_rate: Adam's at the start; it falls to 0 along a cosine.
+        learning_rate: of the upper step at the start, instead of the preset's.
+        optimiser: of the upper step, instead of the preset's.
+        schedule: of the learning rate: to 0 along a cosine, or constant.
         validate_every: upper steps between validations.
+        checkpoint_every: upper steps between checkpoints, from which a stopped run is resumed.
+        patience: validations without a new best after which training ends; by default never.
         validation_episodes: episodes of one validation.
         test_episodes: episodes of the final test.
         seed: of the initial weights and the training episodes; validation and test episodes are the
             same in all runs.
         device: auto takes CUDA where there is one.
         threads: CPU threads; part of what a result can be reproduced with.
+        tracker: where scalars go to be looked at; wandb must be installed.
+        dry_run: say what would be done and what memory it would take, and do nothing else.
     """
 
     run: Path | None = None
-    preset: Preset = "exact"
+    resume: Path | None = None
+    method: MethodName = "memory-reduced-exact"
     lower_steps: int | None = None
     step_size: float | None = None
     adjoint_steps: int | None = None
-    l2: float = 0.01
+    l2: float | None = None
+    backbone: BackboneName = "conv4"
     filters: int = 32
+    drop_rate: float = 0.1
     normalisation: Normalisation = "transductive"
+    precision: Precision = "float32"
+    channels_last: bool = False
+    recompute: bool = False
     train: Protocol = Protocol(way=20, shot=1, query=2)
     test: Protocol = Protocol()
-    tasks_per_step: int = 4
+    tasks_per_step: int | None = None
+    tasks_per_chunk: int | None = None
     steps: int = 800
-    learning_rate: float = 4e-3
+    learning_rate: float | None = None
+    optimiser: Optimiser | None = None
+    schedule: Schedule = "cosine"
     validate_every: int = 100
+    checkpoint_every: int = 100
+    patience: int | None = None
     validation_episodes: int = 200
     test_episodes: int = 600
     seed: int = 0
     device: Device = "auto"
     threads: int = 2
+    tracker: TrackerName = "tensorboard"
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("preset", self.preset, get_args(Preset))
-        _one_of("normalisation", self.normalisation, get_args(Normalisation))
-        _one_of("device", self.device, get_args(Device))
-        for name in ("filters", "tasks_per_step", "steps", "validate_every", "threads"):
+        for name, allowed in (
+            ("method", MethodName),
+            ("backbone", BackboneName),
+            ("normalisation", Normalisation),
+            ("precision", Precision),
+            ("schedule", Schedule),
+            ("device", Device),
+            ("tracker", TrackerName),
+        ):
+            _one_of(name, getattr(self, name), get_args(allowed))
+        if self.optimiser is not None:
+            _one_of("optimiser", self.optimiser, get_args(Optimiser))
+        for name in ("filters", "steps", "validate_every", "checkpoint_every", "threads"):
             _at_least(name, getattr(self, name), 1)
+        for name in ("lower_steps", "adjoint_steps", "tasks_per_step", "tasks_per_chunk"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.patience is not None:
+            _at_least("patience", self.patience, 1)
         # An interval needs a standard deviation, and that two values.
         for name in ("validation_episodes", "test_episodes"):
             _at_least(name, getattr(self, name), 2)
         _at_least("seed", self.seed, 0)
-        _positive("l2", self.l2)
-        _positive("learning_rate", self.learning_rate)
-        own = {
-            "lower_steps": self.lower_steps,
-            "step_size": self.step_size,
-            "adjoint_steps": self.adjoint_steps,
-        }
-        given = {name: value for name, value in own.items() if value is not None}
-        if self.preset == "exact" and given:
+        for name in ("step_size", "l2", "learning_rate"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        if not 0 <= self.drop_rate < 1:
+            raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
+        self.configured()
+
+    def refuse_settings_with_resume(self) -> None:
+        """A run that goes on does so under its own settings.
+
+        Raises:
+            ConfigError: others were given beside `resume`.
+        """
+        default = TrainConfig(resume=self.resume)
+        given = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(default, field.name)
+        ]
+        if given:
             raise ConfigError(
-                f"{given} were given with preset exact, which solves until it is done: "
-                "leave them out, or choose preset paper."
+                f"{', '.join(given)} was given with resume, which goes on under the run's own "
+                "settings: leave it out, or start a new run."
             )
-        for name, steps in (
-            ("lower_steps", self.lower_steps),
-            ("adjoint_steps", self.adjoint_steps),
-        ):
-            if steps is not None:
-                _at_least(name, steps, 1)
-        if self.step_size is not None:
-            _positive("step_size", self.step_size)
 
-    def published(self) -> dict[str, int | float | None]:
-        """K, step size and N; None each for preset exact, which solves until it is done."""
-        if self.preset == "exact":
-            return {"K": None, "step_size": None, "N": None}
-        return {
-            "K": self.lower_steps or PAPER_STEPS,
-            "step_size": self.step_size or PAPER_STEP_SIZE,
-            "N": self.adjoint_steps or PAPER_ADJOINT_STEPS,
-        }
+    def configured(self) -> Preset:
+        """The preset with the numbers that are given instead of its own.
 
-    def lower(self) -> Lower:
-        """The lower level's solvers."""
-        return (
-            exact()
-            if self.preset == "exact"
-            else paper(
-                steps=self.lower_steps or PAPER_STEPS,
-                step_size=self.step_size or PAPER_STEP_SIZE,
-                adjoint_steps=self.adjoint_steps or PAPER_ADJOINT_STEPS,
-            )
+        Raises:
+            ConfigError: the method has no such number.
+        """
+        chosen = preset(self.method)
+        return dataclasses.replace(
+            chosen,
+            method=adjusted(
+                chosen.method,
+                lower_steps=self.lower_steps,
+                step_size=self.step_size,
+                adjoint_steps=self.adjoint_steps,
+                l2=self.l2,
+            ),
+            optimiser=self.optimiser or chosen.optimiser,
+            learning_rate=self.learning_rate or chosen.learning_rate,
+            tasks_per_step=self.tasks_per_step or chosen.tasks_per_step,
+            departures=self._departures(chosen),
         )
+
+    def _departures(self, chosen: Preset) -> str:
+        """What is not the source's, with what was changed on the way."""
+        names = ("lower_steps", "step_size", "adjoint_steps", "l2", "tasks_per_step")
+        changed = [
+            f"{name} = {getattr(self, name)}"
+            for name in (*names, "learning_rate", "optimiser")
+            if getattr(self, name) is not None
+        ]
+        own = f"Given: {', '.join(changed)}." if changed else ""
+        return " ".join(part for part in (chosen.departures, own) if part)
+
+    def backbone_line(self) -> str:
+        """Name of the backbone, and what distinguishes it."""
+        own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}
+        return f"{self.backbone}{own.get(self.backbone, '')}"
+
+    @property
+    def subject(self) -> Method:
+        """The method, its numbers included."""
+        return self.configured().method
 
     def place(self) -> torch.device:
         """The device to run on.
@@ -192,24 +274,20 @@ class EvaluateConfig:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
-    return values | {"run": None if config.run is None else str(config.run)}
+    return values | {
+        name: None if values[name] is None else str(values[name]) for name in ("run", "resume")
+    }
 
 
-def from_json(values: dict[str, Any]) -> TrainConfig:
+def from_json(values: object) -> TrainConfig:
     """The settings that `to_json` wrote.
 
     Raises:
-        ConfigError: a setting is missing, unknown or out of range.
+        ConfigError: a setting is missing, unknown, of another type or out of range.
     """
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if values.keys() != known:
-        raise ConfigError(
-            f"the settings should be {sorted(known)}; missing {sorted(known - values.keys())}, "
-            f"unknown {sorted(values.keys() - known)}. Was it written by another version?"
-        )
     try:
-        protocols = {name: Protocol(**values[name]) for name in ("train", "test")}
-    except TypeError as error:
-        raise ConfigError(f"the settings of an episode can't be read: {error}.") from error
-    run = None if values["run"] is None else Path(values["run"])
-    return TrainConfig(**(values | protocols | {"run": run}))
+        return read(TrainConfig, values, "the settings")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error

@@ -31,25 +31,30 @@ def draw_curves(run: Run) -> None:
     mean = [100 * value for value in series("validation")]
     half = [100 * value for value in series("validation_interval")]
     score.errorbar(steps, mean, half, marker=".", capsize=2, color="C0", label="validation")
-    test, around = 100 * result["accuracy"], 100 * result["interval"]
+    test, around = 100 * result.accuracy, 100 * result.interval
     score.axhspan(test - around, test + around, color="C1", alpha=0.3)
     score.axhline(test, color="C1", label=f"test {test:.2f} ± {around:.2f} %")
-    score.axvline(result["best_step"], color="0.6", linestyle=":", label="weights kept")
+    score.axvline(result.best_step, color="0.6", linestyle=":", label="weights kept")
     score.set(title="accuracy", ylabel="accuracy (%), 95 % interval")
     score.legend(loc="lower right")
 
-    evidence.semilogy(steps, series("stationarity"), marker=".", label="|∂g/∂φ|, worst task")
-    evidence.semilogy(steps, series("residual"), marker=".", label="|b − Hv| / |b|, worst task")
     evidence.set(title="certificate of the hypergradient", ylabel="since the last point")
-    evidence.legend(loc="best")
+    if result.certificate is None:
+        evidence.text(
+            0.5, 0.5, "no adjoint system is solved", transform=evidence.transAxes, ha="center"
+        )
+    else:
+        evidence.semilogy(steps, series("stationarity"), marker=".", label="|∂g/∂φ|, worst task")
+        evidence.semilogy(steps, series("residual"), marker=".", label="|b − Hv| / |b|, worst task")
+        evidence.legend(loc="best")
     for axes in (loss, score, evidence):
         axes.set_xlabel("upper steps")
         axes.grid(alpha=0.3)
-    protocol = result["protocol"]
+    protocol = result.protocol
     figure.suptitle(
-        f"glyphs, {protocol['way']}-way {protocol['shot']}-shot, {protocol['query']} queries per "
-        f"class, normalisation {result['normalisation']}, preset {result['preset']}, "
-        f"l2 = {result['l2']}, seed {result['seed']}",
+        f"glyphs, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
+        f"class, normalisation {result.normalisation}, method {result.method}, "
+        f"l2 = {result.l2}, seed {result.seed}",
         fontsize="medium",
     )
     content = io.BytesIO()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 
 class MetalearnError(Exception):
     """Base class of every refusal of this package."""
@@ -21,6 +24,21 @@ class DataError(MetalearnError, RuntimeError):
 
 class NotFiniteError(MetalearnError, ArithmeticError):
     """A loss that is NaN or infinite."""
+
+
+class Stopped(MetalearnError):
+    """A run that a signal stopped between two upper steps, with its state saved.
+
+    Attributes:
+        status: what the process should exit with.
+    """
+
+    def __init__(self, asked: signal.Signals, step: int, folder: Path) -> None:
+        self.status = 128 + asked
+        super().__init__(
+            f"{asked.name} after {step} upper steps; the state is saved. Continue with: "
+            f"metalearn train --resume {folder}"
+        )
 
 
 class RunError(MetalearnError, RuntimeError):

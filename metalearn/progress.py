@@ -16,12 +16,19 @@ _FORMAT: Final = {
     "validation": "{:.2%}",
     "residual": "{:.0e}",
     "stationarity": "{:.0e}",
+    "failed": "{:.1%}",
 }
-_LABEL: Final = {"residual": "CG residual"}
+_LABEL: Final = {"residual": "CG residual", "failed": "tasks failed"}
+# Said only where there is something to say.
+_IF_ANY: Final = ("failed",)
 
 
 def _describe(metrics: dict[str, Any]) -> str:
-    known = ((name, form) for name, form in _FORMAT.items() if metrics.get(name) is not None)
+    known = (
+        (name, form)
+        for name, form in _FORMAT.items()
+        if metrics.get(name) or (name in metrics and name not in _IF_ANY)
+    )
     return "  ".join(
         f"{_LABEL.get(name, name)} {form.format(metrics[name])}" for name, form in known
     )

@@ -12,19 +12,23 @@ from typing import Any, Final
 import torch
 
 _PACKAGES: Final = ("torch", "numpy", "pillow", "matplotlib")
+# What numbers are computed by: from the checkout's root.
+_CODE: Final = (":/hypergrad", ":/metalearn", ":/pyproject.toml", ":(exclude,top)metalearn/results")
 
 
 def commit() -> dict[str, Any]:
-    """The git commit of this code, and whether files differ from it; "unknown" outside a checkout.
+    """The git commit of this code, and whether code differs from it; "unknown" outside a checkout.
 
     A checkout that merely contains the installed package (a virtual environment inside another
-    project, say) is told by its not tracking this file.
+    project, say) is told by its not tracking this file. What a run writes is no difference: only
+    the packages it is computed by are looked at. To be called before a run, not after it, since
+    the files may change while it lasts.
     """
     here = Path(__file__).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return {"commit": "unknown", "dirty": None}
     head = _git(here.parent, "rev-parse", "HEAD")
-    changes = _git(here.parent, "status", "--porcelain")
+    changes = _git(here.parent, "status", "--porcelain", "--", *_CODE)
     return {"commit": head or "unknown", "dirty": None if changes is None else bool(changes)}
 
 

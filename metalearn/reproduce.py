@@ -2,57 +2,93 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from rich.console import Console
 
 from metalearn import provenance
-from metalearn.config import EvaluateConfig
+from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.errors import RunError
-from metalearn.evaluate import accuracy
+from metalearn.evaluate import Accuracy, accuracy
+from metalearn.result import Result, stated
 from metalearn.run import Run
-from metalearn.train import build_learner, evaluation_sampler
+from metalearn.training import build_model, evaluation_sampler
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:
-    """Test a run's weights on its test episodes, and compare episode by episode.
+    """Test a run's weights on its test episodes, and compare all that can be computed again.
 
     Raises:
-        MetalearnError: the run can't be read, or an episode's accuracy differs from the recorded
-            one (RunError, with what else differs between then and now).
+        MetalearnError: the run can't be read, its files are not those the result was computed
+            from, or a recorded number or setting is not what comes out now (RunError, with what
+            else differs between then and now).
         hypergrad.HypergradError: the lower level is not finite.
     """
     run = Run(config.run)
     settings, recorded = run.config(), run.result()
+    weights = run.weights()
+    for name, digest in run.digests().items():
+        if recorded.files.get(name) != digest:
+            raise RunError(
+                f"not reproduced: {run.folder / name} is not the file that result.json is the "
+                f"result of: its SHA-256 is {digest}, recorded is {recorded.files.get(name)}."
+            )
     torch.set_num_threads(settings.threads)
     device = settings.place()
     test = evaluation_sampler("test", settings, device=device)
-    learner = build_learner(settings, test.pool, device=device)
-    weights = run.weights()
+    model = build_model(settings, test.pool, device=device)
     try:
-        learner.backbone.load_state_dict(weights)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(f"the weights in {run.folder} don't fit its settings: {error}") from error
-    found = accuracy(learner, test, settings.test_episodes)
+    found = accuracy(settings.subject, model, test, settings.test_episodes)
     console.print(
         f"test accuracy {found} (95 % interval, {settings.test_episodes} episodes, "
-        f"{settings.test}, normalisation {settings.normalisation}, preset {settings.preset})",
+        f"{settings.test}, normalisation {settings.normalisation}, method {settings.method})",
         highlight=False,
         soft_wrap=True,
     )
-    before = recorded["per_episode"]
-    differing = sum(a != b for a, b in zip(found.episodes.tolist(), before, strict=True))
-    if differing or found.mean != recorded["accuracy"]:
+    parameters = sum(p.numel() for p in model.parameters())
+    differing = _differing(recorded, settings, found, parameters=parameters)
+    if differing:
         now = {"versions": provenance.versions(), "device": provenance.device_name(device)}
         changed = {
-            name: (recorded[name], value) for name, value in now.items() if recorded[name] != value
+            name: (getattr(recorded, name), value)
+            for name, value in now.items()
+            if getattr(recorded, name) != value
         }
         raise RunError(
-            f"not reproduced: {run.folder} records {100 * recorded['accuracy']:.4f} %, "
-            f"{differing} of {len(before)} episodes differ. Changed since then: "
-            f"{changed or 'neither versions nor device; the weights, the code or the data, then'}."
+            f"not reproduced: {run.folder} records otherwise: {'; '.join(differing)}. Changed "
+            f"since then: {changed or 'neither versions nor device; the code or the data, then'}."
         )
     console.print(
-        f"reproduced exactly: all {len(before)} episodes as recorded in {run.folder}.",
+        f"reproduced exactly: all {len(recorded.per_episode)} episodes, their mean and interval "
+        f"as recorded in {run.folder}, and the settings it names. Not computed again: validation, "
+        "certificate, seconds, memory.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _differing(
+    recorded: Result, settings: TrainConfig, found: Accuracy, *, parameters: int
+) -> list[str]:
+    """The fields that are not what the settings and the weights lead to, in words."""
+    before, now = recorded.per_episode, found.episodes.tolist()
+    said = []
+    if len(before) != len(now):
+        said.append(f"per_episode has {len(before)} values for {len(now)} episodes")
+    elif count := sum(a != b for a, b in zip(now, before, strict=True)):
+        said.append(f"{count} of {len(now)} episodes differ")
+    expected: dict[str, Any] = stated(settings) | {
+        "accuracy": found.mean,
+        "interval": found.interval,
+        "parameters": parameters,
+    }
+    said += [
+        f"{name} is {getattr(recorded, name)!r}, and {value!r} comes out"
+        for name, value in expected.items()
+        if getattr(recorded, name) != value
+    ]
+    return said

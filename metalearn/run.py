@@ -1,13 +1,17 @@
 """The folder of a run: what was asked, what happened, what came out.
 
-config.json (settings), metrics.jsonl (one line for each validation), TensorBoard's event file,
-weights.safetensors (of the best validation), result.json, curves.png.
+config.json (settings), metrics.jsonl (one line for each validation), events.jsonl (one line for
+each thing that happened), TensorBoard's event file, weights.safetensors (of the best validation),
+checkpoint.safetensors (the last state, to resume from), result.json, curves.png;
+failure.safetensors (the state in which a run failed).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +22,16 @@ from torch import Tensor
 from metalearn.config import TrainConfig, from_json, to_json
 from metalearn.errors import RunError
 from metalearn.files import write_atomically, write_json
+from metalearn.result import Result
+from metalearn.schema import parse, read
 
 CONFIG: Final = "config.json"
 METRICS: Final = "metrics.jsonl"
 RESULT: Final = "result.json"
+EVENTS: Final = "events.jsonl"
 WEIGHTS: Final = "weights.safetensors"
+CHECKPOINT: Final = "checkpoint.safetensors"
+FAILURE: Final = "failure.safetensors"
 CURVES: Final = "curves.png"
 
 
@@ -46,7 +55,7 @@ class Run:
         folder = config.run
         if folder is None:
             time = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            folder = Path("runs") / f"glyphs-{config.preset}-{time}"
+            folder = Path("runs") / f"glyphs-{config.method}-{time}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -58,6 +67,21 @@ class Run:
             ) from error
         return cls(folder)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its result."""
+        return (self.folder / RESULT).exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the last state."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def failure(self) -> Path:
+        """The file of a state that failed."""
+        return self.folder / FAILURE
+
     def config(self) -> TrainConfig:
         """The settings of the run.
 
@@ -67,13 +91,32 @@ class Run:
         """
         return from_json(self._json(CONFIG))
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """What came out.
 
         Raises:
             RunError: the run did not finish, or its files are damaged.
         """
-        return self._json(RESULT)
+        try:
+            return read(Result, self._json(RESULT), "it")
+        except ValueError as error:
+            raise RunError(f"{self.folder / RESULT} is damaged: {error}.") from error
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the files that the result is computed from.
+
+        Raises:
+            RunError: one of them can't be read.
+        """
+        return {CONFIG: self.config_digest(), WEIGHTS: _digest(self._read(WEIGHTS))}
+
+    def config_digest(self) -> str:
+        """SHA-256 of the settings.
+
+        Raises:
+            RunError: they can't be read.
+        """
+        return _digest(self._read(CONFIG))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary for each validation, in order.
@@ -81,8 +124,7 @@ class Run:
         Raises:
             RunError: not a run folder, or its files are damaged.
         """
-        lines = self._read(METRICS).decode().splitlines()
-        return [self._parse(METRICS, line) for line in lines]
+        return [self._parse(METRICS, line) for line in self._read(METRICS).splitlines()]
 
     def weights(self) -> dict[str, Tensor]:
         """The backbone's weights of the best validation, on the CPU.
@@ -95,9 +137,9 @@ class Run:
         except safetensors.SafetensorError as error:
             raise RunError(f"{self.folder / WEIGHTS} is damaged ({error}).") from error
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: Result) -> None:
         """Write what came out."""
-        write_json(self.folder / RESULT, result)
+        write_json(self.folder / RESULT, dataclasses.asdict(result))
 
     def write_weights(self, weights: dict[str, Tensor]) -> None:
         """Write the backbone's weights in place of earlier ones."""
@@ -106,16 +148,37 @@ class Run:
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add one line to the metrics."""
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        self._append(METRICS, metrics)
+
+    def keep_metrics(self, lines: int) -> None:
+        """Keep the first lines of the metrics; what a stopped process wrote after them goes.
+
+        Raises:
+            RunError: there are fewer.
+        """
+        path = self.folder / METRICS
+        found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if len(found) < lines:
+            raise RunError(f"{path} has {len(found)} lines; the checkpoint knows of {lines}.")
+        if len(found) > lines:
+            write_atomically(path, b"".join(found[:lines]))
+
+    def log(self, event: str, **details: Any) -> None:
+        """Add one line to the events: what happened, when (UTC), and its details."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append(EVENTS, {"time": time, "event": event} | details)
+
+    def _append(self, name: str, value: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(value, allow_nan=False) + "\n")
 
     def _json(self, name: str) -> dict[str, Any]:
-        return self._parse(name, self._read(name).decode())
+        return self._parse(name, self._read(name))
 
-    def _parse(self, name: str, text: str) -> dict[str, Any]:
+    def _parse(self, name: str, text: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
+            value = parse(text)
+        except (ValueError, RecursionError) as error:  # nested too deeply to be read
             raise RunError(f"{self.folder / name} is damaged ({error}).") from error
         if not isinstance(value, dict):
             raise RunError(f"{self.folder / name} is damaged: an object was expected.")
@@ -128,3 +191,7 @@ class Run:
             raise RunError(
                 f"{self.folder} is no folder of a finished run: {name} is unreadable ({error})."
             ) from error
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -3,230 +3,211 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from metalearn import provenance
-from metalearn.backbones import Conv4
-from metalearn.config import Protocol, TrainConfig
+from hypergrad.errors import HypergradError
+from metalearn import checkpoint, provenance
+from metalearn.config import Device, TrainConfig, to_json
 from metalearn.curves import draw_curves
-from metalearn.data import Pool, Split, glyph_pool
-from metalearn.episodes import Episodes, Sampler
-from metalearn.errors import NotFiniteError
-from metalearn.evaluate import INTERVAL, Accuracy, accuracy
-from metalearn.evidence import Evidence
-from metalearn.head import cross_entropy
-from metalearn.learner import Learner
+from metalearn.errors import NotFiniteError, RunError, Stopped
+from metalearn.evaluate import Accuracy, accuracy
+from metalearn.plan import predicted_bytes, say_plan
 from metalearn.progress import Display
+from metalearn.result import Result, stated
 from metalearn.run import Run
+from metalearn.stopping import Stop
+from metalearn.trackers import Tracker, tracker
+from metalearn.training import Training, evaluation_sampler
 
-# Validation and test episodes are the same in all runs, so that runs can be compared in pairs.
-EVALUATION_SEED: Final = 0
 # Upper steps between readings of the loss: each waits for the device.
 _LOOK_EVERY: Final = 10
 
 
-def sampler(split: Split, protocol: Protocol, *, seed: int, device: torch.device) -> Sampler:
-    """Episodes of one split of the glyphs.
+def train(config: TrainConfig, *, console: Console) -> None:
+    """Train, validate and test, or go on with a run that was stopped; all is left in its folder.
 
     Raises:
-        EpisodeError: the split has too few classes or images.
-        DataError: the glyphs can't be rendered or cached.
-    """
-    pool = glyph_pool(split, device=device)
-    return Sampler(pool=pool, way=protocol.way, shot=protocol.shot, query=protocol.query, seed=seed)
-
-
-def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
-    """The validation or test episodes of a run."""
-    return sampler(split, config.test, seed=EVALUATION_SEED, device=device)
-
-
-def build_learner(config: TrainConfig, pool: Pool, *, device: torch.device) -> Learner:
-    """The learner for a pool's images; its initial weights depend on the seed, not the device."""
-    backbone = Conv4(
-        filters=config.filters,
-        channels=pool.images.shape[2],
-        size=pool.images.shape[-1],
-        normalisation=config.normalisation,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    return Learner(backbone=backbone.to(device), l2=config.l2, lower=config.lower())
-
-
-def upper_step(
-    learner: Learner, optimiser: torch.optim.Optimizer, episodes: Episodes, *, watch: Evidence
-) -> Float[Tensor, ""]:
-    """One step on the mean query loss of the tasks: one forward, one backward of the backbone.
-
-    Returns:
-        The loss before the step, on its device.
-
-    Raises:
-        hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
-    """
-    optimiser.zero_grad(set_to_none=True)
-    loss = cross_entropy(learner.answer(episodes, watch=watch), episodes.query_labels).mean()
-    torch.autograd.backward(loss)
-    optimiser.step()
-    return loss.detach()
-
-
-@dataclass(frozen=True, slots=True)
-class _Best:
-    """The best validation so far, and the weights that had it."""
-
-    validation: Accuracy
-    step: int
-    weights: dict[str, Tensor]
-
-
-class _Training:
-    """The state of one training run between its upper steps."""
-
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.episodes = sampler("train", config.train, seed=config.seed, device=device)
-        self.validation = evaluation_sampler("validation", config, device=device)
-        self.learner = build_learner(config, self.episodes.pool, device=device)
-        self.optimiser = torch.optim.Adam(
-            self.learner.backbone.parameters(), lr=config.learning_rate
-        )
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, config.steps)
-        self.evidence = Evidence()
-        self.losses: list[Float[Tensor, ""]] = []
-        self.best: _Best | None = None
-
-    def advance(self, step: int) -> None:
-        """Take upper step number `step`, counted from 1."""
-        tasks = self.config.tasks_per_step
-        batch = self.episodes.sample((step - 1) * tasks, tasks)
-        self.losses.append(upper_step(self.learner, self.optimiser, batch, watch=self.evidence))
-        self.schedule.step()
-
-    def look(self, step: int, since: int) -> dict[str, float]:
-        """Loss and certificate of the last `since` upper steps.
-
-        Raises:
-            NotFiniteError: one of them is NaN or infinite.
-        """
-        loss = torch.stack(self.losses[-since:]).mean().item()
-        found = {"loss": loss} | self.evidence.last(since)
-        for name, value in found.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"the {name} is {value} at upper step {step}: lower the learning rate "
-                    f"({self.config.learning_rate}). The run folder keeps the settings, the "
-                    "metrics and the weights of the best validation so far."
-                )
-        return found
-
-    def validate(self, step: int) -> Accuracy:
-        """Accuracy on the validation episodes; if it is the best so far, `best` is this step."""
-        found = accuracy(self.learner, self.validation, self.config.validation_episodes)
-        if self.best is None or found.mean > self.best.validation.mean:
-            state = self.learner.backbone.state_dict()
-            weights = {name: weight.detach().cpu().clone() for name, weight in state.items()}
-            self.best = _Best(found, step, weights)
-        return found
-
-
-def train(config: TrainConfig, *, console: Console) -> Run:
-    """Train, validate and test; everything is left in the run folder.
-
-    Raises:
-        MetalearnError: a setting, the data or the folder can't be used, or the loss is not finite.
+        MetalearnError: a setting, the data or the folder can't be used; or the loss is not finite.
+        Stopped: by SIGINT or SIGTERM, with the state saved.
         hypergrad.HypergradError: the lower level, or the adjoint on it, is not finite.
     """
-    began = time.monotonic()
-    torch.set_num_threads(config.threads)
-    device = config.place()
-    # Recorded as what it was: a test elsewhere mustn't take auto for another device.
-    config = dataclasses.replace(config, device="cuda" if device.type == "cuda" else "cpu")
-    # What can be refused is, before a folder is made and before, not after, training.
-    test = evaluation_sampler("test", config, device=device)
-    training = _Training(config, device)
-    run = Run.begin(config)
-    display = Display(console, config.steps)
-    display.say(f"glyphs, {config.test}; preset {config.preset}; {device}; in {run.folder}")
-    with display.running(), closing(SummaryWriter(str(run.folder))) as board:
-        last = 0
-        for step in range(1, config.steps + 1):
-            training.advance(step)
-            done = step == config.steps
-            validate = done or step % config.validate_every == 0
-            if validate or step % _LOOK_EVERY == 0:
-                display.update(step, training.look(step, min(_LOOK_EVERY, step)))
-            if not validate:
-                continue
-            found = training.validate(step)
-            if training.best is not None and training.best.step == step:
+    if config.resume is not None:
+        config.refuse_settings_with_resume()
+        run = Run(config.resume)
+        if run.finished:
+            raise RunError(f"{run.folder} is finished: there is nothing to resume.")
+        _Job.of(run.config(), console).go_on(run)
+    elif config.dry_run:
+        job = _Job.of(config, console)
+        say_plan(job.training, job.test, console=console)
+    else:
+        _Job.of(config, console).begin()
+
+
+class _Job:
+    """One process's part in a run.
+
+    Args:
+        config: settings of the run.
+        device: they lead to.
+        console: to say things on.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device, console: Console) -> None:
+        self.config, self.device = config, device
+        # The code that runs is that of now, whatever its files are when the run ends.
+        self.origin = provenance.commit()
+        # What can be refused is, before a folder is made and before, not after, training.
+        self.test = evaluation_sampler("test", config, device=device)
+        self.training = Training(config, device)
+        self.step_bytes = predicted_bytes(self.training)
+        self.display = Display(console, config.steps)
+        self.seconds_before, self.began = 0.0, time.monotonic()
+        self.metrics = 0
+
+    @classmethod
+    def of(cls, config: TrainConfig, console: Console) -> _Job:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        device = config.place()
+        # Recorded as what it was: a test elsewhere mustn't take auto for another device.
+        recorded: Device = "cuda" if device.type == "cuda" else "cpu"
+        return cls(dataclasses.replace(config, device=recorded), device, console)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run, in this process and in those before."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def begin(self) -> None:
+        """A new run."""
+        run = Run.begin(self.config)
+        run.log("started", **self.origin, versions=provenance.versions())
+        self._run(run)
+
+    def go_on(self, run: Run) -> None:
+        """The rest of a run, from its last checkpoint; from the start if it has none."""
+        if run.checkpoint.exists():
+            tensors, progress = checkpoint.load(run.checkpoint)
+            if progress.config != run.config_digest():
+                raise RunError(
+                    f"{run.checkpoint} belongs to other settings than those in {run.folder}: "
+                    "put config.json back as it was."
+                )
+            self.training.restore(tensors, progress)
+            self.seconds_before, self.metrics = progress.seconds, progress.metrics
+            if self.training.best is not None:
+                run.write_weights(self.training.best.weights)
+        run.keep_metrics(self.metrics)
+        run.log("resumed", step=self.training.step, **self.origin, versions=provenance.versions())
+        self.display.say(f"resuming {run.folder} after {self.training.step} upper steps")
+        self._run(run)
+
+    def _run(self, run: Run) -> None:
+        config, training = self.config, self.training
+        self.display.say(
+            f"glyphs, {config.test}; method {config.method}; {self.device}; in {run.folder}"
+        )
+        board = tracker(
+            config.tracker, run.folder, step=training.step, settings=to_json(self.config)
+        )
+        with self.display.running(), closing(board), Stop() as stop:
+            while not training.done:
+                try:
+                    self._advance(run, board)
+                except (HypergradError, NotFiniteError) as error:
+                    self._keep_failure(run, error)
+                    raise
+                if stop.asked is not None:
+                    self._save(run)
+                    run.log("stopped", step=training.step, signal=stop.asked.name)
+                    raise Stopped(stop.asked, training.step, run.folder)
+        tested = self._test()
+        run.write_result(self._result(run, tested))
+        draw_curves(run)
+        run.log("finished", step=training.step, accuracy=tested.mean)
+        self.display.say(training.evidence.verdict())
+        self.display.say(
+            f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
+            f"{config.test}, normalisation {config.normalisation}, method {config.method})"
+        )
+
+    def _advance(self, run: Run, board: Tracker) -> None:
+        """Take an upper step, and look, validate and save where it is time to."""
+        config, training = self.config, self.training
+        training.advance()
+        step = training.step
+        last = step == config.steps
+        validate = last or step % config.validate_every == 0
+        save = step % config.checkpoint_every == 0
+        if validate or save or step % _LOOK_EVERY == 0:
+            self.display.update(step, training.look(min(_LOOK_EVERY, step)))
+        if validate:
+            metrics = training.look(step - training.validated)
+            found = training.validate()
+            metrics |= {"validation": found.mean, "validation_interval": found.interval}
+            if training.best is not None and training.best.found.step == step:
                 run.write_weights(training.best.weights)
-            metrics = training.look(step, step - last) | {
-                "validation": found.mean,
-                "validation_interval": found.interval,
-            }
-            last = step
-            run.append_metrics({"step": step, "seconds": time.monotonic() - began} | metrics)
-            for name, value in metrics.items():
-                board.add_scalar(name, value, step)
-            display.update(step, metrics)
-    tested = _test(training, test)
-    run.write_result(_result(training, tested, seconds=time.monotonic() - began))
-    draw_curves(run)
-    display.say(
-        f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, {config.test}, "
-        f"normalisation {config.normalisation}, preset {config.preset})"
-    )
-    return run
+            run.append_metrics({"step": step, "seconds": self.seconds} | metrics)
+            self.metrics += 1
+            board.scalars(step, metrics)
+            self.display.update(step, metrics)
+        if save:
+            self._save(run)
 
+    def _save(self, run: Run) -> None:
+        state = self.training.state(
+            config=run.config_digest(), metrics=self.metrics, seconds=self.seconds
+        )
+        checkpoint.save(run.checkpoint, *state)
 
-def _test(training: _Training, test: Sampler) -> Accuracy:
-    assert training.best is not None  # the last step always validates
-    training.learner.backbone.load_state_dict(training.best.weights)
-    return accuracy(training.learner, test, training.config.test_episodes)
+    def _keep_failure(self, run: Run, error: Exception) -> None:
+        """Save the state that failed, beside the last good one, and say where it is."""
+        state = self.training.state(
+            config=run.config_digest(), metrics=self.metrics, seconds=self.seconds
+        )
+        checkpoint.save(run.failure, *state)
+        step, tasks = self.training.step, self.training.tasks
+        run.log("failed", step=step, error=f"{type(error).__name__}: {error}")
+        first = max(0, step - _LOOK_EVERY) * tasks
+        self.display.say(
+            f"failed at upper step {step}, training episodes {first} to {(step + 1) * tasks - 1}: "
+            f"that state is in {run.failure}; the settings, the metrics, the weights of the best "
+            "validation and the last checkpoint are as they were."
+        )
 
+    def _test(self) -> Accuracy:
+        best = self.training.best
+        assert best is not None  # the last step always validates
+        training = self.training
+        training.model.load_state_dict(best.weights)
+        return accuracy(training.method, training.model, self.test, self.config.test_episodes)
 
-def _result(training: _Training, tested: Accuracy, *, seconds: float) -> dict[str, Any]:
-    config, best = training.config, training.best
-    assert best is not None
-    numbers = config.published()
-    return {
-        "accuracy": tested.mean,
-        "interval": tested.interval,
-        "interval_formula": INTERVAL,
-        "protocol": {
-            "data": "glyphs",
-            "split": "test",
-            **dataclasses.asdict(config.test),
-            "episodes": config.test_episodes,
-            "episode_seed": EVALUATION_SEED,
-        },
-        "normalisation": config.normalisation,
-        "preset": config.preset,
-        "l2": config.l2,
-        "lower": str(training.learner.lower),
-        **numbers,
-        "certificate": training.evidence.summary(),
-        "validation": best.validation.mean,
-        "validation_interval": best.validation.interval,
-        "best_step": best.step,
-        "seed": config.seed,
-        **provenance.commit(),
-        "versions": provenance.versions(),
-        "device": provenance.device_name(training.device),
-        "threads": config.threads,
-        "peak_memory": provenance.peak_memory(training.device),
-        "seconds": seconds,
-        "parameters": sum(p.numel() for p in training.learner.backbone.parameters()),
-        "per_episode": tested.episodes.tolist(),
-    }
+    def _result(self, run: Run, tested: Accuracy) -> Result:
+        training = self.training
+        assert training.best is not None
+        best = training.best.found
+        origin: dict[str, Any] = self.origin
+        return Result(
+            accuracy=tested.mean,
+            interval=tested.interval,
+            **stated(self.config),
+            certificate=training.evidence.summary(),
+            validation=best.mean,
+            validation_interval=best.interval,
+            best_step=best.step,
+            **origin,
+            versions=provenance.versions(),
+            device=provenance.device_name(self.device),
+            peak_memory=provenance.peak_memory(self.device),
+            step_bytes=self.step_bytes,
+            seconds=self.seconds,
+            parameters=sum(p.numel() for p in training.model.parameters()),
+            files=run.digests(),
+            per_episode=tested.episodes.tolist(),
+        )

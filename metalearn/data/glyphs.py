@@ -106,7 +106,7 @@ def _draw(font: ImageFont.FreeTypeFont, char: str) -> UInt8[np.ndarray, "28 28"]
 
 
 def render_glyphs() -> UInt8[np.ndarray, "461 12 28 28"]:
-    """Draw every class in every face (about a second).
+    """Draw every class in every face.
 
     Raises:
         DataError: a DejaVu face is missing from matplotlib, or lacks a character.

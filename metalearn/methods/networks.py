@@ -22,7 +22,7 @@ from metalearn.backbones import DropBlock, Norm
 from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
 from metalearn.head import cross_entropy
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods.heads import initial_head, shared_start
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import metalearn.train
+import metalearn.training
+from metalearn import checkpoint
 from metalearn.cli import main
 from metalearn.config import TrainConfig
-from metalearn.episodes import Episodes
 from metalearn.errors import NotFiniteError
 from metalearn.run import Run
+from metalearn.train import train
 
 SMALL = [
     "--steps=6",
@@ -70,11 +72,20 @@ def test_a_run_leaves_its_evidence(finished: Path) -> None:
         "episode_seed": 0,
     }
     assert result["normalisation"] == "transductive"
-    assert result["l2"] == TrainConfig().l2
+    assert result["l2"] == 0.01
+    assert result["method"] == "memory-reduced-exact"
+    assert result["step_bytes"] > 2 * 35 * 28 * 28 * 4  # the images of a step at least
+    certificate = result["certificate"]
     for name in ("stationarity", "residual"):
         for when in ("training", "end"):
-            found = result["certificate"][name][when]
+            found = certificate[name][when]
             assert 0 <= found["median"] <= found["worst"] < 1e-3
+    assert (certificate["tasks"], certificate["failed"], certificate["fixed_steps"]) == (
+        12,
+        0,
+        False,
+    )
+    assert certificate["adjoint_status"]["CONVERGED"] == sum(certificate["adjoint_status"].values())
     assert {"torch", "python", "numpy"} <= result["versions"].keys()
     assert {"commit", "dirty", "device", "threads", "seed", "seconds"} <= result.keys()
     # At least the interpreter with torch, at most this machine.
@@ -98,7 +109,7 @@ def test_evaluate_reproduces_exactly(finished: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "reproduced exactly: all 30 episodes" in said
     result = Run(finished).result()
-    assert f"{100 * result['accuracy']:.2f} ± {100 * result['interval']:.2f} %" in said
+    assert f"{100 * result.accuracy:.2f} ± {100 * result.interval:.2f} %" in said
 
 
 def test_training_again_gives_the_same_weights(finished: Path, tmp_path: Path) -> None:
@@ -108,44 +119,134 @@ def test_training_again_gives_the_same_weights(finished: Path, tmp_path: Path) -
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
-def test_the_papers_preset_trains(tmp_path: Path) -> None:
+def test_the_papers_preset_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(
         [
             "train",
             f"--run={tmp_path / 'paper'}",
             *SMALL,
-            "--preset=paper",
+            "--method=memory-reduced",
             "--lower-steps=7",
             "--normalisation=group",
         ]
     )
     result = Run(tmp_path / "paper").result()
-    found = [result[name] for name in ("preset", "K", "step_size", "N", "normalisation")]
-    assert found == ["paper", 7, 0.05, 20, "group"]
+    found = [result.method, result.K, result.step_size, result.N, result.normalisation]
+    assert found == ["memory-reduced", 7, 0.05, 20, "group"]
+    # It stops after N steps wherever it is: no failure, and said with how far it came.
+    assert result.certificate is not None
+    assert result.certificate["fixed_steps"]
+    assert result.certificate["failed"] == 0
+    assert "12 tasks took the steps they were given; median relative" in capsys.readouterr().out
+
+
+def test_a_lower_level_that_is_not_solved_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # With next to no regulariser the head of separable data runs off to infinity.
+    main(["train", f"--run={tmp_path / 'run'}", *SMALL, "--l2=1e-7"])
+    said = capsys.readouterr().out
+    certificate = Run(tmp_path / "run").result().certificate
+    assert certificate is not None
+    failed = certificate["failed"]
+    assert failed > 0
+    assert f"{failed} of 12 tasks FAILED ({certificate['lower_failed']} lower levels" in said
+    assert "worst failure" in said
+    assert re.search(r"tasks failed \d", said)  # the progress lines say so as it happens
+
+
+def rewrite(copy: Path, **changes: Any) -> None:
+    """Change fields of the result."""
+    path = copy / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_other_weights_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(copy)
     run.write_weights({name: -weight for name, weight in run.weights().items()})
     said = refused(["evaluate", f"--run={copy}"], capsys)
+    assert "weights.safetensors is not the file that result.json is the result of" in said
+    # Were the digest changed with the weights, the episodes would tell.
+    rewrite(copy, files=run.digests())
+    said = refused(["evaluate", f"--run={copy}"], capsys)
     assert "RunError: not reproduced" in said
     assert "30 episodes differ" in said
     assert "neither versions nor device" in said
 
 
+def test_other_settings_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"l2": 0.02}))
+    said = refused(["evaluate", f"--run={copy}"], capsys)
+    assert "config.json is not the file that result.json is the result of" in said
+    rewrite(copy, files=Run(copy).digests())
+    assert "l2 is 0.01, and 0.02 comes out" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+EDITS: list[dict[str, Any]] = [
+    {"accuracy": 0.99},
+    {"interval": 0.001},
+    {"interval_formula": "a guess"},
+    {"normalisation": "group"},
+    {"method": "maml"},
+    {"configured": "otherwise"},
+    {"variant": "as published"},
+    {"source": "hearsay"},
+    {"departures": ""},
+    {"backbone": "conv4-64"},
+    {"precision": "float16"},
+    {"l2": 1.0},
+    {"K": 20},
+    {"step_size": 0.05},
+    {"N": 20},
+    {"seed": 7},
+    {"threads": 64},
+    {"parameters": 1},
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: next(iter(edit)))
+def test_an_edited_result_is_not_reproduced(
+    edit: dict[str, Any], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(copy, **edit)
+    ((name, value),) = edit.items()
+    assert f"{name} is {value!r}, and" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+@pytest.mark.parametrize("name", ["way", "shot", "episodes", "episode_seed", "split"])
+def test_an_edited_protocol_is_not_reproduced(
+    name: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = json.loads((copy / "result.json").read_text())["protocol"]
+    rewrite(copy, protocol=protocol | {name: "train" if name == "split" else 20})
+    assert "protocol is TestProtocol(" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
 def test_another_version_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = Run(copy).result()
-    result["accuracy"] = 0.5
-    result["versions"]["torch"] = "0.1"
-    Run(copy).write_result(result)
+    versions = Run(copy).result().versions
+    rewrite(copy, accuracy=0.5, versions=versions | {"torch": "0.1"})
     assert "'torch': '0.1'" in refused(["evaluate", f"--run={copy}"], capsys)
+
+
+def test_episodes_that_are_missing_are_named(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(copy, per_episode=[0.5] * 7)
+    said = refused(["evaluate", f"--run={copy}"], capsys)
+    assert "per_episode has 7 values for 30 episodes" in said
 
 
 DAMAGE: list[tuple[str, bytes | None, str]] = [
     ("result.json", None, "is no folder of a finished run: result.json is unreadable"),
     ("config.json", b"{", "config.json is damaged"),
-    ("config.json", b"{}", "ConfigError: the settings should be"),
+    ("config.json", b"{}", "ConfigError: the settings has missing fields"),
+    ("config.json", b'{"l2\xff": 1}', "config.json is damaged ('utf-8' codec"),
+    ("config.json", b'{"l2": NaN}', "config.json is damaged (NaN is no JSON value)"),
     ("result.json", b"[]", "an object was expected"),
+    ("result.json", b"{}", "result.json is damaged: it has missing fields ['K', "),
+    ("result.json", b"\xff", "result.json is damaged"),
+    ("result.json", b"[" * 100_000, "result.json is damaged"),
     ("weights.safetensors", b"\0" * 20, "weights.safetensors is damaged"),
 ]
 
@@ -161,20 +262,33 @@ def test_damaged_runs_are_refused(
     assert message in refused(["evaluate", f"--run={copy}"], capsys)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("accuracy", "0.9"), ("per_episode", 0.9), ("per_episode", ["x"]), ("protocol", None)],
+)
+def test_results_of_another_type_are_refused(
+    field: str, value: object, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(copy, **{field: value})
+    said = refused(["evaluate", f"--run={copy}"], capsys)
+    assert f"result.json is damaged: it.{field}" in said
+
+
 def test_weights_of_another_backbone_are_refused(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(copy)
-    run.write_weights({"convs.0.weight": torch.zeros(1)})
+    run.write_weights({"backbone.convs.0.weight": torch.zeros(1)})
+    rewrite(copy, files=run.digests())
     assert "don't fit its settings" in refused(["evaluate", f"--run={copy}"], capsys)
 
 
 BAD = [
     (["--l2=0"], "l2 was given as 0.0: it must be positive"),
-    (["--lower-steps=3"], "or choose preset paper"),
+    (["--lower-steps=3"], "or choose another method"),
     (["--test.way=200"], "200-way episodes were asked for, but the test split has 141 classes"),
     (["--train.shot=12"], "need 14 images of each class, but the train split has 12"),
-    (["--preset=fast"], "fast"),
+    (["--method=fast"], "fast"),
 ]
 
 
@@ -194,18 +308,26 @@ def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = metalearn.train.upper_step
+    honest = metalearn.training.upper_step
 
-    def diverging(learner: Any, optimiser: Any, episodes: Episodes, *, watch: Any) -> torch.Tensor:
-        return honest(learner, optimiser, episodes, watch=watch) * torch.nan
+    def diverging(*arguments: Any, **settings: Any) -> torch.Tensor:
+        return honest(*arguments, **settings) * torch.nan
 
-    monkeypatch.setattr(metalearn.train, "upper_step", diverging)
+    monkeypatch.setattr(metalearn.training, "upper_step", diverging)
     config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
+    said = io.StringIO()
     with pytest.raises(
         NotFiniteError, match=r"the loss is nan at upper step .* lower the learning"
     ):
-        metalearn.train.train(config, console=Console(file=io.StringIO()))
-    assert not (tmp_path / "run" / "result.json").exists()
+        train(config, console=Console(file=said))
+    run = Run(tmp_path / "run")
+    assert not run.finished
+    # The state is kept, with the episodes that led to it.
+    assert "failed at upper step 4, training episodes 0 to 4" in " ".join(said.getvalue().split())
+    tensors, progress = checkpoint.load(run.failure)
+    assert progress.step == 4
+    assert tensors["losses"].isnan().all()
+    assert '"event": "failed"' in (run.folder / "events.jsonl").read_text()
 
 
 def test_weights_that_are_not_finite_stop(
@@ -213,6 +335,19 @@ def test_weights_that_are_not_finite_stop(
 ) -> None:
     said = refused(["train", f"--run={tmp_path / 'run'}", *SMALL, "--learning-rate=1e30"], capsys)
     assert "NotFiniteError" in said
+
+
+def test_interrupting_a_run_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metalearn.training, "upper_step", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", f"--run={tmp_path / 'run'}", *SMALL])
+    assert exit_.value.code == 130
+    assert "interrupted: a run can be resumed from its last checkpoint" in capsys.readouterr().err
 
 
 def test_help_names_the_settings(capsys: pytest.CaptureFixture[str]) -> None:

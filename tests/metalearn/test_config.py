@@ -1,16 +1,26 @@
 """Settings that can't work are refused, with what to do; the others survive being written down."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from hypergrad import GradientDescent, Implicit
-from metalearn.config import Protocol, TrainConfig, from_json, to_json
+from metalearn.cli import main
+from metalearn.config import MethodName, Protocol, TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
+from metalearn.memory import LiveBytes
+from metalearn.methods.adjust import Numbers, describe, numbers
+from metalearn.methods.heads import LinearHeads
+from metalearn.methods.presets import PRESETS
+from metalearn.plan import predicted_bytes
+from metalearn.settings_file import settings, split_off
+from metalearn.training import Training
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"l2": 0.0}, "l2 was given as 0.0: it must be positive and finite"),
@@ -21,9 +31,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"test_episodes": 1}, "test_episodes was given as 1: it must be at least 2"),
     ({"threads": 0}, "threads was given as 0"),
     ({"seed": -1}, "seed was given as -1"),
-    ({"lower_steps": 5}, "were given with preset exact, .* or choose preset paper"),
-    ({"preset": "paper", "lower_steps": 0}, "lower_steps was given as 0"),
-    ({"preset": "paper", "step_size": -0.1}, "step_size was given as -0.1"),
+    ({"lower_steps": 5}, "lower_steps 5 was given with LinearHeads, which has no such number"),
+    ({"adjoint_steps": 5}, "adjoint_steps 5 was given with LinearHeads, which has no such"),
+    ({"method": "protonet", "l2": 0.1}, "l2 0.1 was given with ProtoNet, which has no such"),
+    ({"method": "reptile", "step_size": 0.1}, "step_size 0.1 was given with Reptile"),
+    ({"method": "memory-reduced", "lower_steps": 0}, "lower_steps was given as 0"),
+    ({"method": "memory-reduced", "step_size": -0.1}, "step_size was given as -0.1"),
+    ({"drop_rate": 1.0}, "drop_rate was given as 1.0"),
 ]
 
 
@@ -38,7 +52,7 @@ def test_unknown_choices_are_refused() -> None:
     code = """
 from metalearn.backbones import Conv4
 from metalearn.config import TrainConfig
-for change in ({"preset": "fast"}, {"normalisation": "batch"}, {"device": "tpu"}):
+for change in ({"method": "fast"}, {"normalisation": "batch"}, {"device": "tpu"}):
     try:
         TrainConfig(**change)
     except ValueError as error:
@@ -50,7 +64,7 @@ except ValueError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "preset was given as 'fast': it is one of paper, exact.",
+        f"method was given as 'fast': it is one of {', '.join(PRESETS)}.",
         "normalisation was given as 'batch': it is one of transductive, stored, group.",
         "device was given as 'tpu': it is one of auto, cpu, cuda.",
         "normalisation was given as 'layer': it is one of transductive, stored, group.",
@@ -69,7 +83,7 @@ def test_bad_protocols_are_refused(name: str) -> None:
         TrainConfig(),
         TrainConfig(
             run=Path("here"),
-            preset="paper",
+            method="memory-reduced",
             adjoint_steps=7,
             train=Protocol(way=3, shot=2, query=4),
             learning_rate=0.1,
@@ -83,14 +97,124 @@ def test_settings_survive_json(config: TrainConfig) -> None:
 
 def test_damaged_settings_are_refused() -> None:
     values = to_json(TrainConfig())
-    with pytest.raises(ConfigError, match=r"missing \['l2'\], unknown \['l3'\]"):
+    with pytest.raises(ConfigError, match=r"missing fields \['l2'\] and unknown ones \['l3'\]"):
         from_json({name: v for name, v in values.items() if name != "l2"} | {"l3": 1})
-    with pytest.raises(ConfigError, match="settings of an episode"):
+    with pytest.raises(ConfigError, match=r"settings.test has missing fields .* \['ways'\]"):
         from_json(values | {"test": {"ways": 5}})
+    with pytest.raises(ConfigError, match="l2 was given as -1.0: it must be positive"):
+        from_json(values | {"l2": -1})
+    with pytest.raises(ConfigError, match="the settings is .*: an object was expected"):
+        from_json([])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("filters", 8.0, "filters is 8.0: int was expected"),
+        ("filters", True, "filters is True: int was expected"),
+        ("l2", "0.01", "l2 is '0.01': float was expected"),
+        ("method", 3, "method is 3: one of memory-reduced, memory-reduced-exact"),
+        ("method", "fast", "method is 'fast': one of memory-reduced, "),
+        ("lower_steps", "3", "lower_steps is '3': int was expected"),
+        ("run", 3, "run is 3: Path was expected"),
+        ("test", None, "test is None: an object was expected"),
+    ],
+)
+def test_settings_of_another_type_are_refused(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        from_json(to_json(TrainConfig()) | {name: value})
 
 
 def test_paper_preset_is_the_published_one() -> None:
-    lower = TrainConfig(preset="paper").lower()
-    assert lower.by == GradientDescent(steps=20, step_size=0.05)
-    assert isinstance(lower.adjoint, Implicit)
-    assert TrainConfig(preset="paper").published() == {"K": 20, "step_size": 0.05, "N": 20}
+    config = TrainConfig(method="memory-reduced")
+    subject = config.subject
+    assert isinstance(subject, LinearHeads)
+    assert subject.lower.by == GradientDescent(steps=20, step_size=0.05)
+    assert isinstance(subject.lower.adjoint, Implicit)
+    assert numbers(subject) == Numbers(K=20, step_size=0.05, N=20)
+    assert config.configured().learning_rate == 1e-3
+
+
+def test_every_preset_can_be_chosen() -> None:
+    assert get_args(MethodName) == tuple(PRESETS)
+    for name in get_args(MethodName):
+        configured = TrainConfig(method=name).configured()
+        assert configured == PRESETS[name]
+        assert "0x" not in describe(configured.method)
+
+
+def test_given_numbers_replace_the_presets_and_are_named() -> None:
+    config = TrainConfig(
+        method="memory-reduced", lower_steps=7, step_size=0.1, adjoint_steps=3, l2=0.5
+    )
+    assert numbers(config.subject) == Numbers(K=7, step_size=0.1, N=3)
+    assert "l2=0.5" in describe(config.subject)
+    given = "Given: lower_steps = 7, step_size = 0.1, adjoint_steps = 3, l2 = 0.5."
+    assert config.configured().departures.endswith(given)
+    assert config.configured().variant == "best effort"
+    unrolled = TrainConfig(method="maml", lower_steps=2).configured()
+    assert numbers(unrolled.method) == Numbers(K=2, step_size=0.01)
+    reptile = TrainConfig(method="reptile", lower_steps=2).configured()
+    assert numbers(reptile.method) == Numbers(K=2)
+
+
+def test_a_file_gives_settings_and_the_command_line_overrides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("method: memory-reduced\nlower_steps: 7\ntrain: {way: 3}\nsteps: 4\n")
+    assert settings(path) == TrainConfig(
+        method="memory-reduced", lower_steps=7, train=Protocol(way=3, shot=1, query=2), steps=4
+    )
+    main(["train", "--config", str(path), "--steps=9", "--dry-run", "--filters=4"])
+    said = capsys.readouterr().out
+    assert "9 upper steps of 4 tasks, 3-way 1-shot, 2 queries per class: 36 images a step" in said
+    assert "method: memory-reduced (best effort)" in said
+    assert "GradientDescent(steps=7" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps", "should map settings to values"),
+        (b"stepz: 3", r"unknown settings \['stepz'\]"),
+        (b"train: {ways: 3}", r"settings.yaml, train names unknown settings \['ways'\]"),
+        (b"steps: 1.5", "steps is 1.5: int was expected"),
+        (b"steps: [", "can't be read"),
+        (b"\xff\xfe\xff", "can't be read"),
+        (b"!!python/object/apply:os.getcwd []", "can't be read"),
+    ],
+)
+def test_files_that_give_no_settings_are_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        settings(path)
+
+
+@pytest.mark.parametrize("arguments", [["--config"], ["--config=a", "--config", "b"]])
+def test_a_file_is_given_once(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="give it once, with a file"):
+        split_off(["train", *arguments])
+
+
+def test_the_plan_predicts_the_memory_of_a_step() -> None:
+    config = TrainConfig(filters=4, tasks_per_step=2, steps=3, device="cpu")
+    training = Training(config, torch.device("cpu"))
+    before = {k: v.clone() for k, v in training.model.state_dict().items()}
+    predicted = predicted_bytes(training)
+    # It changes nothing ...
+    after = training.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (training.step, training.evidence.seen) == (0, 0)
+    # ... and is what a first step takes.
+    weights = list(training.model.parameters())
+    pools = [training.episodes.pool.images, training.validation.pool.images]
+    with LiveBytes([*weights, *pools]) as live:
+        training.advance()
+    # The heads' solves hold a few vectors of a head (here 2 x 20 x 17 floats) more or fewer.
+    assert abs(live.peak - predicted) <= 10 * 2 * 20 * 17 * 4
+    images = 2 * 20 * 3 * 28 * 28 * 4
+    assert predicted > sum(pool.numel() for pool in pools) + images

@@ -1,6 +1,7 @@
 """Files are whole or absent, and a result knows where it comes from."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,16 @@ def test_a_failed_write_leaves_the_old_file(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_files_are_as_open_as_the_umask_says(tmp_path: Path) -> None:
+    for mask in (0o022, 0o077, 0o002):
+        before = os.umask(mask)
+        try:
+            write_atomically(tmp_path / f"{mask}", b"content")
+        finally:
+            os.umask(before)
+        assert (tmp_path / f"{mask}").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "file", {"loss": float("nan")})
@@ -44,7 +55,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = tmp_path / "code.py"
+    code = tmp_path / "metalearn" / "code.py"
+    code.parent.mkdir()
     code.write_text("1")
     monkeypatch.setattr(metalearn.provenance, "__file__", str(code))
     nothing = {"commit": "unknown", "dirty": None}
@@ -52,10 +64,17 @@ def test_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     git(tmp_path, "init", "--quiet")
     # A checkout around code that isn't part of it says nothing about the code.
     assert metalearn.provenance.commit() == nothing
-    git(tmp_path, "add", "code.py")
+    git(tmp_path, "add", "metalearn/code.py")
     git(tmp_path, "commit", "--quiet", "-m", "first")
     head = git(tmp_path, "rev-parse", "HEAD")
     assert metalearn.provenance.commit() == {"commit": head, "dirty": False}
+    # A run's own folder is no change of the code.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "result.json").write_text("{}")
+    assert metalearn.provenance.commit() == {"commit": head, "dirty": False}
+    (code.parent / "new.py").write_text("1")
+    assert metalearn.provenance.commit() == {"commit": head, "dirty": True}
+    (code.parent / "new.py").unlink()
     code.write_text("2")
     assert metalearn.provenance.commit() == {"commit": head, "dirty": True}
 

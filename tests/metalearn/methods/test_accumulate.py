@@ -12,7 +12,7 @@ from hypergrad import CG, Certificate, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
 from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods import (
     ImplicitMaml,
     LinearHeads,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Truncated, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.learner import Lower, exact
+from metalearn.lower import Lower, exact
 from metalearn.methods import LinearHeads, Model, ProtoNet, RidgeHeads
 from tests.metalearn.methods.subjects import (
     FEATURES,

@@ -11,7 +11,7 @@ import torch
 from hypergrad import CG, Adjoint, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
 from metalearn.episodes import Episodes
-from metalearn.learner import Lower, paper
+from metalearn.lower import Lower, paper
 from metalearn.methods import (
     ImplicitMaml,
     LinearHeads,

@@ -12,7 +12,7 @@ from torch import Tensor
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser, Unrolled
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.errors import ConfigError
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods import ImplicitMaml, Maml, Method, Model, Reptile
 from tests.metalearn.methods.subjects import (
     SHOT,

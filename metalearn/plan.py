@@ -1,0 +1,68 @@
+"""What a run would do, and the memory it would take: counted on one step that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from metalearn.episodes import Sampler
+from metalearn.memory import LiveBytes
+from metalearn.methods.adjust import describe
+from metalearn.training import Training, build_optimiser, upper_step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def predicted_bytes(training: Training) -> int:
+    """Peak live tensor bytes of an upper step: images, weights and the optimiser's state included.
+
+    One step is taken on a copy of the backbone, and thrown away. Validation is smaller unless its
+    episodes are larger than those of training.
+    """
+    model = copy.deepcopy(training.model)
+    weights = list(model.parameters())
+    resident: list[Tensor] = [*weights, training.episodes.pool.images]
+    resident.append(training.validation.pool.images)
+    optimiser = build_optimiser(training.configured, model)
+    with LiveBytes(resident) as live:
+        batch = training.episodes.sample(0, training.tasks)
+        upper_step(
+            training.method,
+            model,
+            optimiser,
+            batch,
+            watch=lambda certificate: None,
+            tasks_per_chunk=training.config.tasks_per_chunk,
+            scaler=copy.deepcopy(training.scaler),
+        )
+    peak: int = live.peak
+    return peak
+
+
+def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
+    """Print what would be done."""
+    config, configured = training.config, training.configured
+    images = config.train.way * (config.train.shot + config.train.query)
+    parameters = sum(p.numel() for p in training.model.parameters())
+    splits = {"train": training.episodes, "validation": training.validation, "test": test}
+    classes = ", ".join(f"{len(s.pool.names)} {name}" for name, s in splits.items())
+    lines = [
+        f"data: glyphs; classes: {classes}",
+        f"training: {config.steps} upper steps of {training.tasks} tasks, {config.train}: "
+        f"{training.tasks * images} images a step",
+        f"backbone: {config.backbone_line()}, {parameters} parameters (all that is learned), "
+        f"normalisation {config.normalisation}, {config.precision}",
+        f"method: {config.method} ({configured.variant}): {describe(training.method)}",
+        f"source: {configured.source}. {configured.departures}",
+        f"upper step: {configured.optimiser}, learning rate {configured.learning_rate:g}, "
+        f"{config.schedule}",
+        f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
+        f"test: {config.test_episodes} episodes, {config.test}",
+        f"memory: {predicted_bytes(training) / 2**20:.1f} MiB of tensors at the peak of an upper "
+        f"step, on {training.device}, beside the interpreter and its libraries",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,243 @@
+"""A run that was stopped, or killed, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn import checkpoint
+from metalearn.cli import main
+from metalearn.config import Protocol, TrainConfig
+from metalearn.errors import RunError
+from metalearn.run import Run
+from metalearn.training import Training
+
+SMALL = [
+    "--steps=12",
+    "--validate-every=4",
+    "--checkpoint-every=3",
+    "--validation-episodes=20",
+    "--test-episodes=20",
+    "--filters=4",
+    "--tasks-per-step=2",
+    "--train.way=5",
+    "--threads=1",
+    "--device=cpu",
+    "--tracker=none",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    main(["train", f"--run={folder}", *SMALL])
+    return folder
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    """The metrics but for the seconds."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in Run(run).metrics()]
+
+
+def same(run: Path, whole: Path) -> None:
+    """Metrics, weights and result are those of the whole run, bit by bit."""
+    assert untimed(run) == untimed(whole)
+    found, expected = Run(run).weights(), Run(whole).weights()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    found_result, expected_result = Run(run).result(), Run(whole).result()
+    for name in ("accuracy", "per_episode", "certificate", "validation", "best_step"):
+        assert getattr(found_result, name) == getattr(expected_result, name)
+
+
+def events(run: Path) -> list[str]:
+    lines = (run / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["event"] for line in lines]
+
+
+def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`metalearn train` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "metalearn", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until the file is there; fails with what the process said if it ends without."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_a_signal_saves_and_ends_cleanly(
+    number: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run, f"--run={run}", *SMALL)
+    wait_for(run / "checkpoint.safetensors", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, said
+    assert f"stopped: {number.name} after" in said
+    assert f"metalearn train --resume {run}" in " ".join(said.split())
+    assert not (run / "result.json").exists()
+    main(["train", f"--resume={run}"])
+    same(run, whole)
+    assert events(run) == ["started", "stopped", "resumed", "finished"]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3])
+def test_a_killed_run_is_resumed_bit_by_bit(delay: float, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, f"--run={run}", *SMALL)
+    wait_for(run / "config.json", process)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    if (run / "result.json").exists():
+        with pytest.raises(SystemExit):
+            main(["train", f"--resume={run}"])
+    else:
+        main(["train", f"--resume={run}"])
+    same(run, whole)
+
+
+def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
+    config = TrainConfig(
+        steps=3, filters=4, tasks_per_step=2, train=Protocol(way=3), validation_episodes=4
+    )
+    device = torch.device("cpu")
+    whole = Training(config, device)
+
+    def save(training: Training, name: str) -> Path:
+        path = tmp_path / name
+        checkpoint.save(path, *training.state(config="digest", metrics=0, seconds=0.0))
+        return path
+
+    paths = []
+    for step in range(config.steps):
+        whole.advance()
+        whole.validate()
+        paths.append(save(whole, f"{step}.safetensors"))
+    for path in paths[:-1]:
+        torch.manual_seed(7)  # of a process that starts otherwise
+        rest = Training(config, device)
+        rest.restore(*checkpoint.load(path))
+        while not rest.done:
+            rest.advance()
+            rest.validate()
+        assert save(rest, "end").read_bytes() == paths[-1].read_bytes()
+
+
+def test_a_half_written_line_goes(whole: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in range(3):
+        run.append_metrics({"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    run.keep_metrics(2)
+    assert run.metrics() == [{"step": 0}, {"step": 1}]
+    with pytest.raises(RunError, match="has 2 lines; the checkpoint knows of 5"):
+        run.keep_metrics(5)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 1
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, whole: Path) -> Path:
+    """A folder as a stopped run leaves it."""
+    run = tmp_path / "stopped"
+    main(["train", f"--run={run}", *SMALL])
+    (run / "result.json").unlink()
+    return run
+
+
+def test_what_cannot_be_resumed_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is finished: there is nothing to resume" in refused(
+        ["train", f"--resume={whole}"], capsys
+    )
+    said = refused(["train", f"--resume={whole}", "--steps=5", "--l2=0.1"], capsys)
+    assert "l2, steps was given with resume, which goes on under the run's own settings" in said
+    said = refused(["train", f"--resume={tmp_path / 'nowhere'}"], capsys)
+    assert "config.json is unreadable" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is unreadable or damaged"),
+        (b"\x08\0\0\0\0\0\0\0{}      ", "is unreadable or damaged"),
+        (b"\xff" * 100, "is unreadable or damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(
+    content: bytes, message: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stopped / "checkpoint.safetensors").write_bytes(content)
+    assert message in refused(["train", f"--resume={stopped}"], capsys)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"l2": 0.02}))
+    assert "belongs to other settings" in refused(["train", f"--resume={stopped}"], capsys)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stopped / "checkpoint.safetensors"
+    before = path.read_bytes()
+    tensors, progress = checkpoint.load(path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match="No space left on device.*--resume"):
+        checkpoint.save(path, tensors, progress)
+    assert path.read_bytes() == before
+    assert [file.name for file in stopped.iterdir() if file.name.startswith(".")] == []
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
+    # With no learning the second validation can't be better than the first.
+    main(
+        [
+            "train",
+            f"--run={tmp_path / 'run'}",
+            *SMALL,
+            "--learning-rate=1e-30",
+            "--patience=1",
+            "--validate-every=2",
+        ]
+    )
+    assert [line["step"] for line in Run(tmp_path / "run").metrics()] == [2, 4]
+    assert Run(tmp_path / "run").result().best_step == 2
