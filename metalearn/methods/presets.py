@@ -149,7 +149,8 @@ PRESETS: Final[dict[str, Preset]] = {
         source="Rajeswaran et al. 2019, the authors' command for Omniglot 5-way",
         departures=(
             "All 16 steps are of the tied objective (there 16 of the loss, one of the tie), and "
-            "the adjoint system is its Hessian's (there damped by 1 more)."
+            "the adjoint system is its Hessian's (there damped by 1 more). Testing keeps the tie, "
+            "which they leave out."
         ),
     ),
     "reptile": Preset(

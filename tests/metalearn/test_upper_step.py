@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypergrad import Certificate, GradientDescent, Unrolled
 from hypergrad.objectives import SoftmaxRegression
@@ -24,6 +20,7 @@ from metalearn.data import Pool
 from metalearn.episodes import Episodes, Sampler
 from metalearn.lower import Lower, exact, paper
 from metalearn.methods import LinearHeads, Model
+from tests.metalearn.measure import Convolutions, saved_bytes
 
 COUNTS = (1, 5, 20, 100)
 
@@ -57,24 +54,8 @@ def upper_loss(
     return subject.method.loss(subject.model, episodes, watch=watch)
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts what the backbone can't run without, below autograd, in forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if "convolution" in name:
-            self.calls[name] += 1
-        return func(*args, **(kwargs or {}))
+def kept(subject: Subject, episodes: Episodes) -> int:
+    return saved_bytes(lambda: upper_loss(subject, episodes))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -95,34 +76,9 @@ def test_one_upper_step_is_one_forward_and_one_backward(count: int, episodes: Ep
     assert convolutions.calls == {"convolution": 4, "convolution_backward": 4}
 
 
-class _Saved:
-    """A tensor that a graph keeps."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def saved_bytes(subject: Subject, episodes: Episodes) -> int:
-    """Bytes of the distinct storages that the graph of the loss still keeps once it is built."""
-    kept: list[weakref.ref[_Saved]] = []
-
-    def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
-        kept.append(weakref.ref(saved))
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        loss = upper_loss(subject, episodes)
-    alive = [saved.tensor for ref in kept if (saved := ref()) is not None]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
-    assert loss.requires_grad
-    return sum(storages.values())
-
-
 def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None:
     found = {
-        count: saved_bytes(subject_of(paper(steps=count, adjoint_steps=20)), episodes)
-        for count in COUNTS
+        count: kept(subject_of(paper(steps=count, adjoint_steps=20)), episodes) for count in COUNTS
     }
     assert set(found.values()) == {found[1]}
     images = episodes.images
@@ -131,7 +87,7 @@ def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None
 
 def test_unrolling_saves_linearly_more(episodes: Episodes) -> None:
     found = [
-        saved_bytes(
+        kept(
             subject_of(Lower(by=GradientDescent(steps=count, step_size=0.05), adjoint=Unrolled())),
             episodes,
         )
