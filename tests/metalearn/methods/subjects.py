@@ -34,7 +34,8 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, FEATURES, 3, stride=2)
+        # No bias: the normalisation takes it away, and Adam would step along its rounding errors.
+        self.conv = nn.Conv2d(1, FEATURES, 3, stride=2, bias=False)
         self.scale = nn.Parameter(torch.ones(FEATURES))
 
     def forward(self, images: Tensor, support: int) -> Tensor:
