@@ -46,6 +46,7 @@ class Progress:
         best: the best validation so far.
         optimiser: its parameter groups.
         schedule: state of the learning rate's schedule.
+        scaler: state of the gradient scaler; empty if there is none.
     """
 
     config: str
@@ -58,6 +59,7 @@ class Progress:
     best: BestSoFar | None
     optimiser: list[dict[str, Any]]
     schedule: dict[str, Any]
+    scaler: dict[str, Any]
 
 
 def save(path: Path, tensors: dict[str, Tensor], progress: Progress) -> None:

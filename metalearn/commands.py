@@ -17,6 +17,15 @@ from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.data.prepare import PrepareConfig, prepare
 from metalearn.errors import MetalearnError, Stopped
+from metalearn.report.commands import (
+    CompareConfig,
+    FigureConfig,
+    TableConfig,
+    compare,
+    figure,
+    table,
+)
+from metalearn.report.measured import MeasureConfig, measure
 from metalearn.reproduce import reproduce
 from metalearn.settings_file import settings, split_off
 from metalearn.train import train
@@ -35,12 +44,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         command = tyro.cli(
             cast(Any, _commands(usual)), args=rest, prog="metalearn", description=__doc__
         )
-        if isinstance(command, TrainConfig):
-            train(command, console=console)
-        elif isinstance(command, PrepareConfig):
-            prepare(command, console=console)
-        else:
-            reproduce(command, console=console)
+        _run(command, console)
     except Stopped as stopped:
         _say(f"stopped: {stopped}")
         sys.exit(stopped.status)
@@ -52,11 +56,35 @@ def run(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _run(command: object, console: Console) -> None:
+    match command:
+        case TrainConfig():
+            train(command, console=console)
+        case EvaluateConfig():
+            reproduce(command, console=console)
+        case PrepareConfig():
+            prepare(command, console=console)
+        case CompareConfig():
+            compare(command, console=console)
+        case MeasureConfig():
+            measure(command, console=console)
+        case FigureConfig():
+            figure(command, console=console)
+        case TableConfig():
+            table(command, console=console)
+        case _:
+            raise AssertionError(command)
+
+
 def _commands(usual: TrainConfig) -> object:
     """The union of all commands' settings, from which tyro makes the command line."""
     return (
         Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
         | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+        | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+        | Annotated[MeasureConfig, tyro.conf.subcommand("measure")]
+        | Annotated[FigureConfig, tyro.conf.subcommand("figure")]
+        | Annotated[TableConfig, tyro.conf.subcommand("table")]
         | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     )
 

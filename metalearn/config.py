@@ -11,20 +11,39 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from metalearn.backbones import Normalisation
+from metalearn.data import DatasetName, Residency
 from metalearn.errors import ConfigError
-from metalearn.learner import (
-    PAPER_ADJOINT_STEPS,
-    PAPER_STEP_SIZE,
-    PAPER_STEPS,
-    Lower,
-    Preset,
-    exact,
-    paper,
-)
+from metalearn.methods import Method, Precision
+from metalearn.methods.adjust import adjusted
+from metalearn.methods.presets import Optimiser, Preset, preset
 from metalearn.schema import read
 from metalearn.trackers import TrackerName
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+MethodName: TypeAlias = Literal[
+    "memory-reduced",
+    "memory-reduced-exact",
+    "itd-bio",
+    "anil",
+    "maml",
+    "maml-omniglot",
+    "maml-omniglot-20way",
+    "maml-baseline",
+    "maml-learn2learn",
+    "fomaml",
+    "imaml",
+    "reptile",
+    "r2d2",
+    "protonet",
+]
+"""The names of `metalearn.methods.presets.PRESETS`."""
+
+DataName: TypeAlias = Literal["glyphs"] | DatasetName
+
+BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
+
+Schedule: TypeAlias = Literal["cosine", "constant"]
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -67,25 +86,38 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Train a few-shot learner on the built-in glyphs, then test it.
+    """Train a few-shot learner, by default on the built-in glyphs, then test it.
 
     Attributes:
-        run: folder for the results, new or empty; by default runs/glyphs-PRESET-TIME.
+        run: folder for the results, new or empty; by default runs/DATA-METHOD-TIME.
         resume: folder of a stopped run to go on with, under its own settings.
-        preset: exact: damped Newton and the adjoint to round-off; paper: K gradient steps, N CG
-            steps, as published.
-        lower_steps: K, for preset paper only (there 20 by default).
-        step_size: of the K steps, for preset paper only (there 0.05 by default).
-        adjoint_steps: N, for preset paper only (there 20 by default).
-        l2: the head's regulariser, positive.
-        filters: channels of each of Conv4's blocks.
-        normalisation: transductive: by each task's own batch, support and query apart; group: each
-            image by itself.
+        data: glyphs, which are rendered at first use, or what `metalearn prepare` has made.
+        data_root: the folder `metalearn prepare` was given; by default the cache folder's.
+        residency: of prepared images: on the device, mapped from the file by the host, or auto.
+        augment: change training images at random (photographs: crop, mirror, colours); glyphs are
+            jittered in all splits, and Omniglot's turned characters are classes, with or without.
+        method: preset of a method, with the numbers of its source; see docs/methods.md.
+        lower_steps: K, instead of the preset's.
+        step_size: of the K steps, instead of the preset's.
+        adjoint_steps: N, instead of the preset's.
+        l2: the head's regulariser, instead of the preset's.
+        backbone: conv4: four blocks of as many filters each; conv4-wide: 96, 192, 384 and 512;
+            resnet12: 64, 160, 320 and 640.
+        filters: of each block of conv4.
+        drop_rate: of resnet12's DropBlock.
+        normalisation: transductive: by each task's own batch, support and query apart; stored:
+            running averages in testing; group: each image by itself.
+        precision: of the backbone's products; lower levels are in float32.
+        channels_last: memory layout of images and weights.
+        recompute: compute the backbone's activations again in backward instead of keeping them.
         train: training episodes.
         test: validation and test episodes.
-        tasks_per_step: B, tasks of one upper step.
+        tasks_per_step: B, tasks of one upper step, instead of the preset's.
+        tasks_per_chunk: the most tasks at once, which bounds memory; by default all.
         steps: upper steps.
-        learning_rate: Adam's at the start; it falls to 0 along a cosine.
+        learning_rate: of the upper step at the start, instead of the preset's.
+        optimiser: of the upper step, instead of the preset's.
+        schedule: of the learning rate: to 0 along a cosine, or constant.
         validate_every: upper steps between validations.
         checkpoint_every: upper steps between checkpoints, from which a stopped run is resumed.
         patience: validations without a new best after which training ends; by default never.
@@ -101,18 +133,30 @@ class TrainConfig:
 
     run: Path | None = None
     resume: Path | None = None
-    preset: Preset = "exact"
+    data: DataName = "glyphs"
+    data_root: Path | None = None
+    residency: Residency = "auto"
+    augment: bool = True
+    method: MethodName = "memory-reduced-exact"
     lower_steps: int | None = None
     step_size: float | None = None
     adjoint_steps: int | None = None
-    l2: float = 0.01
+    l2: float | None = None
+    backbone: BackboneName = "conv4"
     filters: int = 32
+    drop_rate: float = 0.1
     normalisation: Normalisation = "transductive"
+    precision: Precision = "float32"
+    channels_last: bool = False
+    recompute: bool = False
     train: Protocol = Protocol(way=20, shot=1, query=2)
     test: Protocol = Protocol()
-    tasks_per_step: int = 4
+    tasks_per_step: int | None = None
+    tasks_per_chunk: int | None = None
     steps: int = 800
-    learning_rate: float = 4e-3
+    learning_rate: float | None = None
+    optimiser: Optimiser | None = None
+    schedule: Schedule = "cosine"
     validate_every: int = 100
     checkpoint_every: int = 100
     patience: int | None = None
@@ -125,46 +169,37 @@ class TrainConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("preset", self.preset, get_args(Preset))
-        _one_of("normalisation", self.normalisation, get_args(Normalisation))
-        _one_of("device", self.device, get_args(Device))
-        _one_of("tracker", self.tracker, get_args(TrackerName))
-        for name in (
-            "filters",
-            "tasks_per_step",
-            "steps",
-            "validate_every",
-            "checkpoint_every",
-            "threads",
+        for name, allowed in (
+            ("residency", Residency),
+            ("method", MethodName),
+            ("backbone", BackboneName),
+            ("normalisation", Normalisation),
+            ("precision", Precision),
+            ("schedule", Schedule),
+            ("device", Device),
+            ("tracker", TrackerName),
         ):
+            _one_of(name, getattr(self, name), get_args(allowed))
+        _one_of("data", self.data, ("glyphs", *get_args(DatasetName)))
+        if self.optimiser is not None:
+            _one_of("optimiser", self.optimiser, get_args(Optimiser))
+        for name in ("filters", "steps", "validate_every", "checkpoint_every", "threads"):
             _at_least(name, getattr(self, name), 1)
+        for name in ("lower_steps", "adjoint_steps", "tasks_per_step", "tasks_per_chunk"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         if self.patience is not None:
             _at_least("patience", self.patience, 1)
         # An interval needs a standard deviation, and that two values.
         for name in ("validation_episodes", "test_episodes"):
             _at_least(name, getattr(self, name), 2)
         _at_least("seed", self.seed, 0)
-        _positive("l2", self.l2)
-        _positive("learning_rate", self.learning_rate)
-        own = {
-            "lower_steps": self.lower_steps,
-            "step_size": self.step_size,
-            "adjoint_steps": self.adjoint_steps,
-        }
-        given = {name: value for name, value in own.items() if value is not None}
-        if self.preset == "exact" and given:
-            raise ConfigError(
-                f"{given} were given with preset exact, which solves until it is done: "
-                "leave them out, or choose preset paper."
-            )
-        for name, steps in (
-            ("lower_steps", self.lower_steps),
-            ("adjoint_steps", self.adjoint_steps),
-        ):
-            if steps is not None:
-                _at_least(name, steps, 1)
-        if self.step_size is not None:
-            _positive("step_size", self.step_size)
+        for name in ("step_size", "l2", "learning_rate"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        if not 0 <= self.drop_rate < 1:
+            raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
+        self.configured()
 
     def refuse_settings_with_resume(self) -> None:
         """A run that goes on does so under its own settings.
@@ -184,27 +219,48 @@ class TrainConfig:
                 "settings: leave it out, or start a new run."
             )
 
-    def published(self) -> dict[str, int | float | None]:
-        """K, step size and N; None each for preset exact, which solves until it is done."""
-        if self.preset == "exact":
-            return {"K": None, "step_size": None, "N": None}
-        return {
-            "K": self.lower_steps or PAPER_STEPS,
-            "step_size": self.step_size or PAPER_STEP_SIZE,
-            "N": self.adjoint_steps or PAPER_ADJOINT_STEPS,
-        }
+    def configured(self) -> Preset:
+        """The preset with the numbers that are given instead of its own.
 
-    def lower(self) -> Lower:
-        """The lower level's solvers."""
-        return (
-            exact()
-            if self.preset == "exact"
-            else paper(
-                steps=self.lower_steps or PAPER_STEPS,
-                step_size=self.step_size or PAPER_STEP_SIZE,
-                adjoint_steps=self.adjoint_steps or PAPER_ADJOINT_STEPS,
-            )
+        Raises:
+            ConfigError: the method has no such number.
+        """
+        chosen = preset(self.method)
+        return dataclasses.replace(
+            chosen,
+            method=adjusted(
+                chosen.method,
+                lower_steps=self.lower_steps,
+                step_size=self.step_size,
+                adjoint_steps=self.adjoint_steps,
+                l2=self.l2,
+            ),
+            optimiser=self.optimiser or chosen.optimiser,
+            learning_rate=self.learning_rate or chosen.learning_rate,
+            tasks_per_step=self.tasks_per_step or chosen.tasks_per_step,
+            departures=self._departures(chosen),
         )
+
+    def _departures(self, chosen: Preset) -> str:
+        """What is not the source's, with what was changed on the way."""
+        names = ("lower_steps", "step_size", "adjoint_steps", "l2", "tasks_per_step")
+        changed = [
+            f"{name} = {getattr(self, name)}"
+            for name in (*names, "learning_rate", "optimiser")
+            if getattr(self, name) is not None
+        ]
+        own = f"Given: {', '.join(changed)}." if changed else ""
+        return " ".join(part for part in (chosen.departures, own) if part)
+
+    def backbone_line(self) -> str:
+        """Name of the backbone, and what distinguishes it."""
+        own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}
+        return f"{self.backbone}{own.get(self.backbone, '')}"
+
+    @property
+    def subject(self) -> Method:
+        """The method, its numbers included."""
+        return self.configured().method
 
     def place(self) -> torch.device:
         """The device to run on.
@@ -233,7 +289,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
     return values | {
-        name: None if values[name] is None else str(values[name]) for name in ("run", "resume")
+        name: None if values[name] is None else str(values[name])
+        for name in ("run", "resume", "data_root")
     }
 
 

@@ -38,17 +38,22 @@ def draw_curves(run: Run) -> None:
     score.set(title="accuracy", ylabel="accuracy (%), 95 % interval")
     score.legend(loc="lower right")
 
-    evidence.semilogy(steps, series("stationarity"), marker=".", label="|∂g/∂φ|, worst task")
-    evidence.semilogy(steps, series("residual"), marker=".", label="|b − Hv| / |b|, worst task")
     evidence.set(title="certificate of the hypergradient", ylabel="since the last point")
-    evidence.legend(loc="best")
+    if result.certificate is None:
+        evidence.text(
+            0.5, 0.5, "no adjoint system is solved", transform=evidence.transAxes, ha="center"
+        )
+    else:
+        evidence.semilogy(steps, series("stationarity"), marker=".", label="|∂g/∂φ|, worst task")
+        evidence.semilogy(steps, series("residual"), marker=".", label="|b − Hv| / |b|, worst task")
+        evidence.legend(loc="best")
     for axes in (loss, score, evidence):
         axes.set_xlabel("upper steps")
         axes.grid(alpha=0.3)
     protocol = result.protocol
     figure.suptitle(
-        f"glyphs, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
-        f"class, normalisation {result.normalisation}, preset {result.preset}, "
+        f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
+        f"class, normalisation {result.normalisation}, method {result.method}, "
         f"l2 = {result.l2}, seed {result.seed}",
         fontsize="medium",
     )

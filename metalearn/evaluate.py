@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metalearn.episodes import Sampler
-from metalearn.learner import Learner
+from metalearn.methods import Method, Model
 
 INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n episodes' accuracies"
 
@@ -44,17 +44,18 @@ class Accuracy:
         return f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} %"
 
 
-def accuracy(learner: Learner, sampler: Sampler, episodes: int) -> Accuracy:
-    """Answer the sampler's first `episodes` episodes.
+def accuracy(method: Method, model: Model, sampler: Sampler, episodes: int) -> Accuracy:
+    """Answer the sampler's first `episodes` episodes, the model in its testing mode.
 
     Raises:
         hypergrad.NotFiniteError: the features or the head of an episode are not finite.
     """
     parts = []
+    training = model.training
+    model.eval()
     for start in range(0, episodes, _TOGETHER):
         batch = sampler.sample(start, min(_TOGETHER, episodes - start))
-        with torch.no_grad():
-            features = learner.features(batch)
-        found = learner.classify(batch, features).argmax(-1) == batch.query_labels
+        found = method.predict(model, batch).argmax(-1) == batch.query_labels
         parts.append(found.double().mean(-1))
+    model.train(training)
     return Accuracy(torch.cat(parts).cpu())

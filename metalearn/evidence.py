@@ -67,7 +67,12 @@ class Evidence:
         }
 
     def last(self, steps: int) -> dict[str, float]:
-        """Of the last `steps` upper steps: the worst residuals, and the share of failed tasks."""
+        """Of the last `steps` upper steps: the worst residuals, and the share of failed tasks.
+
+        Empty if no certificate came: the method solves no adjoint system.
+        """
+        if not self.seen:
+            return {}
         where = slice(max(0, self.seen - steps * self.tasks), self.seen)
         return {
             "stationarity": self._stationarity[where].max().item(),
@@ -75,8 +80,13 @@ class Evidence:
             "failed": self._failed()[where].double().mean().item(),
         }
 
-    def summary(self) -> dict[str, Any]:
-        """Median and worst over all tasks of all steps and of the last step, and all counts."""
+    def summary(self) -> dict[str, Any] | None:
+        """Median and worst over all tasks of all steps and of the last step, and all counts.
+
+        None if no certificate came.
+        """
+        if not self.seen:
+            return None
 
         def both(values: Tensor) -> dict[str, float]:
             return {"median": values.median().item(), "worst": values.max().item()}
@@ -100,6 +110,8 @@ class Evidence:
     def verdict(self) -> str:
         """One line on the whole run: what was solved, what was not, where, and what to do."""
         found, failed = self.summary(), self._failed()
+        if found is None:
+            return "certificate: none, the method solves no adjoint system"
         median = f"median relative residual {found['residual']['training']['median']:.1e}"
         if not found["failed"]:
             how = "took the steps they were given" if self.fixed_steps else "solved to tolerance"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from metalearn.episodes import Sampler
 from metalearn.memory import LiveBytes
-from metalearn.training import Training, upper_step
+from metalearn.methods.adjust import describe
+from metalearn.training import Training, build_optimiser, upper_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,33 +22,44 @@ def predicted_bytes(training: Training) -> int:
     One step is taken on a copy of the backbone, and thrown away. Validation is smaller unless its
     episodes are larger than those of training.
     """
-    learner = dataclasses.replace(
-        training.learner, backbone=copy.deepcopy(training.learner.backbone)
-    )
-    weights = list(learner.backbone.parameters())
-    resident: list[Tensor] = [*weights, training.episodes.pool.images]
-    resident.append(training.validation.pool.images)
-    optimiser = type(training.optimiser)(weights, lr=0.0)
+    model = copy.deepcopy(training.model)
+    weights = list(model.parameters())
+    pools = (training.episodes.pool, training.validation.pool)
+    # images that the host keeps mapped from a file are no memory of the run
+    resident: list[Tensor] = [*weights, *(pool.images for pool in pools if pool.target is None)]
+    optimiser = build_optimiser(training.configured, model)
     with LiveBytes(resident) as live:
-        batch = training.episodes.sample(0, training.config.tasks_per_step)
-        upper_step(learner, optimiser, batch, watch=copy.deepcopy(training.evidence))
+        batch = training.episodes.sample(0, training.tasks)
+        upper_step(
+            training.method,
+            model,
+            optimiser,
+            batch,
+            watch=lambda certificate: None,
+            tasks_per_chunk=training.config.tasks_per_chunk,
+            scaler=copy.deepcopy(training.scaler),
+        )
     peak: int = live.peak
     return peak
 
 
 def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
     """Print what would be done."""
-    config, backbone = training.config, training.learner.backbone
+    config, configured = training.config, training.configured
     images = config.train.way * (config.train.shot + config.train.query)
-    parameters = sum(p.numel() for p in backbone.parameters())
+    parameters = sum(p.numel() for p in training.model.parameters())
     splits = {"train": training.episodes, "validation": training.validation, "test": test}
     classes = ", ".join(f"{len(s.pool.names)} {name}" for name, s in splits.items())
     lines = [
-        f"data: glyphs; classes: {classes}",
-        f"training: {config.steps} upper steps of {config.tasks_per_step} tasks, {config.train}: "
-        f"{config.tasks_per_step * images} images a step",
-        f"backbone: {parameters} parameters, normalisation {config.normalisation}",
-        f"lower level: preset {config.preset}, l2 = {config.l2}: {training.learner.lower}",
+        f"data: {config.data}; classes: {classes}",
+        f"training: {config.steps} upper steps of {training.tasks} tasks, {config.train}: "
+        f"{training.tasks * images} images a step",
+        f"backbone: {config.backbone_line()}, {parameters} parameters (all that is learned), "
+        f"normalisation {config.normalisation}, {config.precision}",
+        f"method: {config.method} ({configured.variant}): {describe(training.method)}",
+        f"source: {configured.source}. {configured.departures}",
+        f"upper step: {configured.optimiser}, learning rate {configured.learning_rate:g}, "
+        f"{config.schedule}",
         f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
         f"test: {config.test_episodes} episodes, {config.test}",
         f"memory: {predicted_bytes(training) / 2**20:.1f} MiB of tensors at the peak of an upper "

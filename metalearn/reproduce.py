@@ -13,7 +13,7 @@ from metalearn.errors import RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.result import Result, stated
 from metalearn.run import Run
-from metalearn.training import build_learner, evaluation_sampler
+from metalearn.training import build_model, evaluation_sampler
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:
@@ -37,19 +37,19 @@ def reproduce(config: EvaluateConfig, *, console: Console) -> None:
     torch.set_num_threads(settings.threads)
     device = settings.place()
     test = evaluation_sampler("test", settings, device=device)
-    learner = build_learner(settings, test.pool, device=device)
+    model = build_model(settings, test.pool, device=device)
     try:
-        learner.backbone.load_state_dict(weights)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(f"the weights in {run.folder} don't fit its settings: {error}") from error
-    found = accuracy(learner, test, settings.test_episodes)
+    found = accuracy(settings.subject, model, test, settings.test_episodes)
     console.print(
         f"test accuracy {found} (95 % interval, {settings.test_episodes} episodes, "
-        f"{settings.test}, normalisation {settings.normalisation}, preset {settings.preset})",
+        f"{settings.test}, normalisation {settings.normalisation}, method {settings.method})",
         highlight=False,
         soft_wrap=True,
     )
-    parameters = sum(p.numel() for p in learner.backbone.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     differing = _differing(recorded, settings, found, parameters=parameters)
     if differing:
         now = {"versions": provenance.versions(), "device": provenance.device_name(device)}

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from metalearn.config import TrainConfig
 from metalearn.evaluate import INTERVAL
+from metalearn.methods.adjust import describe, numbers
 
 # Validation and test episodes are the same in all runs, so that runs can be compared in pairs.
 EVALUATION_SEED: Final = 0
@@ -37,14 +38,19 @@ class Result:
         interval: half the 95 % interval of that mean.
         interval_formula: how the interval is computed.
         protocol: the test episodes.
-        normalisation: the backbone's.
-        preset: of the lower level.
-        l2: the head's regulariser.
-        lower: how heads were found and differentiated.
-        K: gradient steps of the lower level; None where it solves to a tolerance.
+        method: name of the method's preset.
+        configured: the preset with its numbers: solvers, learning rate, tasks of a step.
+        variant: "as published", or "best effort" with the departures named in `departures`.
+        source: of the method and its numbers.
+        departures: what is not the source's.
+        K: lower steps; None where the lower level solves to a tolerance, or there is none.
         step_size: of these steps; None likewise.
         N: conjugate-gradient steps of the adjoint; None likewise.
-        certificate: `Evidence.summary` of the training run.
+        l2: the head's regulariser; None where there is none.
+        backbone: its name and its number of filters, where that is a setting.
+        normalisation: the backbone's.
+        precision: of the backbone's products.
+        certificate: `Evidence.summary` of the training run; None for a method without adjoint.
         validation: best mean accuracy on the validation episodes.
         validation_interval: half its 95 % interval.
         best_step: the upper step after which the weights were taken.
@@ -55,6 +61,7 @@ class Result:
         device: the computation ran on.
         threads: of the CPU.
         peak_memory: bytes and how they were measured.
+        step_bytes: peak live tensor bytes of one upper step; see `metalearn.memory`.
         seconds: from the start of the run to the end of the test.
         parameters: number of the backbone's.
         files: SHA-256 of the settings and of the weights this is the result of.
@@ -65,14 +72,19 @@ class Result:
     interval: float
     interval_formula: str
     protocol: TestProtocol
-    normalisation: str
-    preset: str
-    l2: float
-    lower: str
+    method: str
+    configured: str
+    variant: str
+    source: str
+    departures: str
     K: int | None
     step_size: float | None
     N: int | None
-    certificate: dict[str, Any]
+    l2: float | None
+    backbone: str
+    normalisation: str
+    precision: str
+    certificate: dict[str, Any] | None
     validation: float
     validation_interval: float
     best_step: int
@@ -83,6 +95,7 @@ class Result:
     device: str
     threads: int
     peak_memory: dict[str, Any]
+    step_bytes: int
     seconds: float
     parameters: int
     files: dict[str, str]
@@ -91,20 +104,26 @@ class Result:
 
 def stated(config: TrainConfig) -> dict[str, Any]:
     """The fields of a result that its settings decide."""
+    configured = config.configured()
     return {
         "interval_formula": INTERVAL,
         "protocol": TestProtocol(
-            data="glyphs",
+            data=config.data,
             split="test",
             **dataclasses.asdict(config.test),
             episodes=config.test_episodes,
             episode_seed=EVALUATION_SEED,
         ),
+        "method": config.method,
+        "configured": describe(configured.method),
+        "variant": configured.variant,
+        "source": configured.source,
+        "departures": configured.departures,
+        **dataclasses.asdict(numbers(configured.method)),
+        "l2": getattr(configured.method, "l2", None),
+        "backbone": config.backbone_line(),
         "normalisation": config.normalisation,
-        "preset": config.preset,
-        "l2": config.l2,
-        "lower": str(config.lower()),
-        **config.published(),
+        "precision": config.precision,
         "seed": config.seed,
         "threads": config.threads,
     }

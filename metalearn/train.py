@@ -16,7 +16,7 @@ from metalearn.config import Device, TrainConfig, to_json
 from metalearn.curves import draw_curves
 from metalearn.errors import NotFiniteError, RunError, Stopped
 from metalearn.evaluate import Accuracy, accuracy
-from metalearn.plan import say_plan
+from metalearn.plan import predicted_bytes, say_plan
 from metalearn.progress import Display
 from metalearn.result import Result, stated
 from metalearn.run import Run
@@ -65,6 +65,7 @@ class _Job:
         # What can be refused is, before a folder is made and before, not after, training.
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device)
+        self.step_bytes = predicted_bytes(self.training)
         self.display = Display(console, config.steps)
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.metrics = 0
@@ -110,7 +111,7 @@ class _Job:
     def _run(self, run: Run) -> None:
         config, training = self.config, self.training
         self.display.say(
-            f"glyphs, {config.test}; preset {config.preset}; {self.device}; in {run.folder}"
+            f"{config.data}, {config.test}; method {config.method}; {self.device}; in {run.folder}"
         )
         board = tracker(
             config.tracker, run.folder, step=training.step, settings=to_json(self.config)
@@ -133,7 +134,7 @@ class _Job:
         self.display.say(training.evidence.verdict())
         self.display.say(
             f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
-            f"{config.test}, normalisation {config.normalisation}, preset {config.preset})"
+            f"{config.test}, normalisation {config.normalisation}, method {config.method})"
         )
 
     def _advance(self, run: Run, board: Tracker) -> None:
@@ -171,7 +172,7 @@ class _Job:
             config=run.config_digest(), metrics=self.metrics, seconds=self.seconds
         )
         checkpoint.save(run.failure, *state)
-        step, tasks = self.training.step, self.config.tasks_per_step
+        step, tasks = self.training.step, self.training.tasks
         run.log("failed", step=step, error=f"{type(error).__name__}: {error}")
         first = max(0, step - _LOOK_EVERY) * tasks
         self.display.say(
@@ -183,8 +184,9 @@ class _Job:
     def _test(self) -> Accuracy:
         best = self.training.best
         assert best is not None  # the last step always validates
-        self.training.learner.backbone.load_state_dict(best.weights)
-        return accuracy(self.training.learner, self.test, self.config.test_episodes)
+        training = self.training
+        training.model.load_state_dict(best.weights)
+        return accuracy(training.method, training.model, self.test, self.config.test_episodes)
 
     def _result(self, run: Run, tested: Accuracy) -> Result:
         training = self.training
@@ -203,8 +205,9 @@ class _Job:
             versions=provenance.versions(),
             device=provenance.device_name(self.device),
             peak_memory=provenance.peak_memory(self.device),
+            step_bytes=self.step_bytes,
             seconds=self.seconds,
-            parameters=sum(p.numel() for p in training.learner.backbone.parameters()),
+            parameters=sum(p.numel() for p in training.model.parameters()),
             files=run.digests(),
             per_episode=tested.episodes.tolist(),
         )

@@ -10,53 +10,126 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metalearn.backbones import Conv4
+from metalearn.augmentation import Augmentation, Photo
+from metalearn.backbones import Conv4, ResNet12
 from metalearn.checkpoint import BestSoFar, Progress
 from metalearn.config import Protocol, TrainConfig
-from metalearn.data import Pool, Split, glyph_pool
-from metalearn.episodes import Episodes, Sampler
-from metalearn.errors import NotFiniteError, RunError
+from metalearn.data import Pool, Split, glyph_pool, prepared_pool
+from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
+from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
-from metalearn.head import cross_entropy
-from metalearn.learner import Learner
+from metalearn.methods import Method, Model, accumulate
+from metalearn.methods.adjust import numbers
+from metalearn.methods.method import Watch
+from metalearn.methods.model import HEAD
+from metalearn.methods.presets import Preset
 from metalearn.result import EVALUATION_SEED
 
 _GENERATORS: Final = "generator."
 
 
-def sampler(split: Split, protocol: Protocol, *, seed: int, device: torch.device) -> Sampler:
-    """Episodes of one split of the glyphs.
+def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The training episodes of a run.
 
     Raises:
         EpisodeError: the split has too few classes or images.
-        DataError: the glyphs can't be rendered or cached.
+        DataError: the images can't be rendered or read.
     """
-    pool = glyph_pool(split, device=device)
-    return Sampler(pool=pool, way=protocol.way, shot=protocol.shot, query=protocol.query, seed=seed)
+    return _sampler("train", config.train, config, seed=config.seed, device=device)
 
 
 def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
-    """The validation or test episodes of a run."""
-    return sampler(split, config.test, seed=EVALUATION_SEED, device=device)
+    """The validation or test episodes of a run; see `training_sampler`."""
+    return _sampler(split, config.test, config, seed=EVALUATION_SEED, device=device)
 
 
-def build_learner(config: TrainConfig, pool: Pool, *, device: torch.device) -> Learner:
-    """The learner for a pool's images; its initial weights depend on the seed, not the device."""
-    backbone = Conv4(
-        filters=config.filters,
-        channels=pool.images.shape[2],
-        size=pool.images.shape[-1],
-        normalisation=config.normalisation,
-        generator=torch.Generator().manual_seed(config.seed),
+def _sampler(
+    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
+) -> Sampler:
+    augmentation: Augmentation | None = None
+    if config.data == "glyphs":
+        pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
+    else:
+        pool = prepared_pool(
+            config.data, split, root=config.data_root, device=device, residency=config.residency
+        )
+        if config.data == "omniglot":
+            pool = pool.rotated()
+        elif config.augment and split == "train":
+            # as published: 8 pixels for 84, 4 for 32
+            augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
+    return Sampler(
+        pool=pool,
+        way=protocol.way,
+        shot=protocol.shot,
+        query=protocol.query,
+        seed=seed,
+        augmentation=augmentation,
     )
-    return Learner(backbone=backbone.to(device), l2=config.l2, lower=config.lower())
+
+
+def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
+    """The model for a pool's images; its initial weights depend on the seed, not the device.
+
+    Raises:
+        ConfigError: backbone and images, or method and protocol, don't go together.
+    """
+    channels, size = pool.images.shape[2], pool.images.shape[-1]
+    generator = torch.Generator().manual_seed(config.seed)
+    backbone: Conv4 | ResNet12
+    if config.backbone == "resnet12":
+        backbone = ResNet12(
+            channels=channels,
+            size=size,
+            normalisation=config.normalisation,
+            drop_rate=config.drop_rate,
+            block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
+            recompute=config.recompute,
+            generator=generator,
+        )
+    else:
+        backbone = Conv4(
+            filters=config.filters if config.backbone == "conv4" else (96, 192, 384, 512),
+            channels=channels,
+            size=size,
+            normalisation=config.normalisation,
+            recompute=config.recompute,
+            generator=generator,
+        )
+    method = config.subject
+    own = method.variables(features=backbone.features, way=config.train.way, generator=generator)
+    if HEAD in own and config.train.way != config.test.way:
+        raise ConfigError(
+            f"method {config.method} learns an initial head for {config.train.way} classes, but "
+            f"is tested with {config.test.way}: give --train.way {config.test.way}."
+        )
+    model = Model(backbone, own, precision=config.precision).to(device)
+    if config.channels_last:
+        for weight in model.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def build_optimiser(configured: Preset, model: Model) -> torch.optim.Optimizer:
+    """The optimiser of the upper step."""
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[configured.optimiser]
+    made: torch.optim.Optimizer = kind(model.parameters(), lr=configured.learning_rate)
+    return made
 
 
 def upper_step(
-    learner: Learner, optimiser: torch.optim.Optimizer, episodes: Episodes, *, watch: Evidence
+    method: Method,
+    model: Model,
+    optimiser: torch.optim.Optimizer,
+    episodes: Episodes,
+    *,
+    watch: Watch,
+    tasks_per_chunk: int | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Float[Tensor, ""]:
-    """One step on the mean query loss of the tasks: one forward, one backward of the backbone.
+    """One step on the method's loss: of each chunk one forward and one backward of the backbone.
 
     Returns:
         The loss before the step, on its device.
@@ -65,10 +138,15 @@ def upper_step(
         hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
     """
     optimiser.zero_grad(set_to_none=True)
-    loss = cross_entropy(learner.answer(episodes, watch=watch), episodes.query_labels).mean()
-    torch.autograd.backward(loss)
-    optimiser.step()
-    return loss.detach()
+    loss = accumulate(
+        method, model, episodes, watch=watch, tasks_per_chunk=tasks_per_chunk, scaler=scaler
+    )
+    if scaler is None:
+        optimiser.step()
+    else:
+        scaler.step(optimiser)
+        scaler.update()
+    return loss
 
 
 @dataclass(slots=True)
@@ -94,17 +172,24 @@ class Training:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.episodes = sampler("train", config.train, seed=config.seed, device=device)
+        self.episodes = training_sampler(config, device=device)
         self.validation = evaluation_sampler("validation", config, device=device)
-        self.learner = build_learner(config, self.episodes.pool, device=device)
-        self.optimiser = torch.optim.Adam(
-            self.learner.backbone.parameters(), lr=config.learning_rate
+        self.configured = config.configured()
+        self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
+        self.model = build_model(config, self.episodes.pool, device=device)
+        self.optimiser = build_optimiser(self.configured, self.model)
+        schedules = torch.optim.lr_scheduler
+        self.schedule: torch.optim.lr_scheduler.LRScheduler = (
+            schedules.CosineAnnealingLR(self.optimiser, config.steps)
+            if config.schedule == "cosine"
+            else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, config.steps)
+        # float16's small gradients vanish unless the loss is scaled up
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "float16" else None
         self.evidence = Evidence(
             steps=config.steps,
-            tasks=config.tasks_per_step,
-            fixed_steps=config.preset == "paper",
+            tasks=self.tasks,
+            fixed_steps=numbers(self.method).K is not None,
             device=device,
         )
         self.losses = torch.zeros(config.steps, device=device)
@@ -117,9 +202,16 @@ class Training:
         Raises:
             hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
         """
-        tasks = self.config.tasks_per_step
-        batch = self.episodes.sample(self.step * tasks, tasks)
-        loss = upper_step(self.learner, self.optimiser, batch, watch=self.evidence)
+        batch = self.episodes.sample(self.step * self.tasks, self.tasks)
+        loss = upper_step(
+            self.method,
+            self.model,
+            self.optimiser,
+            batch,
+            watch=self.evidence,
+            tasks_per_chunk=self.config.tasks_per_chunk,
+            scaler=self.scaler,
+        )
         self.losses[self.step] = loss
         self.schedule.step()
         self.step += 1
@@ -136,17 +228,17 @@ class Training:
             if not math.isfinite(value):
                 raise NotFiniteError(
                     f"the {name} is {value} at upper step {self.step}: lower the learning rate "
-                    f"({self.config.learning_rate})."
+                    f"({self.configured.learning_rate})."
                 )
         return found
 
     def validate(self) -> Accuracy:
         """Accuracy on the validation episodes; if it is the best so far, `best` is this step."""
-        found = accuracy(self.learner, self.validation, self.config.validation_episodes)
+        found = accuracy(self.method, self.model, self.validation, self.config.validation_episodes)
         self.validated = self.step
         self.stale += 1
         if self.best is None or found.mean > self.best.found.mean:
-            state = self.learner.backbone.state_dict()
+            state = self.model.state_dict()
             weights = {name: weight.detach().cpu().clone() for name, weight in state.items()}
             best = BestSoFar(mean=found.mean, interval=found.interval, step=self.step)
             self.best, self.stale = _Best(best, weights), 0
@@ -169,7 +261,7 @@ class Training:
             seconds: spent so far.
         """
         optimiser = self.optimiser.state_dict()
-        tensors = {f"backbone.{k}": v for k, v in self.learner.backbone.state_dict().items()}
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, kept in optimiser["state"].items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in kept.items()}
         if self.best is not None:
@@ -190,6 +282,7 @@ class Training:
             best=None if self.best is None else self.best.found,
             optimiser=optimiser["param_groups"],
             schedule=self.schedule.state_dict(),
+            scaler={} if self.scaler is None else self.scaler.state_dict(),
         )
         return tensors, progress
 
@@ -209,9 +302,11 @@ class Training:
             index, key = name.split(".", 1)
             kept.setdefault(int(index), {})[key] = tensor
         try:
-            self.learner.backbone.load_state_dict(part("backbone"))
+            self.model.load_state_dict(part("model"))
             self.optimiser.load_state_dict({"state": kept, "param_groups": progress.optimiser})
             self.schedule.load_state_dict(progress.schedule)
+            if self.scaler is not None:
+                self.scaler.load_state_dict(progress.scaler)
             self.evidence.restore(part("evidence"), progress.seen)
             self.losses[: progress.step] = tensors["losses"]
             torch.set_rng_state(tensors[f"{_GENERATORS}cpu"])

@@ -20,7 +20,7 @@ from hypergrad.objectives import RidgeRegression, SoftmaxRegression
 from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
 from metalearn.head import cross_entropy, one_hot, scores
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model
 

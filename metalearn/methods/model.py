@@ -18,7 +18,10 @@ from metalearn.errors import ConfigError
 from metalearn.head import scores, with_constant
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
-"""Of the backbone's products, under autocast. Weights, features and lower levels stay float32."""
+"""Of the backbone's products, under autocast. Weights, features and lower levels stay float32.
+
+Methods that adapt the whole network take float32 only: there the lower level is the network.
+"""
 
 _AUTOCAST: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,20 +59,16 @@ class Model(nn.Module):
 
     def features(self, images: Float[Tensor, "T n C H W"], support: int) -> Float[Tensor, "T n D"]:
         """The backbone's features and the constant 1, in the weights' precision."""
-        with self.autocast(images.device):
+        with self._autocast(images.device):
             features = cast(Backbone, self.backbone)(images, support)
         return with_constant(features.to(images.dtype))
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c"]:
-        """Scores of one part of one task by the initial head: the network of MAML and its kin.
-
-        In the weights' precision: autocast is the caller's choice.
-        """
+        """Scores of one part of one task by the initial head: the network of MAML and its kin."""
         features = cast(Backbone, self.backbone)(images[None], len(images))[0]
         return scores(self.own[HEAD], with_constant(features))
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Autocast to the model's precision; without effect for float32."""
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, _AUTOCAST[self.precision])

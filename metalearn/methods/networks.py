@@ -22,7 +22,7 @@ from metalearn.backbones import DropBlock, Norm
 from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
 from metalearn.head import cross_entropy
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods.heads import initial_head, shared_start
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model
@@ -43,10 +43,8 @@ class _Part:
         return cross_entropy(call(self.model, phi, theta), self.labels)
 
     def logits(self, phi: Weights) -> Float[Tensor, "T n c"]:
-        """The upper level's pass, in the model's precision."""
-        with self.model.autocast(self.images.device):
-            answer = call(self.model, phi, self.images)
-        return answer.to(self.images.dtype)
+        """The upper level's pass."""
+        return call(self.model, phi, self.images)
 
     def loss(self, phi: Weights) -> Float[Tensor, ""]:
         """The upper level."""
@@ -57,9 +55,14 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
     """Support and query.
 
     Raises:
-        ConfigError: the model's modules would make the lower objective another one at each call.
+        ConfigError: the lower objective would be another one at each call, or not in float32.
     """
     shared_start(model, episodes)  # for its check
+    if model.precision != "float32":
+        raise ConfigError(
+            f"precision {model.precision} was given to a method that adapts the whole network, "
+            "whose lower level is solved in float32, and the network is that: use float32."
+        )
     for part in model.modules():
         if isinstance(part, Norm) and part.mode == "stored":
             raise ConfigError(

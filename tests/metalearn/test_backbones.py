@@ -129,11 +129,30 @@ def test_the_seed_decides_the_weights() -> None:
     torch.random.set_rng_state(before)
 
 
+def test_the_initial_weights_are_these_draws_in_this_order() -> None:
+    """Runs are reproduced from their seed: neither the numbers nor their order may change."""
+    module = Conv4(filters=6, channels=2, size=28, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    for conv, inputs in zip(module.convs, (2, 6, 6, 6), strict=True):
+        scale = (2 / (9 * inputs)) ** 0.5  # He et al. 2015, for ReLU, by fan-in
+        draws = torch.empty(6, inputs, 3, 3).normal_(0, scale, generator=generator)
+        assert torch.equal(conv.weight, draws)  # type: ignore[arg-type]
+
+
+def test_each_block_may_have_its_own_filters() -> None:
+    module = Conv4(filters=(96, 192, 384, 512), channels=3, size=84)
+    assert module.features == 512 * 5 * 5
+    assert [norm.weight.numel() for norm in module.norms] == [96, 192, 384, 512]  # type: ignore[operator]
+    found = Conv4(filters=(3, 4, 5, 6), channels=1, size=16)(torch.rand(2, 5, 1, 16, 16), 2)
+    assert found.shape == (2, 5, 6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"filters": 0}, "0 filters"),
         ({"size": 15}, "15 pixels a side: it needs at least 1, 1 and 16"),
+        ({"filters": (8, 8, 8, 0)}, "8, 8, 8, 0. filters"),
         ({"normalisation": "group", "filters": 12}, "12 filters: give a multiple of its 8 groups"),
     ],
 )

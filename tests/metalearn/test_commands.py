@@ -19,7 +19,6 @@ import metalearn.training
 from metalearn import checkpoint
 from metalearn.cli import main
 from metalearn.config import TrainConfig
-from metalearn.episodes import Episodes
 from metalearn.errors import NotFiniteError
 from metalearn.run import Run
 from metalearn.train import train
@@ -73,7 +72,9 @@ def test_a_run_leaves_its_evidence(finished: Path) -> None:
         "episode_seed": 0,
     }
     assert result["normalisation"] == "transductive"
-    assert result["l2"] == TrainConfig().l2
+    assert result["l2"] == 0.01
+    assert result["method"] == "memory-reduced-exact"
+    assert result["step_bytes"] > 2 * 35 * 28 * 28 * 4  # the images of a step at least
     certificate = result["certificate"]
     for name in ("stationarity", "residual"):
         for when in ("training", "end"):
@@ -124,15 +125,16 @@ def test_the_papers_preset_trains(tmp_path: Path, capsys: pytest.CaptureFixture[
             "train",
             f"--run={tmp_path / 'paper'}",
             *SMALL,
-            "--preset=paper",
+            "--method=memory-reduced",
             "--lower-steps=7",
             "--normalisation=group",
         ]
     )
     result = Run(tmp_path / "paper").result()
-    found = [result.preset, result.K, result.step_size, result.N, result.normalisation]
-    assert found == ["paper", 7, 0.05, 20, "group"]
+    found = [result.method, result.K, result.step_size, result.N, result.normalisation]
+    assert found == ["memory-reduced", 7, 0.05, 20, "group"]
     # It stops after N steps wherever it is: no failure, and said with how far it came.
+    assert result.certificate is not None
     assert result.certificate["fixed_steps"]
     assert result.certificate["failed"] == 0
     assert "12 tasks took the steps they were given; median relative" in capsys.readouterr().out
@@ -145,6 +147,7 @@ def test_a_lower_level_that_is_not_solved_is_said(
     main(["train", f"--run={tmp_path / 'run'}", *SMALL, "--l2=1e-7"])
     said = capsys.readouterr().out
     certificate = Run(tmp_path / "run").result().certificate
+    assert certificate is not None
     failed = certificate["failed"]
     assert failed > 0
     assert f"{failed} of 12 tasks FAILED ({certificate['lower_failed']} lower levels" in said
@@ -185,9 +188,14 @@ EDITS: list[dict[str, Any]] = [
     {"interval": 0.001},
     {"interval_formula": "a guess"},
     {"normalisation": "group"},
-    {"preset": "paper"},
+    {"method": "maml"},
+    {"configured": "otherwise"},
+    {"variant": "as published"},
+    {"source": "hearsay"},
+    {"departures": ""},
+    {"backbone": "conv4-64"},
+    {"precision": "float16"},
     {"l2": 1.0},
-    {"lower": "by hand"},
     {"K": 20},
     {"step_size": 0.05},
     {"N": 20},
@@ -270,17 +278,17 @@ def test_weights_of_another_backbone_are_refused(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(copy)
-    run.write_weights({"convs.0.weight": torch.zeros(1)})
+    run.write_weights({"backbone.convs.0.weight": torch.zeros(1)})
     rewrite(copy, files=run.digests())
     assert "don't fit its settings" in refused(["evaluate", f"--run={copy}"], capsys)
 
 
 BAD = [
     (["--l2=0"], "l2 was given as 0.0: it must be positive"),
-    (["--lower-steps=3"], "or choose preset paper"),
+    (["--lower-steps=3"], "or choose another method"),
     (["--test.way=200"], "200-way episodes were asked for, but the test split has 141 classes"),
     (["--train.shot=12"], "need 14 images of each class, but the train split has 12"),
-    (["--preset=fast"], "fast"),
+    (["--method=fast"], "fast"),
 ]
 
 
@@ -302,8 +310,8 @@ def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixtur
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = metalearn.training.upper_step
 
-    def diverging(learner: Any, optimiser: Any, episodes: Episodes, *, watch: Any) -> torch.Tensor:
-        return honest(learner, optimiser, episodes, watch=watch) * torch.nan
+    def diverging(*arguments: Any, **settings: Any) -> torch.Tensor:
+        return honest(*arguments, **settings) * torch.nan
 
     monkeypatch.setattr(metalearn.training, "upper_step", diverging)
     config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
@@ -355,7 +363,6 @@ def test_threads_sleep_while_they_wait() -> None:
     # OpenMP reads its policy when torch loads it, so the setting must come first.
     code = """
 import os, sys
-from metalearn import checkpoint
 from metalearn.cli import main
 assert "torch" not in sys.modules
 try:

@@ -1,5 +1,7 @@
 """What a training run says of its lower levels: nothing that failed goes unsaid."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -42,11 +44,23 @@ def evidence(*seen: Certificate, fixed_steps: bool = False) -> Evidence:
     return found
 
 
+def summary(found: Evidence) -> dict[str, Any]:
+    collected = found.summary()
+    assert collected is not None
+    return collected
+
+
+def test_a_method_without_certificates_says_so() -> None:
+    found = evidence()
+    assert (found.summary(), found.last(5)) == (None, {})
+    assert found.verdict() == "certificate: none, the method solves no adjoint system"
+
+
 def test_solved_tasks_are_counted() -> None:
     found = evidence(SOLVED, SOLVED)
-    assert found.summary()["adjoint_status"]["CONVERGED"] == 6
-    assert found.summary()["failed"] == 0
-    assert found.summary()["residual"]["training"] == pytest.approx(
+    assert summary(found)["adjoint_status"]["CONVERGED"] == 6
+    assert summary(found)["failed"] == 0
+    assert summary(found)["residual"]["training"] == pytest.approx(
         {"median": 2e-6, "worst": 3e-6}, rel=1e-6
     )
     assert found.last(1) == pytest.approx({"stationarity": 1e-3, "residual": 3e-6, "failed": 0.0})
@@ -62,7 +76,7 @@ def test_solved_tasks_are_counted() -> None:
 def test_every_other_end_is_a_failure_with_its_remedy(status: Status) -> None:
     one = certificate([Status.CONVERGED, Status.CONVERGED, status], [1e-6, 0.9, 0.1])
     found = evidence(SOLVED, one)
-    assert found.summary()["failed"] == 1
+    assert summary(found)["failed"] == 1
     assert found.last(1)["failed"] == pytest.approx(1 / 3)
     assert found.last(2)["failed"] == pytest.approx(1 / 6)
     said = found.verdict()
@@ -79,7 +93,7 @@ def test_a_residual_that_is_no_number_is_the_worst() -> None:
 def test_a_lower_level_above_its_tolerance_is_a_failure() -> None:
     one = certificate([Status.CONVERGED] * 3, [1e-6] * 3, met=[True, False, True])
     found = evidence(one)
-    assert (found.summary()["failed"], found.summary()["lower_failed"]) == (1, 1)
+    assert (summary(found)["failed"], summary(found)["lower_failed"]) == (1, 1)
     said = found.verdict()
     assert "1 of 3 tasks FAILED (1 lower levels" in said
     assert "(upper step 1, task 1): the lower level, not its adjoint: regularise more" in said
@@ -87,12 +101,12 @@ def test_a_lower_level_above_its_tolerance_is_a_failure() -> None:
 
 def test_running_out_of_a_fixed_number_of_steps_is_none() -> None:
     found = evidence(RAN_OUT, fixed_steps=True)
-    assert found.summary()["failed"] == 0
+    assert summary(found)["failed"] == 0
     assert found.verdict() == (
         "certificate: all 3 tasks took the steps they were given; median relative residual "
         "3.0e-01, worst 4.0e-01 (upper step 1, task 1)"
     )
-    assert evidence(RAN_OUT).summary()["failed"] == 3
+    assert summary(evidence(RAN_OUT))["failed"] == 3
 
 
 def test_negative_curvature_is_a_failure_of_fixed_steps_too() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Truncated, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.learner import Lower
+from metalearn.lower import Lower, exact
 from metalearn.methods import LinearHeads, Model, ProtoNet, RidgeHeads
 from tests.metalearn.methods.subjects import (
     FEATURES,
@@ -103,6 +103,19 @@ def test_memory_reduced_solves_the_dense_system() -> None:
     expected = gradient(torch.stack(parts).mean(), subject)
     assert close(found(MEMORY_REDUCED, subject, batch), expected)
     assert not close(found(ITD_BIO, subject, batch), expected, condition=1e6)
+
+
+def test_exact_is_the_limit_of_ever_more_unrolled_steps() -> None:
+    """Two derivations of one hypergradient: Newton and CG, and 200 differentiated steps."""
+    subject, batch = model(MEMORY_REDUCED), episodes()
+    # 200 steps contract by (1 - 0.5 * 0.3)^200 = 8e-15, their derivative by 200 times as much.
+    many = Lower(by=GradientDescent(steps=200, step_size=SIZE), adjoint=Unrolled())
+    limit = found(LinearHeads(lower=many, l2=L2), subject, batch)
+    # Tolerances of 1e-12 are amplified by the condition 1 + |x|^2 / (2 l2), below 10, at most
+    # twice (in phi, and by phi's error in the adjoint).
+    exactly = LinearHeads(lower=exact(rtol=1e-12), l2=L2)
+    assert close(found(exactly, subject, batch), limit, condition=10)
+    assert not close(found(MEMORY_REDUCED, subject, batch), limit, condition=1e6)
 
 
 def ridge(subject: Model, task: Task, l2: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser, Unrolled
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.errors import ConfigError
-from metalearn.learner import Lower
+from metalearn.lower import Lower
 from metalearn.methods import ImplicitMaml, Maml, Method, Model, Reptile
 from tests.metalearn.methods.subjects import (
     SHOT,
@@ -189,8 +189,15 @@ def test_a_torch_optimiser_may_adapt() -> None:
     assert close(together, torch.stack(alone).mean(0), condition=1e2)
 
 
-@pytest.mark.parametrize("normalisation", ["transductive", "group"])
-def test_conv4_is_adapted_task_by_task(normalisation: str) -> None:
+@pytest.mark.parametrize(
+    ("normalisation", "layout"),
+    [
+        ("transductive", torch.contiguous_format),
+        ("transductive", torch.channels_last),
+        ("group", torch.contiguous_format),
+    ],
+)
+def test_conv4_is_adapted_task_by_task(normalisation: str, layout: torch.memory_format) -> None:
     backbone = Conv4(
         filters=8,
         channels=1,
@@ -200,6 +207,7 @@ def test_conv4_is_adapted_task_by_task(normalisation: str) -> None:
     )
     method = Maml(by=GradientDescent(steps=2, step_size=0.1))
     subject, batch = model(method, backbone), episodes(tasks=2, side=16)
+    subject.to(memory_format=layout)  # type: ignore[call-overload]
     losses = []
     for task in each(batch):
         start: Weights = dict(subject.named_parameters())

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import weakref
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from hypergrad import Certificate, GradientDescent, Unrolled
 from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
 from metalearn.episodes import Episodes, Sampler
-from metalearn.head import cross_entropy
-from metalearn.learner import Learner, Lower, exact, paper
+from metalearn.lower import Lower, exact, paper
+from metalearn.methods import LinearHeads, Model
+from tests.metalearn.measure import Convolutions, saved_bytes
 
 COUNTS = (1, 5, 20, 100)
 
@@ -33,43 +30,37 @@ def episodes(train_pool: Pool) -> Episodes:
     return Sampler(pool=train_pool, way=3, shot=2, query=2, seed=0).sample(0, 2)
 
 
-def learner(lower: Lower, *, l2: float = 0.05) -> Learner:
+@dataclasses.dataclass
+class Subject:
+    """Heads on a small backbone."""
+
+    method: LinearHeads
+    model: Model
+
+
+def subject_of(lower: Lower, *, l2: float = 0.05) -> Subject:
     generator = torch.Generator().manual_seed(0)
     backbone = Conv4(filters=4, channels=1, size=28, generator=generator)
-    return Learner(backbone=backbone, l2=l2, lower=lower)
+    return Subject(LinearHeads(lower=lower, l2=l2), Model(backbone, {}))
 
 
 def ignore(certificate: Certificate) -> None:
     """Take no notice."""
 
 
-def upper_loss(subject: Learner, episodes: Episodes) -> Tensor:
-    return cross_entropy(subject.answer(episodes, watch=ignore), episodes.query_labels).mean()
+def upper_loss(
+    subject: Subject, episodes: Episodes, *, watch: Callable[[Certificate], None] = ignore
+) -> Tensor:
+    return subject.method.loss(subject.model, episodes, watch=watch)
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts what the backbone can't run without, below autograd, in forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if "convolution" in name:
-            self.calls[name] += 1
-        return func(*args, **(kwargs or {}))
+def kept(subject: Subject, episodes: Episodes) -> int:
+    return saved_bytes(lambda: upper_loss(subject, episodes))
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_one_upper_step_is_one_forward_and_one_backward(count: int, episodes: Episodes) -> None:
-    subject = learner(paper(steps=count, adjoint_steps=count))
+    subject = subject_of(paper(steps=count, adjoint_steps=count))
     forwards: list[None] = []
     backwards: list[None] = []
 
@@ -77,7 +68,7 @@ def test_one_upper_step_is_one_forward_and_one_backward(count: int, episodes: Ep
         forwards.append(None)
         output.register_hook(lambda gradient: backwards.append(None))
 
-    subject.backbone.register_forward_hook(forward)
+    subject.model.backbone.register_forward_hook(forward)
     with Convolutions() as convolutions:
         torch.autograd.backward(upper_loss(subject, episodes))
     assert (len(forwards), len(backwards)) == (1, 1)
@@ -85,34 +76,9 @@ def test_one_upper_step_is_one_forward_and_one_backward(count: int, episodes: Ep
     assert convolutions.calls == {"convolution": 4, "convolution_backward": 4}
 
 
-class _Saved:
-    """A tensor that a graph keeps."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def saved_bytes(subject: Learner, episodes: Episodes) -> int:
-    """Bytes of the distinct storages that the graph of the loss still keeps once it is built."""
-    kept: list[weakref.ref[_Saved]] = []
-
-    def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
-        kept.append(weakref.ref(saved))
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        loss = upper_loss(subject, episodes)
-    alive = [saved.tensor for ref in kept if (saved := ref()) is not None]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
-    assert loss.requires_grad
-    return sum(storages.values())
-
-
 def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None:
     found = {
-        count: saved_bytes(learner(paper(steps=count, adjoint_steps=20)), episodes)
-        for count in COUNTS
+        count: kept(subject_of(paper(steps=count, adjoint_steps=20)), episodes) for count in COUNTS
     }
     assert set(found.values()) == {found[1]}
     images = episodes.images
@@ -121,8 +87,8 @@ def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None
 
 def test_unrolling_saves_linearly_more(episodes: Episodes) -> None:
     found = [
-        saved_bytes(
-            learner(Lower(by=GradientDescent(steps=count, step_size=0.05), adjoint=Unrolled())),
+        kept(
+            subject_of(Lower(by=GradientDescent(steps=count, step_size=0.05), adjoint=Unrolled())),
             episodes,
         )
         for count in (5, 10, 15, 20)
@@ -185,6 +151,29 @@ def dense(features: Tensor, phi: Tensor, episodes: Episodes, task: int, l2: floa
     )
 
 
+class Given(nn.Module):
+    """A backbone that takes features for images."""
+
+    features, recompute = 0, False
+
+    def forward(self, images: Tensor, support: int) -> Tensor:
+        return images.flatten(2)[..., :-1]  # the constant is appended again
+
+
+def by_features(
+    subject: Subject,
+    episodes: Episodes,
+    features: Tensor,
+    *,
+    watch: Callable[[Certificate], None],
+) -> Tensor:
+    """Derivative of the sum of the tasks' losses by the features; 0 for the constant."""
+    given = dataclasses.replace(episodes, images=features[..., None, None])
+    loss = subject.method.loss(Model(Given(), {}), given, watch=watch)
+    (found,) = torch.autograd.grad(loss, features)
+    return found * len(features)
+
+
 SOLVED = {
     "exact": (exact(rtol=1e-9), 0.05),
     "exact, less regular": (exact(rtol=1e-9), 0.01),
@@ -197,20 +186,17 @@ SOLVED = {
 def test_both_presets_become_exact(episodes: Episodes, name: str) -> None:
     lower, l2 = SOLVED[name]
     episodes = dataclasses.replace(episodes, images=episodes.images.double())
-    subject = learner(lower, l2=l2)
-    subject.backbone.double()
-    with torch.no_grad():
-        features = subject.features(episodes)
+    subject = subject_of(lower, l2=l2)
     count = episodes.support_labels.shape[1]
+    with torch.no_grad():
+        features = subject.model.double().features(episodes.images, count)
     start = features.new_zeros(2, episodes.way, features.shape[2])
     objective = SoftmaxRegression(episodes.support_labels, l2)
     reached = lower.by.minimise(objective, features[:, :count], start).phi  # as `answer` will
 
     features.requires_grad_()
     certificates: list[Certificate] = []
-    logits = subject.classify(episodes, features, watch=certificates.append)
-    loss = cross_entropy(logits, episodes.query_labels).sum()
-    (found,) = torch.autograd.grad(loss, features)
+    found = by_features(subject, episodes, features, watch=certificates.append)
     (certificate,) = certificates
 
     u = torch.finfo(torch.float64).eps / 2
@@ -227,7 +213,7 @@ def test_both_presets_become_exact(episodes: Episodes, name: str) -> None:
         v = right.right / right.least
         residual = float(certificate.adjoint.residual[task])
         bound = right.cross * v * (residual + 1e2 * u * right.condition)
-        assert (found[task] - right.by_features).norm() <= bound
+        assert (found[task] - right.by_features)[:, :-1].norm() <= bound
         assert bound <= 1e-5 * right.by_features.norm()  # so that it shows something
 
 
@@ -235,20 +221,20 @@ def test_a_residual_that_is_not_the_solves_would_be_noticed(episodes: Episodes) 
     # Five CG steps instead of 120, at the same phi: further away than the bound allows.
     episodes = dataclasses.replace(episodes, images=episodes.images.double())
     _, l2 = SOLVED["exact"]
-    subject = learner(Lower(by=exact(rtol=1e-9).by, adjoint=paper(adjoint_steps=5).adjoint), l2=l2)
-    subject.backbone.double()
-    with torch.no_grad():
-        features = subject.features(episodes)
+    subject = subject_of(
+        Lower(by=exact(rtol=1e-9).by, adjoint=paper(adjoint_steps=5).adjoint), l2=l2
+    )
     count = episodes.support_labels.shape[1]
+    with torch.no_grad():
+        features = subject.model.double().features(episodes.images, count)
     start = features.new_zeros(2, episodes.way, features.shape[2])
     objective = SoftmaxRegression(episodes.support_labels, l2)
-    reached = subject.lower.by.minimise(objective, features[:, :count], start).phi
+    reached = subject.method.lower.by.minimise(objective, features[:, :count], start).phi
     features.requires_grad_()
-    logits = subject.classify(episodes, features, watch=ignore)
-    (found,) = torch.autograd.grad(cross_entropy(logits, episodes.query_labels).sum(), features)
+    found = by_features(subject, episodes, features, watch=ignore)
     right = dense(features.detach()[0], reached[0], episodes, 0, l2)
     v = right.right / right.least
-    assert (found[0] - right.by_features).norm() > right.cross * v * 1e-9
+    assert (found[0] - right.by_features)[:, :-1].norm() > right.cross * v * 1e-9
 
 
 def test_twenty_published_steps_are_far_from_exact(episodes: Episodes) -> None:
@@ -256,10 +242,7 @@ def test_twenty_published_steps_are_far_from_exact(episodes: Episodes) -> None:
     worst = {}
     for name, lower in (("paper", paper()), ("exact", exact())):
         certificates: list[Certificate] = []
-        subject = learner(lower)
-        loss = cross_entropy(
-            subject.answer(episodes, watch=certificates.append), episodes.query_labels
-        ).mean()
-        torch.autograd.backward(loss)
+        subject = subject_of(lower)
+        torch.autograd.backward(upper_loss(subject, episodes, watch=certificates.append))
         worst[name] = float(certificates[0].stationarity.max())
     assert worst["paper"] > 1000 * worst["exact"]

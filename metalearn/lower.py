@@ -1,0 +1,55 @@
+"""How the lower level is solved and differentiated: the two presets of the paper's method.
+
+One upper step runs the backbone forward once and backward once, whatever the lower level costs:
+the lower level only sees the features, and its minimiser is an ordinary value of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hypergrad import CG, Adjoint, GradientDescent, Implicit, LowerSolver, Newton
+
+PAPER_STEPS: Final = 20
+PAPER_STEP_SIZE: Final = 0.05
+PAPER_ADJOINT_STEPS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lower:
+    """How the lower level is solved and differentiated.
+
+    Attributes:
+        by: finds the heads.
+        adjoint: differentiates them.
+    """
+
+    by: LowerSolver
+    adjoint: Adjoint
+
+
+def paper(
+    *,
+    steps: int = PAPER_STEPS,
+    step_size: float = PAPER_STEP_SIZE,
+    adjoint_steps: int = PAPER_ADJOINT_STEPS,
+) -> Lower:
+    """Algorithm 1 with the published script's numbers: K = 20 steps of 0.05, N = 20 CG steps."""
+    return Lower(
+        by=GradientDescent(steps=steps, step_size=step_size),
+        adjoint=Implicit(CG(rtol=0.0, max_steps=adjoint_steps)),
+    )
+
+
+def exact(*, rtol: float = 3e-5) -> Lower:
+    """The minimiser by damped Newton and the adjoint by CG, each to `rtol`.
+
+    A float32 residual sinks to about 1.8 u (|H| |v| / |b| + 1), u = 6e-8 (theory.md, section 6).
+    That is at most 1e-7 times the condition number, here about |feature|^2 / (2 l2), but |v| is far
+    below |b| / mu when b has little part in the flat directions: the default suits l2 = 0.01. A
+    task that cannot reach it ends as STAGNATED, is counted, and said.
+
+    Newton's directions need no more than one digit.
+    """
+    return Lower(by=Newton(rtol=rtol, solver=CG(rtol=0.1)), adjoint=Implicit(CG(rtol=rtol)))

@@ -1,0 +1,125 @@
+"""A method with other numbers: what the command line may change about a preset."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
+from metalearn.errors import ConfigError
+from metalearn.lower import Lower
+from metalearn.methods.heads import LinearHeads, RidgeHeads
+from metalearn.methods.method import Method
+from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
+
+_WithLower: TypeAlias = LinearHeads | ImplicitMaml
+_WithSteps: TypeAlias = Maml | Reptile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """K, the step size and N of a method; None where it has none.
+
+    Attributes:
+        K: lower steps.
+        step_size: of gradient descent.
+        N: conjugate-gradient steps of an adjoint that takes a fixed number of them.
+    """
+
+    K: int | None = None
+    step_size: float | None = None
+    N: int | None = None
+
+
+def numbers(method: Method) -> Numbers:
+    """Those of this method."""
+    by, adjoint = _solver(method), None
+    if isinstance(method, _WithLower):
+        adjoint = method.lower.adjoint
+    N = None
+    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, CG) and not adjoint.solver.rtol:
+        N = adjoint.solver.max_steps
+    if isinstance(by, GradientDescent):
+        return Numbers(K=by.steps, step_size=by.step_size, N=N)
+    return Numbers(K=by.steps if isinstance(by, TorchOptimiser) else None, N=N)
+
+
+def adjusted(
+    method: Method,
+    *,
+    lower_steps: int | None = None,
+    step_size: float | None = None,
+    adjoint_steps: int | None = None,
+    l2: float | None = None,
+) -> Method:
+    """The method with these numbers in place of its own; None keeps its own.
+
+    Raises:
+        ConfigError: it has no such number.
+    """
+    if l2 is not None:
+        if not isinstance(method, LinearHeads | RidgeHeads):
+            raise _refusal(method, "l2", l2)
+        method = dataclasses.replace(method, l2=l2)
+    if lower_steps is not None or step_size is not None:
+        method = _with_solver(method, _other_steps(method, lower_steps, step_size))
+    if adjoint_steps is not None:
+        if numbers(method).N is None or not isinstance(method, _WithLower):
+            raise _refusal(method, "adjoint_steps", adjoint_steps)
+        adjoint = Implicit(CG(rtol=0.0, max_steps=adjoint_steps))
+        method = dataclasses.replace(method, lower=Lower(by=method.lower.by, adjoint=adjoint))
+    return method
+
+
+def tested_by(method: Method, *, lower_steps: int) -> Method:
+    """The method with this number of lower steps in testing.
+
+    Raises:
+        ConfigError: it takes none.
+    """
+    if not isinstance(method, _WithLower | _WithSteps):
+        raise _refusal(method, "lower_steps", lower_steps)
+    used = method.test or _solver(method)
+    if not isinstance(used, GradientDescent | TorchOptimiser):
+        raise _refusal(method, "lower_steps", lower_steps)
+    return dataclasses.replace(method, test=dataclasses.replace(used, steps=lower_steps))
+
+
+def describe(value: object) -> str:
+    """A method, or what it is made of, as text that is the same in every process."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    return str(getattr(value, "__name__", value))
+
+
+def _solver(method: Method) -> LowerSolver | None:
+    if isinstance(method, _WithLower):
+        return method.lower.by
+    return method.by if isinstance(method, _WithSteps) else None
+
+
+def _with_solver(method: Method, by: LowerSolver) -> Method:
+    if isinstance(method, _WithLower):
+        lower = Lower(by=by, adjoint=method.lower.adjoint)
+        return dataclasses.replace(method, lower=lower)
+    assert isinstance(method, _WithSteps)  # the only others with a solver
+    return dataclasses.replace(method, by=by)
+
+
+def _other_steps(method: Method, steps: int | None, step_size: float | None) -> LowerSolver:
+    by = _solver(method)
+    if isinstance(by, GradientDescent):
+        by = by if steps is None else dataclasses.replace(by, steps=steps)
+        return by if step_size is None else dataclasses.replace(by, step_size=step_size)
+    if isinstance(by, TorchOptimiser) and steps is not None and step_size is None:
+        return dataclasses.replace(by, steps=steps)
+    name = "lower_steps" if steps is not None else "step_size"
+    raise _refusal(method, name, steps if steps is not None else step_size)
+
+
+def _refusal(method: Method, name: str, value: object) -> ConfigError:
+    return ConfigError(
+        f"{name} {value} was given with {type(method).__name__}, which has no such number here "
+        "(it has none at all, or solves until it is done): leave it out, or choose another method."
+    )

@@ -1,0 +1,75 @@
+"""The finished runs of a folder, and whether they can be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metalearn.config import TrainConfig
+from metalearn.errors import RunError
+from metalearn.result import Result
+from metalearn.run import RESULT, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        config: its settings.
+        result: what came out.
+        metrics: one dictionary for each validation.
+    """
+
+    folder: Path
+    config: TrainConfig
+    result: Result
+    metrics: list[dict[str, Any]]
+
+
+def collect(folder: Path) -> list[Finished]:
+    """Every finished run in the folder, or directly below it, in the order of their names.
+
+    Raises:
+        RunError: there is none, or one is damaged.
+        ConfigError: the settings of one are those of another version.
+    """
+    folders = sorted(path.parent for path in [*folder.glob(RESULT), *folder.glob(f"*/{RESULT}")])
+    if not folders:
+        raise RunError(f"{folder} holds no finished run: give the folder that runs are in.")
+    found = []
+    for each in folders:
+        run = Run(each)
+        found.append(
+            Finished(folder=each, config=run.config(), result=run.result(), metrics=run.metrics())
+        )
+    return found
+
+
+def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """The runs of each method, in the order of their seeds.
+
+    Raises:
+        RunError: they were tested on different episodes, so that nothing can be compared; or a
+            method has a seed twice.
+    """
+    protocols = {str(run.result.protocol) for run in runs}
+    if len(protocols) > 1:
+        raise RunError(
+            f"these runs were tested by different protocols ({'; '.join(sorted(protocols))}): "
+            "compare those of one."
+        )
+    found: dict[str, list[Finished]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.result.seed):
+        found[run.result.method].append(run)
+    for method, own in found.items():
+        seeds = [run.result.seed for run in own]
+        if len(set(seeds)) < len(seeds):
+            raise RunError(
+                f"{method} has seeds {seeds}: each may occur once; move the others elsewhere."
+            )
+    return dict(found)

@@ -1,0 +1,172 @@
+"""`metalearn figure`, `metalearn table`, `metalearn compare`: their settings and what they do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from metalearn.config import MethodName, TrainConfig
+from metalearn.errors import RunError
+from metalearn.files import write_atomically
+from metalearn.report.collect import collect
+from metalearn.report.figures import accuracy_figure, memory_figure
+from metalearn.report.measured import load
+from metalearn.report.tables import Rows, accuracy_table, memory_table
+from metalearn.run import Run
+from metalearn.train import train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyConfig:
+    """Accuracy of finished runs: against steps and seconds (figure), or paired (table).
+
+    Attributes:
+        runs: the folder that holds them.
+        out: the file to write: a PNG, or Markdown; a table is printed in any case.
+        reference: the method that others are compared to; by default the first by name.
+    """
+
+    runs: Path
+    out: Path | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig:
+    """Peak memory of one upper step against K.
+
+    Attributes:
+        measured: the file that `metalearn measure` wrote.
+        out: the file to write: a PNG, or Markdown; a table is printed in any case.
+    """
+
+    measured: Path
+    out: Path | None = None
+
+
+_What = (
+    Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy", prefix_name=False)]
+    | Annotated[MemoryConfig, tyro.conf.subcommand("memory", prefix_name=False)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FigureConfig:
+    """Draw a figure from result files.
+
+    Attributes:
+        what: accuracy or memory.
+    """
+
+    what: Annotated[_What, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """Print a table from result files.
+
+    Attributes:
+        what: accuracy or memory.
+    """
+
+    what: Annotated[_What, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """Run methods from the same seeds on the same episodes, and compare them in pairs.
+
+    Finished runs in the folder are kept, stopped ones resumed.
+
+    Attributes:
+        out: folder for the runs and the table.
+        methods: presets to run.
+        seeds: of the initial weights and the training episodes.
+        settings: of every run; run, method and seed are set by the above.
+    """
+
+    out: Path
+    methods: tuple[MethodName, ...] = ("memory-reduced", "itd-bio", "anil", "maml-baseline")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    settings: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def figure(config: FigureConfig, *, console: Console) -> None:
+    """Draw it.
+
+    Raises:
+        MetalearnError: there is nothing to draw, or the file can't be written.
+    """
+    what: AccuracyConfig | MemoryConfig = config.what
+    name = "accuracy.png" if isinstance(what, AccuracyConfig) else "memory.png"
+    path = what.out or Path(name)
+    with _written(path):
+        if isinstance(what, AccuracyConfig):
+            accuracy_figure(collect(what.runs), path)
+        else:
+            memory_figure(load(what.measured), path)
+    console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(config: TableConfig, *, console: Console) -> None:
+    """Print it, and write it if asked to.
+
+    Raises:
+        MetalearnError: there is nothing to tabulate, or the file can't be written.
+    """
+    what: AccuracyConfig | MemoryConfig = config.what
+    rows = (
+        accuracy_table(collect(what.runs), reference=what.reference)
+        if isinstance(what, AccuracyConfig)
+        else memory_table(load(what.measured))
+    )
+    rows.show(console)
+    if what.out is not None:
+        _write(rows, what.out)
+
+
+def compare(config: CompareConfig, *, console: Console) -> None:
+    """Run what is missing, then print the table of all.
+
+    Raises:
+        MetalearnError: a run can't be made, or the folder holds runs with other settings.
+        Stopped: by a signal; the same command goes on.
+        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+    """
+    for seed in config.seeds:
+        for method in config.methods:
+            folder = config.out / f"{method}-{seed}"
+            asked = dataclasses.replace(config.settings, run=folder, method=method, seed=seed)
+            run = Run(folder)
+            if not (folder / "config.json").exists():
+                train(asked, console=console)
+                continue
+            before = run.config()
+            if dataclasses.replace(before, device=asked.device, run=folder) != asked:
+                raise RunError(f"{folder} has other settings: give --out a new folder.")
+            if not run.finished:
+                train(TrainConfig(resume=folder), console=console)
+    rows = accuracy_table(collect(config.out), reference=config.methods[0])
+    rows.show(console)
+    _write(rows, config.out / "accuracy.md")
+
+
+def _write(rows: Rows, path: Path) -> None:
+    with _written(path):
+        write_atomically(path, rows.markdown().encode())
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Refuse a file that can't be written, by its name."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} can't be written ({error}): give another --out.") from error

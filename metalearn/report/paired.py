@@ -1,0 +1,73 @@
+"""Differences between two methods on the same test episodes.
+
+An episode is the same for all runs (the sampler's seed is), so that what makes an episode hard is
+hard for both methods and falls out of the difference: its interval is much narrower than those of
+the two accuracies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import stats
+
+from metalearn.errors import RunError
+from metalearn.report.collect import Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Mean accuracy of one method less that of another, as parts of one.
+
+    Attributes:
+        mean: over seeds and episodes.
+        interval: half the 95 % interval for these seeds: 1.96 s / sqrt(n), s the standard deviation
+            over the n episodes of the differences averaged over the seeds.
+        seeds: the mean difference of each seed.
+        spread: half the 95 % interval for other seeds: Student's t times the standard error of
+            `seeds`; infinite for a single one.
+    """
+
+    mean: float
+    interval: float
+    seeds: list[float]
+    spread: float
+
+
+def paired(these: Sequence[Finished], those: Sequence[Finished]) -> Difference:
+    """`these` less `those`: runs of two methods, from the same seeds.
+
+    Raises:
+        RunError: the seeds differ, or the numbers of episodes.
+    """
+    seeds = [[run.result.seed for run in runs] for runs in (these, those)]
+    if seeds[0] != seeds[1]:
+        names = [runs[0].result.method for runs in (these, those)]
+        raise RunError(
+            f"{names[0]} has seeds {seeds[0]}, {names[1]} has {seeds[1]}: pairs need the same."
+        )
+    apart = _episodes(these) - _episodes(those)
+    own = apart.mean(1)
+    over_seeds = apart.mean(0)
+    count = len(own)
+    spread = math.inf
+    if count > 1:
+        quantile = float(stats.t.ppf(0.975, count - 1))
+        spread = quantile * float(own.std(ddof=1)) / math.sqrt(count)
+    return Difference(
+        mean=float(apart.mean()),
+        interval=1.96 * float(over_seeds.std(ddof=1)) / math.sqrt(len(over_seeds)),
+        seeds=own.tolist(),
+        spread=spread,
+    )
+
+
+def _episodes(runs: Sequence[Finished]) -> Float64[np.ndarray, "seeds episodes"]:
+    rows = [run.result.per_episode for run in runs]
+    if len({len(row) for row in rows}) > 1:
+        raise RunError(f"{runs[0].result.method} was tested on different numbers of episodes.")
+    return np.array(rows, dtype=np.float64)

@@ -1,0 +1,184 @@
+"""Comparisons, tables and figures: from result files alone, and right by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from metalearn.cli import main
+from metalearn.errors import RunError
+from metalearn.report.collect import Finished, by_method, collect
+from metalearn.report.measured import Measured
+from metalearn.report.paired import paired
+from metalearn.report.tables import accuracy_table, memory_table, reaching
+
+SETTINGS = [
+    "--settings.steps=2",
+    "--settings.validate-every=1",
+    "--settings.validation-episodes=4",
+    "--settings.test-episodes=4",
+    "--settings.filters=4",
+    "--settings.tasks-per-step=2",
+    "--settings.train.way=5",
+    "--settings.threads=1",
+    "--settings.device=cpu",
+    "--settings.tracker=none",
+]
+COMPARE = ["--methods", "protonet", "memory-reduced", "--seeds", "0", "1", *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods from two seeds."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    main(["compare", f"--out={out}", *COMPARE])
+    return out
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "out")
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 1
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_compare_keeps_what_is_finished_and_resumes_the_rest(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {path.name for path in copy.iterdir()} == {
+        "memory-reduced-0",
+        "memory-reduced-1",
+        "protonet-0",
+        "protonet-1",
+        "accuracy.md",
+    }
+    kept = (copy / "protonet-0" / "result.json").read_bytes()
+    before = collect(copy)[0].result
+    (copy / "memory-reduced-0" / "result.json").unlink()
+    main(["compare", f"--out={copy}", *COMPARE])
+    assert (copy / "protonet-0" / "result.json").read_bytes() == kept
+    assert collect(copy)[0].result.per_episode == before.per_episode
+    said = capsys.readouterr().out
+    assert "resuming" in said
+    assert "less protonet" in said
+    assert "memory-reduced" in (copy / "accuracy.md").read_text()
+    said = refused(["compare", f"--out={copy}", *COMPARE, "--settings.l2=0.3"], capsys)
+    assert "has other settings: give --out a new folder" in said or "no such number" in said
+
+
+def altered(run: Finished, **changes: object) -> Finished:
+    return dataclasses.replace(run, result=dataclasses.replace(run.result, **changes))  # type: ignore[arg-type]
+
+
+def test_differences_are_paired_by_episode(folder: Path) -> None:
+    (first, second) = by_method(collect(folder))["protonet"]
+    # Episodes differ widely in how hard they are, the methods by the same everywhere.
+    hard = [0.2, 0.9, 0.4, 0.7]
+    those = [altered(first, per_episode=hard), altered(second, per_episode=hard)]
+    these = [
+        altered(first, per_episode=[a + 0.10 for a in hard]),
+        altered(second, per_episode=[a + 0.04 for a in hard]),
+    ]
+    found = paired(these, those)
+    assert found.mean == pytest.approx(0.07)
+    assert found.interval == pytest.approx(0.0, abs=1e-12)
+    assert found.seeds == pytest.approx([0.10, 0.04])
+    # Student's t for one degree of freedom: tan(0.475 pi) = 12.706; s / sqrt(2) = 0.03.
+    assert found.spread == pytest.approx(math.tan(0.475 * math.pi) * 0.03)
+    assert math.isinf(paired(these[:1], those[:1]).spread)
+    by_hand = altered(first, per_episode=[0.2, 0.9, 0.4, 0.8])
+    apart = paired([by_hand], those[:1])
+    # differences 0, 0, 0, 0.1: mean 0.025, s = 0.05
+    assert (apart.mean, apart.interval) == pytest.approx((0.025, 1.96 * 0.05 / 2))
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> None:
+    (first, second) = by_method(collect(folder))["protonet"]
+    with pytest.raises(RunError, match=r"has seeds \[0\], protonet has \[1\]"):
+        paired([first], [second])
+    with pytest.raises(RunError, match=r"protonet has seeds \[0, 0\]"):
+        by_method([first, first])
+    other = dataclasses.replace(first.result.protocol, way=7)
+    with pytest.raises(RunError, match="different protocols"):
+        by_method([first, altered(second, protocol=other)])
+    with pytest.raises(RunError, match="different numbers of episodes"):
+        paired([first, altered(second, per_episode=[0.5])], [first, second])
+    with pytest.raises(RunError, match="no run of maml is here"):
+        accuracy_table([first], reference="maml")
+    with pytest.raises(RunError, match="holds no finished run"):
+        collect(tmp_path)
+
+
+def test_time_is_to_the_first_validation_that_is_good_enough(folder: Path) -> None:
+    run = dataclasses.replace(
+        collect(folder)[0],
+        metrics=[
+            {"step": 1, "seconds": 3.0, "validation": 0.5},
+            {"step": 2, "seconds": 7.0, "validation": 0.8},
+            {"step": 3, "seconds": 9.0, "validation": 0.6},
+        ],
+    )
+    assert [reaching(run, level) for level in (0.4, 0.6, 0.9)] == [3.0, 7.0, math.inf]
+
+
+def test_tables_and_figures_are_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = tmp_path / "memory.json"
+    main(
+        [
+            "measure",
+            f"--out={measured}",
+            "--methods",
+            "memory-reduced",
+            "itd-bio",
+            "--steps",
+            "2",
+            "4",
+            "6",
+            *SETTINGS,
+        ]
+    )
+    peaks = json.loads(measured.read_text())["peaks"]
+    assert peaks.keys() == {"memory-reduced", "itd-bio"}
+    assert peaks["itd-bio"]["6"] > peaks["itd-bio"]["2"]
+    for kind, source in (("accuracy", f"--runs={folder}"), ("memory", f"--measured={measured}")):
+        out = tmp_path / f"{kind}.png"
+        main(["figure", kind, source, f"--out={out}"])
+        with Image.open(out) as image:
+            assert min(image.size) > 400
+        page = tmp_path / f"{kind}.md"
+        main(["table", kind, source, f"--out={page}"])
+        assert page.read_text().count("\n|") >= 4
+    assert "5-way 1-shot" in capsys.readouterr().out
+    said = refused(["figure", "memory", f"--measured={folder / 'accuracy.md'}"], capsys)
+    assert "unreadable or damaged" in said
+    said = refused(
+        ["figure", "accuracy", f"--runs={folder}", f"--out={measured / 'below.png'}"], capsys
+    )
+    assert "can't be written" in said
+
+
+def test_the_memory_table_by_hand() -> None:
+    measured = Measured(
+        measure="live tensor bytes",
+        protocol="p",
+        peaks={"a": {"1": 2**20, "5": 2**20}, "b": {"1": 2**20, "5": 2**20 + 4096}},
+        commit="c",
+        dirty=False,
+        versions={"torch": "2"},
+        device="cpu",
+        seed=0,
+    )
+    assert memory_table(measured).rows == [["a", "1.0", "1.0", "0.0"], ["b", "1.0", "1.0", "1.0"]]
