@@ -224,7 +224,7 @@ _BY_NAME: Final[dict[str, _Step]] = {
     "SHORT_BINBYTES": lambda m: m.raw(1),
     "BINBYTES8": lambda m: m.raw(8),
     "BYTEARRAY8": lambda m: m.raw(8),
-    "UNICODE": lambda m: m.stack.append(str(m.line(), "raw-unicode-escape")),
+    "UNICODE": lambda m: m.stack.append(codecs.raw_unicode_escape_decode(m.line())[0]),
     "BINUNICODE": lambda m: m.text(4),
     "SHORT_BINUNICODE": lambda m: m.text(1),
     "BINUNICODE8": lambda m: m.text(8),

@@ -36,7 +36,7 @@ _heard: list[str] | None = None
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
     if _heard is not None and event in FORBIDDEN:
-        _heard.append(event)
+        _heard.append(f"{event} {arguments}")
 
 
 sys.addaudithook(_listen)

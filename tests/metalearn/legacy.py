@@ -53,10 +53,10 @@ def _python2(value: Any) -> bytes:
 
 
 def images(count: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Images that differ and shrink well: a colour each, with a corner of another."""
+    """Images that differ and shrink well: a colour each, with a corner, higher than wide."""
     found = np.empty((count, side, side, 3), np.uint8)
     found[:] = DRAW.integers(0, 256, (count, 1, 1, 3))
-    found[:, : side // 2, : side // 2] = DRAW.integers(0, 256, (count, 1, 1, 3))
+    found[:, : side // 2, : side // 4] = DRAW.integers(0, 256, (count, 1, 1, 3))
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metalearn.cli import main
-from metalearn.data import Residency, Split, prepared_pool
+from metalearn.data import Pool, Residency, Split, prepared, prepared_pool
 from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName, published
 from metalearn.data.store import Store, open_store
@@ -253,6 +253,27 @@ def test_residencies_give_the_same_episodes(tmp_path: Path) -> None:
     assert all(torch.equal(found[0], other) for other in found[1:])
     with pytest.raises(DataError, match="metalearn prepare fc100"):
         prepared_pool("fc100", "test", root=root)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_images_go_to_a_gpu_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = stored("cifar-fs", put(tmp_path / "s", legacy.folders("cifar-fs"))).path.parent
+    there = torch.device("cuda")
+
+    def pool(residency: Residency) -> Pool:
+        return prepared_pool("cifar-fs", "test", root=root, device=there, residency=residency)
+
+    needed = pool("host").images.nbytes
+    assert not pool("host").images.is_cuda
+    assert pool("auto").images.is_cuda
+    monkeypatch.setattr(prepared, "_free", lambda device: 2 * needed - 1)
+    assert not pool("auto").images.is_cuda
+    assert pool("device").images.is_cuda
+    monkeypatch.setattr(prepared, "_free", lambda device: needed - 1)
+    with pytest.raises(DataError, match="use residency host"):
+        pool("device")
+    drawn = Sampler(pool=pool("host"), way=2, shot=1, query=1, seed=0, augmentation=None)
+    assert drawn.sample(0, 1).images.is_cuda
 
 
 @real
