@@ -1,4 +1,4 @@
-"""The commands: `metalearn train` and `metalearn evaluate --run RUN`.
+"""The commands: `metalearn train`, `metalearn evaluate --run RUN`, `metalearn prepare DATASET`.
 
 Settings of `train` can come from a YAML file, too: `metalearn train --config FILE`, which further
 arguments override.
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
+from metalearn.data.prepare import PrepareConfig, prepare
 from metalearn.errors import MetalearnError, Stopped
 from metalearn.report.commands import (
     CompareConfig,
@@ -61,6 +62,8 @@ def _run(command: object, console: Console) -> None:
             train(command, console=console)
         case EvaluateConfig():
             reproduce(command, console=console)
+        case PrepareConfig():
+            prepare(command, console=console)
         case CompareConfig():
             compare(command, console=console)
         case MeasureConfig():
@@ -82,6 +85,7 @@ def _commands(usual: TrainConfig) -> object:
         | Annotated[MeasureConfig, tyro.conf.subcommand("measure")]
         | Annotated[FigureConfig, tyro.conf.subcommand("figure")]
         | Annotated[TableConfig, tyro.conf.subcommand("table")]
+        | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from metalearn.backbones import Normalisation
+from metalearn.data import DatasetName, Residency
 from metalearn.errors import ConfigError
 from metalearn.methods import Method, Precision
 from metalearn.methods.adjust import adjusted
@@ -37,6 +38,8 @@ MethodName: TypeAlias = Literal[
     "protonet",
 ]
 """The names of `metalearn.methods.presets.PRESETS`."""
+
+DataName: TypeAlias = Literal["glyphs"] | DatasetName
 
 BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
 
@@ -88,6 +91,11 @@ class TrainConfig:
     Attributes:
         run: folder for the results, new or empty; by default runs/DATA-METHOD-TIME.
         resume: folder of a stopped run to go on with, under its own settings.
+        data: glyphs, which are rendered at first use, or what `metalearn prepare` has made.
+        data_root: the folder `metalearn prepare` was given; by default the cache folder's.
+        residency: of prepared images: on the device, mapped from the file by the host, or auto.
+        augment: change training images at random (photographs: crop, mirror, colours); glyphs are
+            jittered in all splits, and Omniglot's turned characters are classes, with or without.
         method: preset of a method, with the numbers of its source; see docs/methods.md.
         lower_steps: K, instead of the preset's.
         step_size: of the K steps, instead of the preset's.
@@ -125,6 +133,10 @@ class TrainConfig:
 
     run: Path | None = None
     resume: Path | None = None
+    data: DataName = "glyphs"
+    data_root: Path | None = None
+    residency: Residency = "auto"
+    augment: bool = True
     method: MethodName = "memory-reduced-exact"
     lower_steps: int | None = None
     step_size: float | None = None
@@ -158,6 +170,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (
+            ("residency", Residency),
             ("method", MethodName),
             ("backbone", BackboneName),
             ("normalisation", Normalisation),
@@ -167,6 +180,7 @@ class TrainConfig:
             ("tracker", TrackerName),
         ):
             _one_of(name, getattr(self, name), get_args(allowed))
+        _one_of("data", self.data, ("glyphs", *get_args(DatasetName)))
         if self.optimiser is not None:
             _one_of("optimiser", self.optimiser, get_args(Optimiser))
         for name in ("filters", "steps", "validate_every", "checkpoint_every", "threads"):
@@ -275,7 +289,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
     return values | {
-        name: None if values[name] is None else str(values[name]) for name in ("run", "resume")
+        name: None if values[name] is None else str(values[name])
+        for name in ("run", "resume", "data_root")
     }
 
 

@@ -52,7 +52,7 @@ def draw_curves(run: Run) -> None:
         axes.grid(alpha=0.3)
     protocol = result.protocol
     figure.suptitle(
-        f"glyphs, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
+        f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
         f"class, normalisation {result.normalisation}, method {result.method}, "
         f"l2 = {result.l2}, seed {result.seed}",
         fontsize="medium",

@@ -5,22 +5,21 @@ Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metalearn.augmentation import Augmentation, Jitter
 from metalearn.data.pool import Pool, Split
 from metalearn.errors import EpisodeError
 
+GLYPH_JITTER: Final = Jitter()
 # The number of a split in the key of its random streams: part of the definition of an episode.
 _STREAM: Final[dict[Split, int]] = {"train": 0, "validation": 1, "test": 2}
-_JITTERS: Final = 5  # uniform draws for the affine map of one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,58 +46,6 @@ class Episodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jitter:
-    """A random affine map of each image; all zeros (and scales of 1) leave it as it is.
-
-    Attributes:
-        rotation: largest angle, degrees.
-        shear: largest horizontal shear, pixels a pixel.
-        smallest: smallest scale.
-        largest: largest scale.
-        shift: largest shift in each direction, as a part of the image's side.
-    """
-
-    rotation: float = 12.0
-    shear: float = 0.15
-    smallest: float = 0.85
-    largest: float = 1.12
-    shift: float = 0.07
-
-    def __post_init__(self) -> None:
-        if not 0 < self.smallest <= self.largest:
-            raise EpisodeError(
-                f"jitter was given scales from {self.smallest} to {self.largest}: they must be "
-                "positive, smallest first."
-            )
-
-    def maps(self, uniform: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 2 3"]:
-        """The maps from output to input coordinates, for draws from [0, 1).
-
-        An image is sheared by s, rotated by a, scaled by c and shifted by t:
-        x_out = c R(a) [[1, s], [0, 1]] x_in + t. Resampling asks for the inverse,
-        x_in = [[1, -s], [0, 1]] R(-a) (x_out - t) / c. Coordinates run from -1 to 1, so that a
-        shift by one side is 2.
-        """
-        turn, slant, size, right, down = uniform.unbind(-1)
-        angle = (2 * turn - 1) * math.radians(self.rotation)
-        shear = (2 * slant - 1) * self.shear
-        scale = self.smallest + (self.largest - self.smallest) * size
-        shift = torch.stack((2 * right - 1, 2 * down - 1), -1) * (2 * self.shift)
-        cos, sin = angle.cos(), angle.sin()
-        first = torch.stack((cos + shear * sin, sin - shear * cos), -1)
-        second = torch.stack((-sin, cos), -1)
-        inverse = torch.stack((first, second), -2) / scale[..., None, None]
-        return torch.cat((inverse, -inverse @ shift.unsqueeze(-1)), -1)
-
-    def apply(
-        self, images: Float[Tensor, "n C H W"], uniform: Float[Tensor, "n 5"]
-    ) -> Float[Tensor, "n C H W"]:
-        """Move each image by its own map, with bilinear resampling; outside an image is 0."""
-        grid = F.affine_grid(self.maps(uniform), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
     """Draws episodes from a pool.
 
@@ -113,7 +60,7 @@ class Sampler:
         shot: support images of one class.
         query: query images of one class, none of them in the support.
         seed: chooses the sequence of episodes.
-        jitter: how each drawn image is moved; None leaves it as it is.
+        augmentation: how each drawn image is changed; None leaves it as it is.
     """
 
     pool: Pool
@@ -121,7 +68,7 @@ class Sampler:
     shot: int
     query: int
     seed: int
-    jitter: Jitter | None = Jitter()
+    augmentation: Augmentation | None = GLYPH_JITTER
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -139,10 +86,10 @@ class Sampler:
                 f"{self.way}-way episodes were asked for, but the {self.pool.split} split has "
                 f"{self.pool.classes} classes: lower way."
             )
-        if self.shot + self.query > self.pool.examples:
+        if self.shot + self.query > self.pool.fewest:
             raise EpisodeError(
                 f"shot {self.shot} and query {self.query} need {self.shot + self.query} images of "
-                f"each class, but the {self.pool.split} split has {self.pool.examples}: lower one."
+                f"each class, but the {self.pool.split} split has {self.pool.fewest}: lower one."
             )
 
     def sample(self, start: int, count: int) -> Episodes:
@@ -157,13 +104,13 @@ class Sampler:
                 "give an index of at least 0 and a count of at least 1."
             )
         draws = [self._draw(index) for index in range(start, start + count)]
-        device = self.pool.images.device
+        device = self.pool.device
         # (S+Q, T): the tasks inside, see Episodes.
-        flat = torch.from_numpy(np.stack([d[0] for d in draws], axis=1)).to(device)
-        images = self.pool.images.flatten(0, 1)[flat.flatten()].float() / 255
-        if self.jitter is not None:
+        flat = np.stack([d[0] for d in draws], axis=1)
+        images = self.pool.gather(flat.flatten()).float() / 255
+        if self.augmentation is not None:
             uniform = torch.from_numpy(np.stack([d[1] for d in draws], axis=1)).to(device)
-            images = self.jitter.apply(images, uniform.flatten(0, 1))
+            images = self.augmentation.apply(images, uniform.flatten(0, 1))
         labels = torch.arange(self.way, device=device)
         return Episodes(
             images=images.reshape(*flat.shape, *images.shape[1:]).transpose(0, 1),
@@ -176,7 +123,7 @@ class Sampler:
 
     def _draw(
         self, index: int
-    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 5"]]:  # images, jitter draws
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n draws"]]:  # images, draws of each
         stream = np.random.Philox(
             key=np.array([self.seed, _STREAM[self.pool.split]], np.uint64),
             # The stream counts in the low words; the high one is the episode's own.
@@ -186,8 +133,13 @@ class Sampler:
         # The places of the smallest of n random integers are a random subset in random order.
         classes = np.argsort(stream.random_raw(self.pool.classes), kind="stable")[: self.way]
         keys = stream.random_raw(self.way * self.pool.examples).reshape(self.way, -1)
+        if self.pool.counts is not None:
+            # Padding gets the largest key, and comes last among equals.
+            ends = np.asarray(self.pool.counts)[classes, None]
+            keys[np.arange(self.pool.examples) >= ends] = np.iinfo(np.uint64).max
         examples = np.argsort(keys, axis=1, kind="stable")[:, :taken]
         flat = (classes[:, None] * self.pool.examples + examples).T.reshape(-1)
-        raw = stream.random_raw(self.way * taken * _JITTERS).reshape(-1, _JITTERS)
+        changes = 0 if self.augmentation is None else self.augmentation.draws
+        raw = stream.random_raw(self.way * taken * changes).reshape(self.way * taken, changes)
         # The top 24 bits: every such fraction is a float32, and none rounds up to 1.
         return flat, ((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32)

@@ -24,8 +24,9 @@ def predicted_bytes(training: Training) -> int:
     """
     model = copy.deepcopy(training.model)
     weights = list(model.parameters())
-    resident: list[Tensor] = [*weights, training.episodes.pool.images]
-    resident.append(training.validation.pool.images)
+    pools = (training.episodes.pool, training.validation.pool)
+    # images that the host keeps mapped from a file are no memory of the run
+    resident: list[Tensor] = [*weights, *(pool.images for pool in pools if pool.target is None)]
     optimiser = build_optimiser(training.configured, model)
     with LiveBytes(resident) as live:
         batch = training.episodes.sample(0, training.tasks)
@@ -50,7 +51,7 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
     splits = {"train": training.episodes, "validation": training.validation, "test": test}
     classes = ", ".join(f"{len(s.pool.names)} {name}" for name, s in splits.items())
     lines = [
-        f"data: glyphs; classes: {classes}",
+        f"data: {config.data}; classes: {classes}",
         f"training: {config.steps} upper steps of {training.tasks} tasks, {config.train}: "
         f"{training.tasks * images} images a step",
         f"backbone: {config.backbone_line()}, {parameters} parameters (all that is learned), "

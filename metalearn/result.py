@@ -108,7 +108,7 @@ def stated(config: TrainConfig) -> dict[str, Any]:
     return {
         "interval_formula": INTERVAL,
         "protocol": TestProtocol(
-            data="glyphs",
+            data=config.data,
             split="test",
             **dataclasses.asdict(config.test),
             episodes=config.test_episodes,

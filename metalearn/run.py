@@ -55,7 +55,7 @@ class Run:
         folder = config.run
         if folder is None:
             time = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            folder = Path("runs") / f"glyphs-{config.method}-{time}"
+            folder = Path("runs") / f"{config.data}-{config.method}-{time}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):

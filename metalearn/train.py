@@ -111,7 +111,7 @@ class _Job:
     def _run(self, run: Run) -> None:
         config, training = self.config, self.training
         self.display.say(
-            f"glyphs, {config.test}; method {config.method}; {self.device}; in {run.folder}"
+            f"{config.data}, {config.test}; method {config.method}; {self.device}; in {run.folder}"
         )
         board = tracker(
             config.tracker, run.folder, step=training.step, settings=to_json(self.config)

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metalearn.augmentation import Augmentation, Photo
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.checkpoint import BestSoFar, Progress
 from metalearn.config import Protocol, TrainConfig
-from metalearn.data import Pool, Split, glyph_pool
-from metalearn.episodes import Episodes, Sampler
+from metalearn.data import Pool, Split, glyph_pool, prepared_pool
+from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
@@ -28,20 +29,44 @@ from metalearn.result import EVALUATION_SEED
 _GENERATORS: Final = "generator."
 
 
-def sampler(split: Split, protocol: Protocol, *, seed: int, device: torch.device) -> Sampler:
-    """Episodes of one split of the glyphs.
+def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The training episodes of a run.
 
     Raises:
         EpisodeError: the split has too few classes or images.
-        DataError: the glyphs can't be rendered or cached.
+        DataError: the images can't be rendered or read.
     """
-    pool = glyph_pool(split, device=device)
-    return Sampler(pool=pool, way=protocol.way, shot=protocol.shot, query=protocol.query, seed=seed)
+    return _sampler("train", config.train, config, seed=config.seed, device=device)
 
 
 def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
-    """The validation or test episodes of a run."""
-    return sampler(split, config.test, seed=EVALUATION_SEED, device=device)
+    """The validation or test episodes of a run; see `training_sampler`."""
+    return _sampler(split, config.test, config, seed=EVALUATION_SEED, device=device)
+
+
+def _sampler(
+    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
+) -> Sampler:
+    augmentation: Augmentation | None = None
+    if config.data == "glyphs":
+        pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
+    else:
+        pool = prepared_pool(
+            config.data, split, root=config.data_root, device=device, residency=config.residency
+        )
+        if config.data == "omniglot":
+            pool = pool.rotated()
+        elif config.augment and split == "train":
+            # as published: 8 pixels for 84, 4 for 32
+            augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
+    return Sampler(
+        pool=pool,
+        way=protocol.way,
+        shot=protocol.shot,
+        query=protocol.query,
+        seed=seed,
+        augmentation=augmentation,
+    )
 
 
 def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
@@ -147,7 +172,7 @@ class Training:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.episodes = sampler("train", config.train, seed=config.seed, device=device)
+        self.episodes = training_sampler(config, device=device)
         self.validation = evaluation_sampler("validation", config, device=device)
         self.configured = config.configured()
         self.method, self.tasks = self.configured.method, self.configured.tasks_per_step

@@ -1,6 +1,8 @@
-"""Data sets: `glyph_pool(split)` gives the images of the built-in one."""
+"""Data sets: `glyph_pool` gives the built-in one, `prepared_pool` what `metalearn prepare` made."""
 
 from metalearn.data.glyphs import glyph_pool
 from metalearn.data.pool import Pool, Split
+from metalearn.data.prepared import Residency, prepared_pool
+from metalearn.data.published import DatasetName
 
-__all__ = ["Pool", "Split", "glyph_pool"]
+__all__ = ["DatasetName", "Pool", "Residency", "Split", "glyph_pool", "prepared_pool"]

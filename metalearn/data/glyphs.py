@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
@@ -22,16 +21,15 @@ from typing import Final
 
 import matplotlib
 import numpy as np
-import pooch  # type: ignore[import-untyped]
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageFont, features
 
+from metalearn.data.cache import CACHE_VARIABLE, cache_folder
 from metalearn.data.pool import Pool, Split
 from metalearn.errors import DataError
 from metalearn.files import write_atomically
 
-CACHE_VARIABLE: Final = "METALEARN_CACHE"
 SIDE: Final = 28
 LONGEST: Final = 20
 EM: Final = 80
@@ -128,9 +126,8 @@ def render_glyphs() -> UInt8[np.ndarray, "461 12 28 28"]:
 def cache_file() -> Path:
     """Where the images are kept; its name changes with all that their pixels depend on.
 
-    The folder is `$METALEARN_CACHE`, else the user's cache folder of the platform.
+    The folder is `cache_folder()`.
     """
-    folder = os.environ.get(CACHE_VARIABLE) or pooch.os_cache("hypergradients")
     depends = (
         _class_list(),
         RULE.encode(),
@@ -140,7 +137,7 @@ def cache_file() -> Path:
         str(features.version("freetype2")).encode(),
     )
     key = hashlib.sha256(b"\0".join(depends)).hexdigest()[:16]
-    return Path(folder) / f"glyphs-{key}.bin"
+    return cache_folder() / f"glyphs-{key}.bin"
 
 
 def glyph_images() -> UInt8[np.ndarray, "461 12 28 28"]:

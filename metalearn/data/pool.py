@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 Split: TypeAlias = Literal["train", "validation", "test"]
@@ -14,19 +15,23 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Images of one split, grouped by class, resident on one device.
+    """Images of one split, grouped by class.
 
     The class of an image is its place in the first dimension: no separate labels to keep in step.
 
     Attributes:
-        images: ink or light, 0 to 255.
+        images: ink or light, 0 to 255; in memory, on a device, or mapped from a file.
         split: which split; part of the key of every episode drawn from here.
         names: one for each class.
+        counts: how many images of each class there are, the rest being padding; None: all.
+        target: device that drawn images go to; None: the one that holds the images.
     """
 
     images: UInt8[Tensor, "classes examples channels height width"]
     split: Split
     names: tuple[str, ...]
+    counts: tuple[int, ...] | None = None
+    target: torch.device | None = None
 
     @property
     def classes(self) -> int:
@@ -35,9 +40,43 @@ class Pool:
 
     @property
     def examples(self) -> int:
-        """How many images each class has."""
+        """How many images a class has room for."""
         return self.images.shape[1]
+
+    @property
+    def fewest(self) -> int:
+        """How many images the smallest class has."""
+        return self.examples if self.counts is None else min(self.counts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where drawn images are."""
+        return self.images.device if self.target is None else self.target
 
     def to(self, device: torch.device) -> Pool:
         """The same pool on another device."""
-        return replace(self, images=self.images.to(device))
+        return replace(self, images=self.images.to(device), target=None)
+
+    def rotated(self) -> Pool:
+        """Four times the classes: turned by 0, 90, 180 and 270 degrees, as Omniglot's are.
+
+        Turned classes keep to their split; all are copied to the device of the images.
+        """
+        turned = [self.images.rot90(quarters, (3, 4)) for quarters in range(4)]
+        names = [f"{name} turned by {90 * q}" for q in range(4) for name in self.names]
+        counts = None if self.counts is None else self.counts * 4
+        return replace(self, images=torch.cat(turned), names=tuple(names), counts=counts)
+
+    def gather(self, rows: Int[np.ndarray, " n"]) -> UInt8[Tensor, "n channels height width"]:
+        """Images on `device`, by class times `examples` plus place in the class.
+
+        What goes to a GPU goes through pinned memory, so that the copy needn't be waited for.
+        """
+        index = torch.from_numpy(rows)
+        flat = self.images.flatten(0, 1)
+        if self.device == self.images.device:
+            return flat[index.to(self.device)]
+        found = flat[index]
+        if self.device.type == "cuda":
+            found = found.pin_memory()
+        return found.to(self.device, non_blocking=True)

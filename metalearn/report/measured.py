@@ -88,7 +88,7 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
     found = Measured(
         measure=LIVE_BYTES,
         protocol=(
-            f"glyphs, {usual.train}, {tasks} tasks, {usual.backbone_line()}, "
+            f"{usual.data}, {usual.train}, {tasks} tasks, {usual.backbone_line()}, "
             f"normalisation {usual.normalisation}, {device.type}"
         ),
         peaks=peaks,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metalearn.data import Pool, glyph_pool
-from metalearn.data.glyphs import CACHE_VARIABLE
+from metalearn.data.cache import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
+from metalearn.augmentation import Jitter
 from metalearn.data import Pool
-from metalearn.episodes import Episodes, Jitter, Sampler
+from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import EpisodeError
 
 CLASSES, EXAMPLES = 9, 7
@@ -61,7 +62,7 @@ def test_seed_split_and_index_each_matter(train_pool: Pool) -> None:
 
 def test_the_stream_is_the_same_in_every_version() -> None:
     # Recorded once. A change here makes every published accuracy another experiment's.
-    sampler = Sampler(pool=numbered_pool(), way=3, shot=1, query=1, seed=5, jitter=None)
+    sampler = Sampler(pool=numbered_pool(), way=3, shot=1, query=1, seed=5, augmentation=None)
     assert numbers(sampler.sample(0, 3)).tolist() == RECORDED
 
 
@@ -77,7 +78,9 @@ RECORDED = [[23, 45, 34, 20, 44, 36], [62, 50, 83, 65, 53, 81], [3, 26, 53, 0, 2
 )
 def test_every_episode_is_one(way: int, shot: int, query: int, seed: int, start: int) -> None:
     query = min(query, EXAMPLES - shot)
-    sampler = Sampler(pool=numbered_pool(), way=way, shot=shot, query=query, seed=seed, jitter=None)
+    sampler = Sampler(
+        pool=numbered_pool(), way=way, shot=shot, query=query, seed=seed, augmentation=None
+    )
     episodes = sampler.sample(start, 2)
     assert episodes.images.shape == (2, way * (shot + query), 1, 1, 1)
     assert episodes.support_labels.shape == (2, way * shot)
@@ -97,7 +100,7 @@ def test_every_episode_is_one(way: int, shot: int, query: int, seed: int, start:
 
 def test_classes_and_examples_are_drawn_evenly() -> None:
     count, way = 4000, 3
-    sampler = Sampler(pool=numbered_pool(), way=way, shot=1, query=1, seed=0, jitter=None)
+    sampler = Sampler(pool=numbered_pool(), way=way, shot=1, query=1, seed=0, augmentation=None)
     support = numbers(sampler.sample(0, count))[:, :way]
     classes = (support // 10).flatten().bincount(minlength=CLASSES)
     examples = (support % 10).flatten().bincount(minlength=EXAMPLES)
@@ -150,8 +153,8 @@ def test_jitter_maps_invert_the_composed_map(draws: list[float]) -> None:
 
 def test_jitter_of_no_size_changes_nothing(train_pool: Pool) -> None:
     still = Jitter(rotation=0.0, shear=0.0, smallest=1.0, largest=1.0, shift=0.0)
-    base = Sampler(pool=train_pool, way=5, shot=1, query=1, seed=3, jitter=None)
-    moved = dataclasses.replace(base, jitter=still).sample(0, 2).images
+    base = Sampler(pool=train_pool, way=5, shot=1, query=1, seed=3, augmentation=None)
+    moved = dataclasses.replace(base, augmentation=still).sample(0, 2).images
     # Bilinear weights are of coordinates up to 28 rounded to 28 eps; images are in [0, 1].
     bound = 4 * 28 * torch.finfo(torch.float32).eps
     assert (moved - base.sample(0, 2).images).abs().max() <= bound

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from metalearn.data import glyph_pool, glyphs
-from metalearn.data.glyphs import CACHE_VARIABLE, SCRIPTS, glyph_classes, glyph_images
+from metalearn.data.cache import CACHE_VARIABLE
+from metalearn.data.glyphs import SCRIPTS, glyph_classes, glyph_images
 from metalearn.errors import DataError
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "glyphs" / "glyphs28.npz"

@@ -1,0 +1,208 @@
+"""Fetches the files of a data set: several mirrors, known checksums, resumed where it broke off.
+
+A broken download stays as `FILE.part` beside its place; the next try asks for the rest of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pooch  # type: ignore[import-untyped]
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from metalearn.data.published import DatasetName
+from metalearn.data.sniff import Kind, sniff
+from metalearn.errors import DataError
+
+_TIMEOUT: Final = 30.0  # seconds without a byte
+_BLOCK: Final = 2**18
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file to fetch.
+
+    Attributes:
+        name: of the file.
+        checksum: algorithm, colon and digest, as the publisher gives it.
+        urls: places to get it from, tried in turn.
+    """
+
+    name: str
+    checksum: str
+    urls: tuple[str, ...]
+
+
+_OMNIGLOT: Final = (
+    "https://github.com/brendenlake/omniglot/raw/master/python",
+    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python",
+    "https://cdn.jsdelivr.net/gh/brendenlake/omniglot@master/python",
+)
+_CIFAR: Final = (
+    Remote(
+        "cifar-100-python.tar.gz",
+        "md5:eb9058c3a382ffc7106e4002c42a8d85",
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "https://cave.cs.toronto.edu/kriz/cifar-100-python.tar.gz",
+            "https://huggingface.co/datasets/nakroy/cifar100-python/resolve/main/cifar-100-python.tar.gz",
+            "https://huggingface.co/datasets/cnak47/cv-datasets/resolve/main/cifar-100-python.tar.gz",
+        ),
+    ),
+)
+REMOTES: Final[dict[DatasetName, tuple[Remote, ...]]] = {
+    "omniglot": tuple(
+        Remote(f"{half}.zip", checksum, tuple(f"{place}/{half}.zip" for place in _OMNIGLOT))
+        for half, checksum in (
+            ("images_background", "md5:68d2efa1b9178cc56df9314c21c6e718"),
+            ("images_evaluation", "md5:6b91aef0f799c5bb55b94e3f2daec811"),
+        )
+    ),
+    "cifar-fs": _CIFAR,
+    "fc100": _CIFAR,
+}
+
+# What nobody publishes a checksum and a plain address of.
+BY_HAND: Final[dict[DatasetName, str]] = {
+    "miniimagenet": (
+        "mini-imagenet-cache-{train,validation,test}.pkl from https://zenodo.org/records/7978538"
+    ),
+    "tieredimagenet": (
+        "tiered-imagenet-{train,val,test}_images_png.pkl and _labels.pkl from "
+        "https://zenodo.org/records/7978538"
+    ),
+    "folders": "your own images in folders {train,val,test}/CLASS",
+}
+
+
+class _Broken(Exception):
+    """A download that ended early, or brought something else; the message says which."""
+
+
+class _Resuming:
+    """What pooch fetches a URL with: begins where `part` ends and leaves it when it breaks off."""
+
+    def __init__(self, part: Path, report: Callable[[int, int | None], object]) -> None:
+        self.part, self.report, self.resumed = part, report, False
+
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        # Plain bytes: a compressed answer has other lengths and ranges.
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        with requests.get(url, stream=True, timeout=_TIMEOUT, headers=headers) as answer:
+            if answer.status_code != requests.codes.range_not_satisfiable:  # all of it is there
+                answer.raise_for_status()
+                self.resumed = answer.status_code == requests.codes.partial_content
+                self._receive(answer, have if self.resumed else 0)
+            else:
+                self.resumed = True
+        if sniff(self.part) is Kind.HTML:
+            self.part.unlink()
+            raise _Broken("brought an HTML page, not the file")
+        os.replace(self.part, output_file)
+
+    def _receive(self, answer: requests.Response, have: int) -> None:
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else None
+        with self.part.open("ab" if have else "wb") as file:
+            for block in answer.iter_content(_BLOCK):
+                file.write(block)
+                self.report(file.tell(), total)
+            size = file.tell()
+        if total is not None and size != total:
+            raise _Broken(f"ended after {size} of {total} bytes")
+
+
+def _from(url: str, remote: Remote, folder: Path, progress: Progress) -> None:
+    part = folder / f"{remote.name}.part"
+    task = progress.add_task(remote.name, total=None)
+    downloader = _Resuming(
+        part, lambda done, total: progress.update(task, completed=done, total=total)
+    )
+    try:
+        for _ in range(2):
+            try:
+                pooch.retrieve(url, remote.checksum, remote.name, folder, downloader=downloader)
+                return
+            except ValueError as error:  # pooch's word for another checksum
+                # What was resumed may have been the beginning of another file: once more, in full.
+                if not downloader.resumed:
+                    raise _Broken("brought a file with another checksum") from error
+        raise _Broken("brought a file with another checksum")
+    finally:
+        progress.remove_task(task)
+
+
+def _fetch(remote: Remote, folder: Path, progress: Progress) -> None:
+    place = folder / remote.name
+    algorithm, _, digest = remote.checksum.partition(":")
+    if place.exists():
+        found = pooch.file_hash(str(place), alg=algorithm)
+        if found == digest:
+            return
+        kind = "an HTML page" if sniff(place) is Kind.HTML else f"{algorithm} {found}"
+        raise DataError(
+            f"{place} is there with other content ({kind}, not {digest}): remove it to have it "
+            "downloaded, or read it as it is with --source."
+        )
+    failures = []
+    for url in remote.urls:
+        try:
+            _from(url, remote, folder, progress)
+        except (requests.RequestException, _Broken) as error:
+            failures.append(f"  {url}: {str(error)[:200]}")
+        else:
+            return
+    raise DataError(
+        f"{remote.name} could not be downloaded:\n"
+        + "\n".join(failures)
+        + f"\nRun the command again to resume, or get {remote.name} ({remote.checksum}) by hand, "
+        f"put it into {folder} and run the command again."
+    )
+
+
+def download(
+    dataset: DatasetName,
+    folder: Path,
+    *,
+    remotes: dict[DatasetName, tuple[Remote, ...]] = REMOTES,
+    console: Console | None = None,
+) -> Path:
+    """Fetch the files of a data set that are not there yet.
+
+    Args:
+        dataset: which.
+        folder: where to keep them.
+        remotes: where to get them from.
+        console: to show progress on.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: a file can't be had: named, with the reason from each mirror and the place to
+            put it by hand; or another file is in its place.
+    """
+    if dataset not in remotes:
+        raise DataError(
+            f"{dataset} can't be downloaded by this command: there is no plain address with a "
+            f"published checksum. Get {BY_HAND[dataset]}, put it into {folder} and run "
+            f"`metalearn prepare {dataset} --source {folder}`."
+        )
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Progress(*columns, console=console, disable=console is None, transient=True) as bars:
+            for remote in remotes[dataset]:
+                _fetch(remote, folder, bars)
+    except OSError as error:
+        raise DataError(f"{folder} can't be written ({error}): give another --root.") from error
+    return folder

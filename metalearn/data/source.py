@@ -1,0 +1,156 @@
+"""What a reader finds: the images of each class of each split, not yet read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from metalearn.data.archives import Tree
+from metalearn.data.images import decode
+from metalearn.data.pool import Split
+from metalearn.data.published import Published
+from metalearn.errors import DataError
+
+Images = UInt8[np.ndarray, "n height width channels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Images of one class.
+
+    Attributes:
+        name: of the class.
+        count: how many images.
+        load: reads them.
+    """
+
+    name: str
+    count: int
+    load: Callable[[], Images]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything one source holds of a data set.
+
+    Attributes:
+        layout: the form it was found in.
+        splits: the classes of each split.
+        files: where it was read from: name, bytes and, for single files, checksums.
+        notes: what else a user of the result should know.
+    """
+
+    layout: str
+    splits: dict[Split, tuple[Part, ...]]
+    files: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def record(tree: Tree, *names: str) -> tuple[dict[str, Any], ...]:
+    """Name, size, MD5 (which publishers give) and SHA-256 of files, for the manifest.
+
+    Args:
+        tree: what holds them; an archive is recorded as the one file it is.
+        names: the files.
+
+    Raises:
+        DataError: one can't be read.
+    """
+    if tree.archive:
+        try:
+            with tree.path.open("rb") as file:
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+                file.seek(0)
+                sha = hashlib.file_digest(file, "sha256")
+                size = file.tell()
+        except OSError as error:
+            raise DataError(f"{tree.path} can't be read ({error}).") from error
+        return (_row(tree.name, size, md5.hexdigest(), sha.hexdigest()),)
+    rows = []
+    for name in names:
+        content = tree.read(name)
+        md5 = hashlib.md5(content, usedforsecurity=False)
+        sha = hashlib.sha256(content)
+        rows.append(_row(name, len(content), md5.hexdigest(), sha.hexdigest()))
+    return tuple(rows)
+
+
+def _row(name: str, size: int, md5: str, sha256: str) -> dict[str, Any]:
+    return {"name": name, "bytes": size, "md5": md5, "sha256": sha256}
+
+
+def record_images(tree: Tree, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """How many image files of a folder were read and how large they are; an archive's checksums.
+
+    Raises:
+        DataError: the archive can't be read.
+    """
+    if tree.archive:
+        return record(tree)
+    size = sum(tree.sizes[name] for name in names)
+    return ({"name": tree.name, "files": len(names), "bytes": size},)
+
+
+def image_part(
+    tree: Tree, name: str, files: Sequence[str], published: Published, *, side: int, invert: bool
+) -> Part:
+    """A class of image files.
+
+    Args:
+        tree: what holds them.
+        name: of the class.
+        files: its images.
+        published: says how many channels.
+        side: to resize them to.
+        invert: whether ink is dark in the files.
+    """
+
+    def load() -> Images:
+        images = [
+            decode(
+                tree.read(file),
+                f"{tree.name}/{file}",
+                side=side,
+                channels=published.channels,
+                invert=invert,
+            )
+            for file in files
+        ]
+        return np.stack(images)
+
+    return Part(name, len(files), load)
+
+
+def labelled(
+    images: UInt8[np.ndarray, "n height width channels"],
+    labels: Integer[np.ndarray, " n"],
+    names: dict[int, str] | None = None,
+    *,
+    file: str,
+) -> tuple[Part, ...]:
+    """The classes of labelled images, in the order of their labels, which need not be contiguous.
+
+    Args:
+        images: of one split.
+        labels: of the images.
+        names: of the labels; `label N` where none is known.
+        file: for messages.
+
+    Raises:
+        DataError: two labels share a name.
+    """
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    found = [(names or {}).get(int(value), f"label {value}") for value in values]
+    if len(set(found)) < len(found):
+        raise DataError(f"{file} gives one name to several labels: get the file again.")
+    return tuple(
+        Part(name, len(chosen), lambda chosen=chosen: images[chosen])  # type: ignore[misc]
+        for name, chosen in zip(found, rows, strict=True)
+    )
