@@ -76,6 +76,18 @@ class OuterConstants:
         N = math.log(2 * root * max(4, 8 * eta * self.L12 * self.l_v)) / -math.log(tau)
         return math.ceil(K), math.ceil(N)
 
+    def warm_rates(self, steps: int, max_steps: int, step_size: float) -> tuple[float, float]:
+        """r and w of the warm-start lemma, z_t <= r z_{t-1} + w |theta_t - theta_{t-1}|.
+
+        With beta = min(1, sqrt(kappa) ch_N): r = max((2 + beta) q_a^K, beta) and
+        w = (2 + beta) A s q_a^K + L12 beta l_v.
+        """
+        root = math.sqrt(self.L / self.mu)
+        power = ((root - 1) / (root + 1)) ** max_steps
+        beta = min(1.0, root * 2 * power / (1 + power**2))
+        descent = (2 + beta) * self.descent_rate(step_size) ** steps
+        return max(descent, beta), descent * self.A * self.s + self.L12 * beta * self.l_v
+
 
 def outer_constants(family: Quad | LC, theta: Float64[np.ndarray, " p"]) -> OuterConstants:
     """Global constants; for Quad none of them needs V, because rH = rJ = 0.
@@ -134,7 +146,7 @@ def affine(
 
     C_K = C - W C,  d_K = d - W d + W phi_0,
     H_K = r I + Q C_K + C' (P'P C_K + Q'),  d^K = -(Q d_K + C' P' (P d_K - t)).
-    """  # noqa: D400, D415
+    """  # noqa: D415
     C, d = np.linalg.solve(family.A, family.B), solve(family.A, family.c)
     W = np.linalg.matrix_power(np.eye(family.lower_size) - step_size * family.A, steps)
     C_K, d_K = C - W @ C, d + matvec(W, phi0 - d)
