@@ -1,7 +1,7 @@
 """Theorem B: the certificate that comes with a hypergradient bounds its error, and is what it says.
 
-The bound is evaluated anew in NumPy at the phi and v that the hypergradient was made of; where
-certificate and formula differ by more than rounding one of them is wrong, be the bound loose or not.
+The bound is evaluated anew in NumPy at the phi and v that the hypergradient was made of: where
+certificate and formula differ by more than rounding, one of them is wrong, however loose the bound.
 """
 
 from collections.abc import Iterator

@@ -21,8 +21,8 @@ from verification.oracles.outer import affine, outer_constants
 from verification.oracles.rounding import RECOMMENDED, unit_roundoff
 from verification.subjects import Subject
 
-STEPS = (2, 5, 10)  # K
-UPPER_STEPS = 12
+STEPS = (2, 8)  # K
+UPPER_STEPS = 8
 LARGEST_CONDITION = 30.0
 
 
@@ -31,9 +31,7 @@ def cold_floor(subject: Subject, seed: int) -> Evidence:
     size, condition = drawn_sizes(seed)
     condition = min(condition, LARGEST_CONDITION)
     instance = instances.quad(seed=seed, batch=(2,), p=size, q=size, condition=condition)
-    return worst(
-        piece for steps in STEPS for piece in _comparisons(subject, instance, steps)
-    )
+    return worst(piece for steps in STEPS for piece in _comparisons(subject, instance, steps))
 
 
 def _comparisons(subject: Subject, instance: Instance, steps: int) -> Iterator[Evidence]:

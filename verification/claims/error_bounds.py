@@ -1,6 +1,7 @@
-"""Theorem A: the hypergradient is as close to the exact one as was promised before it was computed.
+"""Theorem A: the hypergradient is as close to the exact one as was promised beforehand.
 
-On drawn problems of every family the bound is loose; what they show is that nothing violates it. On `sharp` problems (p = q = 1, quadratic, all signs alike) Theorem A is an equality, so that
+On drawn problems of every family the bound is loose; what they show is that nothing violates it.
+On `sharp` problems (p = q = 1, quadratic, all signs alike) Theorem A is an equality, so that
 whatever adds to the error is seen.
 """
 

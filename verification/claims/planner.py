@@ -91,11 +91,11 @@ def _a_priori(subject: Planner, seed: int) -> Iterator[Evidence]:
             _, accuracy, distance, away = question
             found = _ask(subject, question)
             counts = {"steps": found.steps, "max_steps": found.max_steps}
-            where = f"{name}, {'warm' if warm else 'cold'} adjoint, K0, N0 = {tuple(counts.values())}"
-            v0 = instance.v0 if warm else None
-            bound = a_priori(
-                family, theta, instance.phi0, v0, **counts, step_size=found.step_size
+            where = (
+                f"{name}, {'warm' if warm else 'cold'} adjoint, K0, N0 = {tuple(counts.values())}"
             )
+            v0 = instance.v0 if warm else None
+            bound = a_priori(family, theta, instance.phi0, v0, **counts, step_size=found.step_size)
             yield _within("Theorem A at the plan", float(bound.max()), accuracy, where)
             k = family.constants(theta, radius=float(distance.max()))
             rate = contraction(k, found.step_size) ** (found.steps - 1)
@@ -160,7 +160,7 @@ def _warm(subject: Planner, seed: int) -> Evidence:
     assert isinstance(family, LC)
     outer = outer_constants(family, instance.theta)
     k = family.constants(instance.theta)
-    eta = float(10 ** rng.uniform(-1, 2)) / outer.smoothness
+    eta = float(10 ** rng.uniform(1, 3)) / outer.smoothness
     constants = proven(
         k,
         adjoint_norm=k.C_f / k.strong_convexity,

@@ -60,7 +60,9 @@ class Sampling:
 Node = tuple[np.ndarray, float]  # a theta and its probability
 
 
-def _levels(subject: Subject, instance: Instance, s: Sampling, upper_steps: int) -> list[list[Node]]:
+def _levels(
+    subject: Subject, instance: Instance, s: Sampling, upper_steps: int
+) -> list[list[Node]]:
     """Every theta_t with its probability, for t = 0, ..., T."""
     every = list(batches(TASKS, s.batch, replacement=s.replacement))
     problems = [take(instance.family, np.array(chosen)).bilevel() for chosen, _ in every]
@@ -258,5 +260,3 @@ def _theorem_2s(subject: Subject, seed: int) -> Iterator[Evidence]:
         scale=squares,
         where=f"T = {T}, one of {TASKS} tasks a step, K = {K}, N = {N}",
     )
-
-

@@ -149,7 +149,12 @@ def _closed_forms(subject: Subject, seed: int) -> Iterator[Evidence]:
     cases: tuple[tuple[str, Psi, np.ndarray, float], ...] = (
         ("log-uniform spectrum", fixed.psi, fixed.start, fixed.squared_gradient(T)),
         ("one eigenvalue L/(2T + 1)", single, one, 2 * L * share),
-        ("Nesterov's chain", nesterov_chain(T + 1, L), np.zeros(T + 1), chain_squared_gradient(T, L)),
+        (
+            "Nesterov's chain",
+            nesterov_chain(T + 1, L),
+            np.zeros(T + 1),
+            chain_squared_gradient(T, L),
+        ),
     )
     for name, psi, start, exact in cases:
         problem = embedded(psi, len(start), rng)

@@ -46,7 +46,7 @@ def warm_descent(subject: Subject, seed: int) -> Evidence:
 
 
 def _errors(instance: Instance, c: OuterConstants, theta: np.ndarray, at: Observed) -> np.ndarray:
-    """z = A |phi - phi*| + L12 |v - v*| of each task."""
+    """A |phi - phi*| + L12 |v - v*| of each task: z."""
     family = instance.family
     away = norm(at.v - adjoint(family, theta))
     return np.asarray(c.A * norm(at.phi - family.minimiser(theta)) + c.L12 * away)

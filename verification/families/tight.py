@@ -1,8 +1,8 @@
 """Upper objectives whose gradient norms under gradient descent are known to the digit.
 
-theory.md, section 4. Any Psi becomes a bilevel problem with F = Psi: with A^{-1} B = V, V'V = I, the
-minimiser of g = 1/2 phi' A phi - phi' B theta is V theta, and f = Psi(W' phi) with W'V = I. W is not
-V: with W = V and p = 1 a single step of conjugate gradients would already be exact.
+theory.md, section 4. Any Psi becomes a bilevel problem with F = Psi: with A^{-1} B = V, V'V = I,
+the minimiser of g = 1/2 phi' A phi - phi' B theta is V theta, and f = Psi(W' phi) with W'V = I. W
+is not V: with W = V and p = 1 a single step of conjugate gradients would already be exact.
 """
 
 import math
@@ -36,7 +36,7 @@ class Sawtooth:
     """
 
     def value(self, u: Float[torch.Tensor, " p"]) -> Float[torch.Tensor, ""]:
-        """u - n/4 - (area of the tooth so far) above n = floor u >= 0; a parabola below 0."""
+        """It is u - n/4 - (area of the tooth so far) above n = floor u >= 0; a parabola below 0."""
         whole = u.detach().floor()
         s = u - whole
         tooth = torch.where(s <= 0.5, s**2 / 2, 0.25 - (1 - s) ** 2 / 2)
@@ -95,7 +95,7 @@ class Quadratic:
 
     def gradient(self, u: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
         """H u - g."""
-        return self.H @ u - self.g
+        return np.asarray(self.H @ u - self.g)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,9 @@ class Embedded:
         self, theta: Float[torch.Tensor, " p"], phi: Float[torch.Tensor, " q"]
     ) -> Float[torch.Tensor, ""]:
         """1/2 phi' A phi - phi' A V theta."""
-        return 0.5 * phi @ torch.tensor(self.A) @ phi - phi @ (torch.tensor(self.A @ self.V) @ theta)
+        return 0.5 * phi @ torch.tensor(self.A) @ phi - phi @ (
+            torch.tensor(self.A @ self.V) @ theta
+        )
 
     def upper(
         self, theta: Float[torch.Tensor, " p"], phi: Float[torch.Tensor, " q"]

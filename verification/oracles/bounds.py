@@ -11,7 +11,9 @@ from verification.families.base import FamilyConstants, matvec, norm, solve
 from verification.oracles.rounding import RECOMMENDED, error_scale, unit_roundoff
 
 
-def chebyshev(condition: Float64[np.ndarray, "*batch"], steps: int) -> Float64[np.ndarray, "*batch"]:
+def chebyshev(
+    condition: Float64[np.ndarray, "*batch"], steps: int
+) -> Float64[np.ndarray, "*batch"]:
     """ch_N = 2 tau^N/(1 + tau^(2N)), the factor on the energy norm of the error of N CG steps."""
     root = np.sqrt(condition)
     power = ((root - 1) / (root + 1)) ** steps

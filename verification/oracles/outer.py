@@ -77,7 +77,7 @@ class OuterConstants:
         return math.ceil(K), math.ceil(N)
 
     def warm_rates(self, steps: int, max_steps: int, step_size: float) -> tuple[float, float]:
-        """r and w of the warm-start lemma, z_t <= r z_{t-1} + w |theta_t - theta_{t-1}|.
+        """Return r and w of the warm-start lemma, z_t <= r z_{t-1} + w |theta_t - theta_{t-1}|.
 
         With beta = min(1, sqrt(kappa) ch_N): r = max((2 + beta) q_a^K, beta) and
         w = (2 + beta) A s q_a^K + L12 beta l_v.
