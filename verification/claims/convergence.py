@@ -96,7 +96,7 @@ _PLANNER_BUGS = (
     ("rounded down", ".ceil()", ".floor()"),
     ("half the steps", "needed.max()", "0.5 * needed.max()"),
     ("Theorem 2 with 9 for 18", "18 * upper_step_size", "9 * upper_step_size"),
-    ("Theorem 2 with 2 for 8", "8 * upper_step_size", "2 * upper_step_size"),
+    ("Theorem 2 with 2 for 8", "(8 * upper_step_size", "(2 * upper_step_size"),
 )
 
 _CERTIFIED_BUGS = (

@@ -97,7 +97,7 @@ class Case:
 
 
 def cases(seed: int) -> Iterator[Case]:
-    """One of each family with random counts, one solved to the end, four sharp ones."""
+    """One of each family with random counts, one cut short, one solved, four sharp ones."""
     rng = np.random.default_rng([seed, 2])
     for family in FAMILIES:
         instance = drawn(rng, family)
@@ -107,6 +107,9 @@ def cases(seed: int) -> Iterator[Case]:
     solved = instances.lc(
         seed=int(rng.integers(2**32)), batch=(TASKS,), p=4, q=4, condition=SOLVED_CONDITION
     )
+    # two steps for six eigenvalues over two decades: the residual is what is left
+    short = instances.quad(seed=int(rng.integers(2**32)), batch=(TASKS,), p=3, q=6, condition=100.0)
+    yield Case("quad, cut short", short, 20, 2, 0.9, warm=False)
     yield Case("lc, solved", solved, SOLVED_STEPS, SOLVED_CG_STEPS, 0.9, warm=False)
     # few steps, where counts and iterates matter; many, where everything else does
     for steps in (int(rng.integers(2, 6)), 80):
