@@ -7,12 +7,12 @@ whatever adds to the error is seen.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from verification import instances
 from verification.claims.evidence import Evidence, worst
+from verification.claims.observed import Counts
 from verification.claims.observed import finite as checked
 from verification.families import LeastSquares, Quad
 from verification.instances import Generator, Instance
@@ -85,7 +85,7 @@ class Case:
     warm: bool
 
     @property
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> Counts:
         """K, N and alpha, as keywords."""
         largest = self.instance.family.constants(self.instance.theta).smoothness.max()
         step_size = self.share / float(largest)

@@ -7,6 +7,7 @@ z. So warm starts and certificates can be put to any subject, and to any bug.
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from jaxtyping import Float64
 
 from hypergrad import Bilevel
 from verification.subjects import Subject
+
+
+class Counts(TypedDict):
+    """K, N and alpha, as a subject's keywords."""
+
+    steps: int
+    max_steps: int
+    step_size: float
 
 
 class DivergedError(ArithmeticError):

@@ -163,8 +163,8 @@ def _warm(subject: Planner, seed: int) -> Evidence:
     eta = float(10 ** rng.uniform(1, 3)) / outer.smoothness
     constants = proven(
         k,
-        adjoint_norm=k.C_f / k.strong_convexity,
-        hessian_lipschitz_theta=k.rH * np.linalg.norm(family.W, 2),
+        adjoint_norm=np.asarray(k.C_f / k.strong_convexity),
+        hessian_lipschitz_theta=np.asarray(k.rH * np.linalg.norm(family.W, 2)),
     )
     expected = outer.warm_counts(eta, 1 / outer.L)
     got = subject.plan_warm(constants, eta)

@@ -13,7 +13,7 @@ import torch
 
 from verification import instances
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import finite, observe
+from verification.claims.observed import Counts, finite, observe
 from verification.claims.warm_starts import strongly_convex
 from verification.families import LC, LeastSquares, Quad, take
 from verification.families.base import norm
@@ -48,7 +48,7 @@ class Sampling:
         return omega(TASKS, self.batch, replacement=self.replacement) / self.batch
 
     @property
-    def counts(self) -> dict[str, float]:
+    def counts(self) -> Counts:
         """K, N and alpha, as keywords."""
         return {"steps": self.steps, "max_steps": self.max_steps, "step_size": self.step_size}
 
@@ -73,7 +73,7 @@ def _levels(
         for theta, weight in levels[-1]:
             at = torch.tensor(theta)
             for problem, phi0, (_, chance) in zip(problems, starts, every, strict=True):
-                h = subject(problem, at, phi0, None, **s.counts).numpy()  # type: ignore[arg-type]
+                h = subject(problem, at, phi0, None, **s.counts).numpy()
                 level.append((finite(theta - s.eta * h), weight * chance))
         levels.append(level)
     return levels
@@ -171,7 +171,7 @@ def _theorem_1(
         for at, weight in level:
             tasks = task_gradients(family, at)
             mean = tasks.mean(0)
-            delta = a_priori(family, at, instance.phi0, None, **s.counts)  # type: ignore[arg-type]
+            delta = a_priori(family, at, instance.phi0, None, **s.counts)
             sigma = math.sqrt(float(np.square(tasks - mean).sum(-1).mean()))
             # sigma_h <= sigma + the root mean square of delta (theory.md, section 3)
             noise = (sigma + float(np.sqrt(np.square(delta).mean()))) ** 2

@@ -7,6 +7,7 @@ is not V: with W = V and p = 1 a single step of conjugate gradients would alread
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -159,7 +160,8 @@ def chain_squared_gradient(steps: int, L: float) -> float:
     (L/4)^2 C_{2T+1}/4^(2T) ~ (L^2/4) (2T)^(-3/2)/sqrt(pi): slope -3/2.
     """
     n = 2 * steps
-    return (L / 4) ** 2 * (math.comb(2 * n + 2, n + 1) / (n + 2)) / 4.0**n
+    catalan = math.comb(2 * n + 2, n + 1) // (n + 2)
+    return (L / 4) ** 2 * float(Fraction(catalan, 4**n))
 
 
 @dataclass(frozen=True)
