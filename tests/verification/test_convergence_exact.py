@@ -19,9 +19,9 @@ def test_warm_starts() -> None:
     # warm starts forgive a step more or less, and a Hessian one iterate late: all vanish
     check(
         "Theorem 2",
-        seeds=range(2),
-        seen="M01 M02 M04 M05 M07 M11 M18 M22 M23 M24 M25",
-        blind="M06 M09 M12 M16 M17",
+        seeds=range(1),
+        seen="M01 M07 M18",
+        blind="M16",
     )
 
 
@@ -29,14 +29,14 @@ def test_cold_floor() -> None:
     # Quad: H and J do not depend on phi; conjugate gradients are exact, one step short or not
     check(
         "cold floor",
-        seeds=range(3),
-        seen="M01 M02 M03 M04 M05 M08 M11 M12 M16 M17 M18 M22 M24 M25",
-        blind="M06 M07 M09 M10",
+        seeds=range(2),
+        seen="M01 M03 M12 M17 M24",
+        blind="M06 M10",
     )
 
 
 def test_certified_steps() -> None:
-    check("Theorem 3", seeds=range(3), seen="T01 T02 T03 T04 T05", blind="")
+    check("Theorem 3", seeds=range(1), seen="T01 T02 T03 T04 T05", blind="")
 
 
 def test_what_a_subject_computed_can_be_observed() -> None:

@@ -24,34 +24,34 @@ from verification.oracles.outer import Affine
 
 
 def test_enumerated_moments() -> None:
-    seen = "M01 M02 M04 M05 M08 M11 M12 M16 M17 M18 M22 M23 M24 M25"
-    check("moments", seeds=range(3), seen=seen, blind="M06 M07 M09 M10")
+    seen = "M01 M04 M08 M16 M25"
+    check("moments", seeds=range(1), seen=seen, blind="M06 M10")
 
 
 def test_theorem_1() -> None:
     # inequalities see only what adds to the variance or to the bias, and much of it
-    check("Theorem 1", seeds=range(3), seen="M01 M04 M05 M11 M22 M23", blind="M06 M16 M17 M18 M25")
+    check("Theorem 1", seeds=range(1), seen="M01 M04 M22", blind="M06")
 
 
 def test_theorem_2s() -> None:
-    seen = "M01 M02 M05 M07 M08 M11 M22 M23 M24"
-    check("Theorem 2s", seeds=range(3), seen=seen, blind="M04 M06 M09 M17 M25")
+    seen = "M01 M07 M24"
+    check("Theorem 2s", seeds=range(1), seen=seen, blind="M04 M17")
 
 
 def test_floor() -> None:
-    seen = "M01 M02 M03 M05 M11 M18 M22 M23 M24"
-    check("floor", seeds=range(3), seen=seen, blind="M04 M06 M07 M17 M25")
+    seen = "M01 M03 M05 M18 M24"
+    check("floor", seeds=range(1), seen=seen, blind="M04 M17")
 
 
 def test_simulated_floor() -> None:
     # tasks are drawn anew in each replicate: what only shifts the mean a little is not seen
-    seen = "M01 M02 M03 M04 M05 M08 M22"
-    check("floor, simulated", seeds=range(2), seen=seen, blind="M06 M07 M18")
+    seen = "M01 M04 M08"
+    check("floor, simulated", seeds=range(1), seen=seen, blind="M06")
 
 
 def test_simulated_batches() -> None:
-    seen = "M01 M03 M04 M05 M08"
-    check("batches, simulated", seeds=range(2), seen=seen, blind="M06 M07 M18")
+    seen = "M01 M04 M05"
+    check("batches, simulated", seeds=range(1), seen=seen, blind="M18")
 
 
 def drawn(rng: np.random.Generator, tasks: int, p: int, *, shared: bool) -> Affine:
@@ -127,11 +127,11 @@ def test_power_of_the_fixed_test() -> None:
 def test_the_mixture_is_a_martingale() -> None:
     # mean 1 after n normals, whatever n: integrate over the chi-square density
     for dof in (1, 4, 16):
-        x = np.linspace(1e-9, 60 + 12 * dof, 400_000)
-        values = np.exp([Evalue().seen(float(s), dof).log for s in x[::40]])
-        density = chi2.pdf(x[::40], dof)
+        x = np.linspace(1e-9, 60 + 12 * dof, 4_000)
+        values = np.exp([Evalue().seen(float(s), dof).log for s in x])
+        density = chi2.pdf(x, dof)
         # ratio 8 has tails beyond any grid: 60 + 12 n leaves e^-3 of it at most
-        assert 0.9 < np.trapezoid(values * density, x[::40]) < 1 + 2e-2
+        assert 0.9 < np.trapezoid(values * density, x) < 1 + 2e-2
 
 
 def first_above(normals: np.ndarray, level: float) -> np.ndarray:
@@ -149,11 +149,11 @@ def first_above(normals: np.ndarray, level: float) -> np.ndarray:
 
 def test_false_alarms_and_power_of_the_sequential_test() -> None:
     rng = np.random.default_rng(7)
-    honest = rng.standard_normal((200, CAP))
+    honest = rng.standard_normal((100, CAP))
     assert (first_above(honest, SIZE) == -1).all()
-    # at level 0.05: binomial(200, 0.05) exceeds 28 with probability 1e-7
-    assert (first_above(honest, 0.05) > 0).sum() <= 28
+    # at level 0.05: binomial(100, 0.05) exceeds 20 with probability 1e-8
+    assert (first_above(honest, 0.05) > 0).sum() <= 20
     for ratio in (0.5, 2.0):
-        hits = first_above(math.sqrt(ratio) * rng.standard_normal((60, CAP)), SIZE)
+        hits = first_above(math.sqrt(ratio) * rng.standard_normal((30, CAP)), SIZE)
         assert (hits > 0).all()
         print(f"\nratio {ratio}: rejected after {hits.mean():.0f} degrees on average")  # noqa: T201
