@@ -31,9 +31,7 @@ def cold_floor(subject: Subject, seed: int) -> Evidence:
     size, condition = drawn_sizes(seed)
     condition = min(condition, LARGEST_CONDITION)
     instance = instances.quad(seed=seed, batch=(2,), p=size, q=size, condition=condition)
-    return worst(
-        piece for steps in STEPS for piece in _comparisons(subject, instance, steps)
-    )
+    return worst(piece for steps in STEPS for piece in _comparisons(subject, instance, steps))
 
 
 def _comparisons(subject: Subject, instance: Instance, steps: int) -> Iterator[Evidence]:

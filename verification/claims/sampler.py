@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from verification.claims.evidence import Evidence, worst
+from verification.suite import Bug
 
 TASKS, BATCH, STEPS = 20, 5, 400
 SIZE = 1e-9
@@ -71,7 +72,7 @@ def overlap_region(size: float, *, pairs: int = STEPS - 1) -> tuple[int, int]:
 
 
 def _within(found: float, mean: float, region: tuple[int, int], where: str) -> Evidence:
-    """error <= tolerance exactly if the integer found is in the region."""
+    """Error <= tolerance exactly if the integer found is in the region."""
     edge = region[1] + 0.5 if found > mean else region[0] - 0.5
     return Evidence(
         claim="S1 sampler",
@@ -153,11 +154,11 @@ def last_left_out(seed: int, step: int) -> np.ndarray:
     return np.random.default_rng([seed, step]).choice(TASKS - 1, BATCH, replace=False)
 
 
-BUGS: dict[str, TaskSampler] = {
-    "M13": twice,
-    "M14": with_replacement,
-    "M15": half,
-    "X01": epochs,
-    "X02": deaf,
-    "X03": last_left_out,
-}
+BUGS: tuple[Bug, ...] = (
+    Bug("M13", "each batch is used twice", twice),
+    Bug("M14", "with instead of without replacement", with_replacement),
+    Bug("M15", "the sampler sees half the tasks", half),
+    Bug("S01", "an epoch's permutation cut into batches", epochs),
+    Bug("S02", "the seed is ignored", deaf),
+    Bug("S03", "the last task is never drawn", last_left_out),
+)

@@ -134,7 +134,7 @@ def affine(
 
     C_K = C - W C,  d_K = d - W d + W phi_0,
     H_K = r I + Q C_K + C' (P'P C_K + Q'),  d^K = -(Q d_K + C' P' (P d_K - t)).
-    """  # noqa: D400, D415
+    """  # noqa: D415
     C, d = np.linalg.solve(family.A, family.B), solve(family.A, family.c)
     W = np.linalg.matrix_power(np.eye(family.lower_size) - step_size * family.A, steps)
     C_K, d_K = C - W @ C, d + matvec(W, phi0 - d)
