@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument("--size", choices=SIZES, default="small", help="how many problems")
     running.add_argument("--out", type=Path, required=True, help="folder of the report")
     running.add_argument("--claims", help="only these, by name, with commas between them")
+    running.add_argument(
+        "--bugs", choices=("all", "none"), default="all", help="whether to plant bugs (all)"
+    )
     running.add_argument("--workers", type=int, default=2, help="processes (2)")
     drawing = commands.add_parser("report", help="draw report.html from report.json again")
     drawing.add_argument("--out", type=Path, required=True, help="folder that holds report.json")
@@ -61,7 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def watch(outcome: Outcome) -> None:
             live.update(progress(outcome, time.perf_counter() - began))
 
-        outcome = run(suite, options.size, claims=claims, workers=options.workers, watch=watch)
+        outcome = run(
+            suite,
+            options.size,
+            claims=claims,
+            bug_seeds=0 if options.bugs == "none" else None,
+            workers=options.workers,
+            watch=watch,
+        )
     series = [] if claims is not None else [curves for draw in SERIES for curves in draw()]
     outcome.failures += [words for curves in series for words in curves.violations()]
     console.print(detection(outcome))
@@ -73,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdict = "fails" if outcome.failures else "passes"
     console.print(
         f"the run {verdict} after {report['seconds']:.0f} s, "
-        f"{report['different_problems']} different problems; see report.html"
+        f"{report['different_problems']} different problems (tasks); see report.html"
     )
     return 1 if outcome.failures else 0
 

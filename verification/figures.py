@@ -49,6 +49,7 @@ def curves(series: dict[str, Any]) -> str:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=-0.1)
         axes.set_yscale("log")
         axes.set_xlabel(series["x_label"])
         axes.set_ylabel(series["y_label"])

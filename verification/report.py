@@ -22,7 +22,7 @@ td.c { text-align: center; } td.caught { background: #d5ead6; text-align: center
 td.some { background: #fff1cc; text-align: center; } td.none { text-align: center; color: #999; }
 .bad { color: #b00020; font-weight: 600; } .scroll { overflow-x: auto; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; }
+figure { margin: 0; } figure.narrow { max-width: 40rem; } figure svg { width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #444; } code { font-size: .85rem; }
 """
 
@@ -34,7 +34,8 @@ def html(report: dict[str, Any]) -> str:
     parts = [
         "<h1>Verification report</h1>",
         f'<p class="verdict {verdict}">The {report["size"]} run <b>{verdict}</b>: '
-        f"{len(report['claims'])} claims, {report['different_problems']:,} different problems, "
+        f"{len(report['claims'])} claims, {report['different_problems']:,} different problems "
+        "(tasks with data of their own), "
         f"{report['comparisons']:,} comparisons, {_bugs(report)} planted bugs, "
         f"{report['seconds']:.0f} s.</p>",
         *(f'<p class="bad">{escape(words)}</p>' for words in report["failures"]),
@@ -44,7 +45,7 @@ def html(report: dict[str, Any]) -> str:
         "tolerance that is derived, and error/tolerance above 1 is a failure. Nothing is repeated, "
         "no seed is chosen. Statistical claims share a false-alarm probability of 1e-9 a run.</p>",
         _claims(report["claims"]),
-        f"<figure>{figures.margins(report['claims'])}</figure>",
+        f'<figure class="narrow">{figures.margins(report["claims"])}</figure>',
     ]
     if report["series"]:
         drawn = "".join(_figure(series) for series in report["series"])
@@ -100,7 +101,8 @@ def _claims(claims: list[dict[str, Any]]) -> str:
 
 
 def _figure(series: dict[str, Any]) -> str:
-    caption = f"<b>{escape(series['name'].capitalize())}.</b> {escape(series['problem'])}."
+    title = series["name"][:1].upper() + series["name"][1:]
+    caption = f"<b>{escape(title)}.</b> {escape(series['problem'])}."
     return f"<figure>{figures.curves(series)}<figcaption>{caption}</figcaption></figure>"
 
 
