@@ -17,7 +17,7 @@ from verification.claims.linear_solvers import l1, solve
 from verification.claims.memory import BUGS as MEMORY_BUGS
 from verification.claims.memory import by_argmin, c9
 from verification.claims.sampler import BUGS as SAMPLER_BUGS
-from verification.claims.sampler import s1, uniform
+from verification.claims.sampler import c7, uniform
 from verification.claims.warm_states import BUGS as WARM_BUGS
 from verification.claims.warm_states import remembered, w1
 from verification.mutants import MUTANTS
@@ -57,9 +57,9 @@ CLAIMS: tuple[Entry, ...] = (
     _entry("D6", ALGORITHM, d6, small=40, full=4_000),
     Entry(
         name="C7",
-        statement=statement(s1),
+        statement=statement(c7),
         kind=SAMPLER,
-        evaluate=s1,
+        evaluate=c7,
         seeds={"small": 20, "full": 100},
         statistical=True,
     ),

@@ -146,7 +146,7 @@ class Done:
     reason: str = ""
 
 
-def _put(entry: Entry, subject: object, seed: int, allowance: float) -> Evidence:
+def put(entry: Entry, subject: object, seed: int, allowance: float) -> Evidence:
     """The evidence; an implementation that raises does not hold, one never planted is no answer."""
     try:
         return entry.evaluate(subject, seed, allowance)
@@ -171,7 +171,7 @@ def _do(suite: Suite, piece: Piece) -> Done:
     began = time.perf_counter()
     with noting() as problems:
         try:
-            found = [_put(entry, subject, seed, piece.allowance) for seed in piece.seeds]
+            found = [put(entry, subject, seed, piece.allowance) for seed in piece.seeds]
         except SnippetError as error:
             return Done(piece, [], set(), time.perf_counter() - began, str(error))
     return Done(piece, found, problems, time.perf_counter() - began)

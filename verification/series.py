@@ -115,7 +115,7 @@ def theorem_a(subject: Subject = memory_reduced) -> list[Series]:
                 name=f"error against {varied}",
                 x_label=f"{varied}, {of[varied]}",
                 y_label="|h - grad F|",
-                x=x,
+                x=[float(steps) for steps in x],
                 measured={"Algorithm 1": errors},
                 bounds={"Algorithm 1": bounds},
                 problem=f"LC, one task, p = 6, q = 40, kappa = {CONDITION:g}, {fixed} = {MANY}",
@@ -130,7 +130,8 @@ def memory() -> list[Series]:
     p, q, tasks, steps = 20, 50, 4, (1, 2, 4, 8, 16, 32, 64, 128)
     counts = {
         name: [
-            peak_bytes(by_argmin, p=p, q=q, tasks=tasks, steps=k, unrolled=unrolled) for k in steps
+            float(peak_bytes(by_argmin, p=p, q=q, tasks=tasks, steps=k, unrolled=unrolled))
+            for k in steps
         ]
         for name, unrolled in (("Implicit", False), ("Unrolled", True))
     }
@@ -140,7 +141,7 @@ def memory() -> list[Series]:
             name="memory against K",
             x_label="K, descent steps of the lower level",
             y_label="bytes kept for backward, at their peak",
-            x=steps,
+            x=[float(k) for k in steps],
             measured=counts,
             bounds={
                 "Implicit": [counts["Implicit"][0]] * len(steps),

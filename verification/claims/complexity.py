@@ -155,9 +155,9 @@ def _comparisons(subject: Subject, seed: int) -> Iterator[Evidence]:
         for name, count in wanted.items():
             yield Evidence(
                 claim="C8 oracle calls, counted",
-                error=abs(found[name] - count),
+                error=float(abs(found[name] - count)),
                 tolerance=0.5,
-                scale=count,
+                scale=float(count),
                 where=(
                     f"{found[name]:g} {name}, {count} expected: T = {upper_steps}, b = {tasks}, "
                     f"K = {steps}, N = {max_steps}, {'warm' if warm else 'cold'}"

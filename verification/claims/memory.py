@@ -110,8 +110,8 @@ def peak_bytes(
     return most
 
 
-def _exact(error: float, scale: float, where: str) -> Evidence:
-    return Evidence("C9 saved bytes", abs(error), tolerance=0.5, scale=scale, where=where)
+def _exact(error: int, scale: int, where: str) -> Evidence:
+    return Evidence("C9 saved bytes", float(abs(error)), 0.5, float(scale), where)
 
 
 def _comparisons(subject: Differentiator, seed: int) -> Iterator[Evidence]:
