@@ -19,7 +19,7 @@ from pathlib import Path
 
 from verification.mutants import MUTANTS
 from verification.planting import InSource, SourceBug
-from verification.registry import CLAIMS, KINDS
+from verification.registry import ENTRIES, KINDS
 from verification.suite import ALGORITHM
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def checkouts() -> Iterator[Checkout]:
     """Every planted bug that is a change of hypergrad's source text."""
     assigned = {mutant.name: mutant.assigned for mutant in MUTANTS}
     for kind in KINDS:
-        (first, *_) = (entry.name for entry in CLAIMS if entry.kind == kind.name)
+        (first, *_) = (entry.name for entry in ENTRIES if entry.kind == kind.name)
         for bug in kind.bugs:
             if isinstance(bug.subject, InSource):
                 claim = assigned[bug.name] if kind.name == ALGORITHM else first

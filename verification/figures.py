@@ -29,16 +29,15 @@ def number(value: float | str) -> float:
 def curves(series: dict[str, Any]) -> str:
     """Measured curves with what theory says of them, log-log."""
     x = [number(value) for value in series["x"]]
-    theory = "theory" if series["exact"] else "bound"
     with matplotlib.rc_context(LINES):
         figure = Figure(figsize=(6.2, 4.0), layout="constrained")
         axes = figure.subplots()
         for index, (name, values) in enumerate(series["measured"].items()):
             colour = COLOURS[index % len(COLOURS)]
-            if name in series["bounds"]:
-                bounds = [number(value) for value in series["bounds"][name]]
-                label = f"{name}: {theory}"
-                axes.plot(x, bounds, "--", color=colour, lw=1.4, label=label)
+            for key, style, what in (("bounds", "--", "bound"), ("values", "-", "theory")):
+                if name in series[key]:
+                    line = [number(value) for value in series[key][name]]
+                    axes.plot(x, line, style, color=colour, lw=1.3, label=f"{name}: {what}")
             label = f"{name}: measured"
             found = [number(value) for value in values]
             axes.plot(x, found, "o", color=colour, ms=4, label=label)

@@ -49,7 +49,7 @@ def _entry(name: str, kind: str, claim: Callable[[Any, int], Evidence], **seeds:
     )
 
 
-CLAIMS: tuple[Entry, ...] = (
+ENTRIES: tuple[Entry, ...] = (
     _entry("C1a", SOLVED, c1a, small=40, full=4_000),
     _entry("C1b", ALGORITHM, exact_arithmetic, small=20, full=1_000),
     _entry("D2", ALGORITHM, d2, small=60, full=6_500),
@@ -86,4 +86,4 @@ SERIES: tuple[Draw, ...] = (theorem_a, memory)
 
 def suite() -> Suite:
     """What `python -m verification run` runs."""
-    return Suite(entries=CLAIMS, kinds=KINDS)
+    return Suite(entries=ENTRIES, kinds=KINDS)

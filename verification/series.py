@@ -8,9 +8,8 @@ family's constants; the bound is theory.md, section 2, cold start:
 Bytes kept for backward against K, for the method and for iterative differentiation (section 7).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -38,11 +37,10 @@ class Series:
         y_label: what is measured, with its unit.
         x: where.
         measured: curves by name.
-        bounds: what theory says of the measured curve of the same name: its bound, or its value.
         problem: what was measured on.
-        exact: whether theory gives the value instead of an upper bound.
-        slack: what rounding may add to a bound or part from a value, absolute.
-        relative_slack: the same relative to the bound, for what is estimated.
+        bounds: upper bounds on the measured curves of the same names.
+        values: what theory says the measured curves of the same names are.
+        slack: what rounding may add to a bound or part from a value.
     """
 
     name: str
@@ -50,24 +48,21 @@ class Series:
     y_label: str
     x: Sequence[float]
     measured: Mapping[str, Sequence[float]]
-    bounds: Mapping[str, Sequence[float]]
     problem: str
-    exact: bool = False
+    bounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     slack: float = 0.0
-    relative_slack: float = 0.0
 
     def violations(self) -> list[str]:
         """Where a measurement contradicts theory, in words."""
-        found = []
-        for name, bounds in self.bounds.items():
-            for at, value, bound in zip(self.x, self.measured[name], bounds, strict=True):
-                slack = self.slack + self.relative_slack * abs(bound)
-                excess = abs(value - bound) if self.exact else value - bound
-                if not (math.isfinite(value) and excess <= slack):
-                    found.append(
-                        f"series {self.name!r}, {name}: {value:.6e} at {at:g} against {bound:.6e}"
-                    )
-        return found
+        return [
+            f"series {self.name!r}, {name}: {found:.6e} at {at:g}, {what} {expected:.6e}"
+            for what, theory in (("bound", self.bounds), ("value", self.values))
+            for name, line in theory.items()
+            for at, found, expected in zip(self.x, self.measured[name], line, strict=True)
+            # not finite, or beyond
+            if not (found - expected if what == "bound" else abs(found - expected)) <= self.slack
+        ]
 
 
 Draw: TypeAlias = Callable[[], list[Series]]
@@ -143,11 +138,10 @@ def memory() -> list[Series]:
             y_label="bytes kept for backward, at their peak",
             x=[float(k) for k in steps],
             measured=counts,
-            bounds={
+            values={
                 "Implicit": [counts["Implicit"][0]] * len(steps),
                 "Unrolled": [counts["Unrolled"][0] + slope * (k - 1) for k in steps],
             },
             problem=f"{tasks} tasks, p = {p}, q = {q}, float64; predicted from K = 1 and 2",
-            exact=True,
         )
     ]

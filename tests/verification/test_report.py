@@ -74,7 +74,7 @@ def test_series_are_held_to_their_bounds() -> None:
     assert LINE.violations() == []
     over = Series(**{**vars(LINE), "measured": {"Algorithm 1": (1.0, 0.3, float("nan"))}})
     assert len(over.violations()) == 2
-    exact = Series(**{**vars(LINE), "exact": True, "relative_slack": 0.1})
+    exact = Series(**{**vars(LINE), "bounds": {}, "values": LINE.bounds, "slack": 1e-9})
     assert len(exact.violations()) == 2  # half of the value is as wrong as twice
 
 

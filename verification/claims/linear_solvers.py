@@ -112,8 +112,6 @@ def drawn(rng: np.random.Generator, n: int, q: int, *, ridge: bool) -> System:
     if not ridge:
         D = D * 10 ** rng.uniform(0, 1, (tasks, q))
     b = rng.standard_normal((tasks, q))
-    for task in range(tasks):
-        instances.note((X[task], D[task]), b[task])
     return System(torch.tensor(X), torch.tensor(D), torch.tensor(b), ridge)
 
 
