@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from verification.runner import Outcome
+from verification.series import Series
 
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "hypothesis", "python-flint")
 
@@ -50,12 +52,12 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def record(outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+def record(outcome: Outcome, series: Sequence[Series], *, seconds: float) -> dict[str, Any]:
     """The outcome as it is written: plain values, infinite ones as text (JSON has none)."""
     rows = []
     for row in outcome.rows:
         entry = asdict(row)
-        ratios = sorted(entry.pop("ratios"))
+        ratios = sorted(entry.pop("ratios").values())
         entry["ratio"] = row.ratio
         entry["margin"] = math.inf if row.ratio == 0 else 1 / row.ratio
         entry["median_ratio"] = ratios[len(ratios) // 2] if ratios else 0.0
@@ -64,14 +66,16 @@ def record(outcome: Outcome, *, seconds: float) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(
         {
             "size": outcome.size,
-            "passed": not outcome.problems,
-            "problems": outcome.problems,
+            "passed": not outcome.failures,
+            "failures": outcome.failures,
             "seconds": seconds,
+            "different_problems": len(outcome.problems),
+            "comparisons": sum(row.comparisons for row in outcome.rows),
             "allowance": outcome.allowance,
             "provenance": provenance(),
             "claims": rows,
-            "detection": [asdict(cell) for cell in outcome.cells],
-            "series": outcome.series,
+            "detection": [asdict(cell) | {"caught": cell.caught} for cell in outcome.cells],
+            "series": [asdict(curves) for curves in series],
         }
     )
     return plain

@@ -1,17 +1,15 @@
-"""What a run consists of: the claims, the implementations they are put to, and planted bugs.
+"""What a run consists of: claims, the implementations they are put to, and planted bugs.
 
 Claims differ in what they are functions of: an implementation of Algorithm 1, a sampler of tasks,
 a way to differentiate through the lower level. Each such kind has its honest subject and its bugs.
+Which claims there are is in `verification.registry`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from verification.claims import CLAIMS, Claim
 from verification.claims.evidence import Evidence
-from verification.mutants import MUTANTS
-from verification.subjects import memory_reduced
 
 Size: TypeAlias = Literal["small", "full"]
 SIZES: tuple[Size, ...] = ("small", "full")
@@ -19,9 +17,9 @@ SIZES: tuple[Size, ...] = ("small", "full")
 # False alarms of a whole run on correct code: all statistical claims and all their seeds together.
 ALARMS = 1e-9
 # How many seeds a planted bug is shown to a claim with.
-BUG_SEEDS: Mapping[Size, int] = {"small": 1, "full": 5}
-# How many seeds a claim is put with that nothing else is said about.
-USUAL: Mapping[Size, int] = {"small": 20, "full": 300}
+BUG_SEEDS: Mapping[Size, int] = {"small": 1, "full": 3}
+# The kind of claims that are put to an implementation of Algorithm 1, `verification.subjects`.
+ALGORITHM = "Algorithm 1"
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ class Entry:
             alarm that a statistical claim may take; the others have none and ignore it.
         seeds: how many of the seeds 0, 1, ... the honest subject is put to it with.
         statistical: whether it has that chance.
+        shown: names of the bugs it is shown in a small run, for a claim that is slow; None means
+            all of its kind, as in a full run.
     """
 
     name: str
@@ -74,6 +74,11 @@ class Entry:
     evaluate: Callable[[Any, int, float], Evidence]
     seeds: Mapping[Size, int]
     statistical: bool = False
+    shown: tuple[str, ...] | None = None
+
+    def is_shown(self, bug: Bug, size: Size) -> bool:
+        """Whether a run of this size shows it this bug."""
+        return size == "full" or self.shown is None or bug.name in self.shown
 
 
 @dataclass(frozen=True)
@@ -83,40 +88,27 @@ class Suite:
     entries: tuple[Entry, ...]
     kinds: tuple[Kind, ...]
 
+    def entry(self, name: str) -> Entry:
+        """The claim of this name."""
+        (found,) = (entry for entry in self.entries if entry.name == name)
+        return found
+
     def kind(self, entry: Entry) -> Kind:
         """What this claim is put to."""
         (found,) = (kind for kind in self.kinds if kind.name == entry.kind)
         return found
 
+    def only(self, names: tuple[str, ...]) -> "Suite":
+        """The claims of these names.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        known = [entry.name for entry in self.entries]
+        if missing := set(names) - set(known):
+            raise ValueError(f"no claim is called {sorted(missing)}; there are {known}.")
+        return Suite(tuple(e for e in self.entries if e.name in names), self.kinds)
+
     def allowance(self, size: Size) -> float:
         """The size of each single statistical evaluation: `ALARMS` by Bonferroni."""
         return ALARMS / max(1, sum(e.seeds[size] for e in self.entries if e.statistical))
-
-
-ALGORITHM = "Algorithm 1"
-# Seeds of the claims whose cost is known; 6 comparisons a seed (D2, D3), 5 (D6): 102 000 in full.
-_SEEDS: Mapping[str, Mapping[Size, int]] = {
-    name: {"small": 100, "full": 6000} for name in ("D2", "D3", "D6")
-}
-
-
-def _entry(name: str, claim: Claim) -> Entry:
-    summary = (claim.__doc__ or name).splitlines()[0].removeprefix(f"{name}: ").rstrip(".")
-    return Entry(
-        name=name,
-        statement=summary,
-        kind=ALGORITHM,
-        evaluate=lambda subject, seed, _: claim(subject, seed),
-        seeds=_SEEDS.get(name, USUAL),
-    )
-
-
-def suite() -> Suite:
-    """Every claim there is."""
-    algorithm = Kind(
-        name=ALGORITHM,
-        honest=memory_reduced,
-        bugs=tuple(Bug(mutant.name, mutant.bug, mutant.subject) for mutant in MUTANTS),
-    )
-    entries = [_entry(name, claim) for name, claim in CLAIMS.items()]
-    return Suite(entries=tuple(entries), kinds=(algorithm,))

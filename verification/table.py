@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from verification.runner import Outcome
+from verification.runner import Cell, Outcome
 
 
 def progress(outcome: Outcome, seconds: float) -> Table:
@@ -49,13 +49,17 @@ def detection(outcome: Outcome) -> Group:
         for claim in claims:
             table.add_column(claim, justify="center")
         for bug, what in words.items():
-            marks = []
-            for claim in claims:
-                cell = found[claim, bug]
-                whole = cell.noticed == cell.shown
-                mark = "caught" if whole else f"{cell.noticed}/{cell.shown}"
-                marks.append(Text(mark, "green") if whole else Text(mark if cell.noticed else "."))
-            missed = not any(found[c, bug].noticed == found[c, bug].shown for c in claims)
-            table.add_row(Text(f"{bug} {what}", "bold red" if missed else ""), *marks)
+            mine = [found.get((claim, bug)) for claim in claims]
+            missed = not any(cell is not None and cell.caught for cell in mine)
+            style = "bold red" if missed else ""
+            table.add_row(Text(f"{bug} {what}", style), *(_mark(cell) for cell in mine))
         tables.append(table)
     return Group(*tables)
+
+
+def _mark(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text(" ")
+    if cell.caught:
+        return Text("caught", "green")
+    return Text(f"{cell.noticed}/{cell.shown}" if cell.noticed else ".")

@@ -71,7 +71,7 @@ class _Gate(torch.autograd.Function):
         else:
             calls.cross += again
             calls.in_theta += not again
-        out: torch.Tensor = _Exit.apply(cotangent, calls)
+        out: torch.Tensor = _Exit.apply(cotangent, calls)  # type: ignore[no-untyped-call]
         return out, None, None
 
 
@@ -91,13 +91,12 @@ class _Exit(torch.autograd.Function):
 
 def counted(problem: TensorBilevel) -> tuple[TensorBilevel, Calls, Calls]:
     """The problem, and the calls that are made of its upper and of its lower objective."""
+    gate: Any = _Gate.apply
 
     def gated(objective: Any, calls: Calls) -> Any:
         def values(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
             calls.second = set()  # a new graph: what comes back through it first is a gradient
-            answer: torch.Tensor = objective(
-                _Gate.apply(theta, calls, "theta"), _Gate.apply(phi, calls, "phi")
-            )
+            answer: torch.Tensor = objective(gate(theta, calls, "theta"), gate(phi, calls, "phi"))
             return answer
 
         return values
@@ -156,9 +155,9 @@ def _comparisons(subject: Subject, seed: int) -> Iterator[Evidence]:
         for name, count in wanted.items():
             yield Evidence(
                 claim="C8 oracle calls, counted",
-                error=abs(found[name] - count),
+                error=float(abs(found[name] - count)),
                 tolerance=0.5,
-                scale=count,
+                scale=float(count),
                 where=(
                     f"{found[name]:g} {name}, {count} expected: T = {upper_steps}, b = {tasks}, "
                     f"K = {steps}, N = {max_steps}, {'warm' if warm else 'cold'}"

@@ -46,7 +46,7 @@ def rounded(data: Data, dtype: type[np.floating]) -> Data:
 
 
 def exact_arithmetic(subject: Subject, seed: int) -> Evidence:
-    """Exact arithmetic: rationals on Quad and enclosures on Quad and LC, float64 and float32."""
+    """C1b: rationals on Quad and enclosures on Quad and LC, float64 and float32."""
     return worst(_comparisons(subject, seed))
 
 

@@ -19,8 +19,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from hypergrad import CG, Adjoint, Bilevel, GradientDescent, Implicit, Unrolled, argmin
+from hypergrad import CG, Adjoint, Bilevel, GradientDescent, Implicit, Truncated, Unrolled, argmin
 from verification.claims.evidence import Evidence, worst
+from verification.suite import Bug
 
 CG_STEPS = 3
 STEPS = (1, 2, 3, 4, 8, 16, 32)
@@ -109,8 +110,8 @@ def peak_bytes(
     return most
 
 
-def _exact(error: float, scale: float, where: str) -> Evidence:
-    return Evidence("C9 saved bytes", abs(error), tolerance=0.5, scale=scale, where=where)
+def _exact(error: int, scale: int, where: str) -> Evidence:
+    return Evidence("C9 saved bytes", float(abs(error)), 0.5, float(scale), where)
 
 
 def _comparisons(subject: Differentiator, seed: int) -> Iterator[Evidence]:
@@ -154,22 +155,49 @@ def c9(subject: Differentiator, seed: int) -> Evidence:
     return worst(_comparisons(subject, seed))
 
 
-def memory_series(subject: Differentiator) -> dict[str, dict[str, object]]:
-    """Peak of saved bytes against K, for the report."""
-    p, q, tasks, steps = 20, 50, 4, [1, 2, 4, 8, 16, 32, 64, 128]
-    counts = {
-        name: [
-            peak_bytes(subject, p=p, q=q, tasks=tasks, steps=k, unrolled=unrolled) for k in steps
-        ]
-        for name, unrolled in (("Implicit", False), ("Unrolled", True))
-    }
-    slope = counts["Unrolled"][1] - counts["Unrolled"][0]
-    return {
-        "memory against K": {
-            "x": list(steps),
-            **counts,
-            "Implicit, predicted": [counts["Implicit"][0]] * len(steps),
-            "Unrolled, predicted": [counts["Unrolled"][0] + slope * (k - 1) for k in steps],
-            "problem": f"{tasks} tasks, p = {p}, q = {q}, float64; N = {CG_STEPS}",
-        }
-    }
+def _always_unrolled(
+    problem: Bilevel[torch.Tensor, torch.Tensor],
+    theta: torch.Tensor,
+    phi0: torch.Tensor,
+    *,
+    steps: int,
+    unrolled: bool,
+) -> torch.Tensor:
+    """The method keeps every step's graph."""
+    return by_argmin(problem, theta, phi0, steps=steps, unrolled=True)
+
+
+def _cut_short(
+    problem: Bilevel[torch.Tensor, torch.Tensor],
+    theta: torch.Tensor,
+    phi0: torch.Tensor,
+    *,
+    steps: int,
+    unrolled: bool,
+) -> torch.Tensor:
+    """Unrolled keeps the last two steps only, under its full name."""
+    if not unrolled:
+        return by_argmin(problem, theta, phi0, steps=steps, unrolled=False)
+    descent = GradientDescent(steps=steps, step_size=STEP_SIZE)
+    return argmin(problem.lower, theta, phi0, by=descent, adjoint=Truncated(steps=2))
+
+
+def _dense_cross(
+    problem: Bilevel[torch.Tensor, torch.Tensor],
+    theta: torch.Tensor,
+    phi0: torch.Tensor,
+    *,
+    steps: int,
+    unrolled: bool,
+) -> torch.Tensor:
+    """A p x q block for each task stays in the graph."""
+    phi = by_argmin(problem, theta, phi0, steps=steps, unrolled=unrolled)
+    block = theta[:, None] * phi.detach()[..., None, :]
+    return phi + 0 * (block * block).sum(-2)
+
+
+BUGS: tuple[Bug, ...] = (
+    Bug("B01", "the method keeps every step", _always_unrolled),
+    Bug("B02", "unrolled keeps two steps only", _cut_short),
+    Bug("B03", "a p x q block is kept", _dense_cross),
+)

@@ -1,4 +1,4 @@
-"""S1: batches of b different tasks out of M, each as likely, independent from step to step.
+"""C7: batches of b different tasks out of M, each as likely, independent from step to step.
 
 Exact tails, no asymptotics (theory.md, section 5, item 3). Over T steps of a sampler without
 replacement, if it is what it claims to be:
@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from verification.claims.evidence import Evidence, worst
+from verification.suite import Bug
 
 TASKS, BATCH, STEPS = 20, 5, 400
 SIZE = 1e-9
@@ -70,12 +71,12 @@ def overlap_region(size: float, *, pairs: int = STEPS - 1) -> tuple[int, int]:
     return acceptance(law, size)
 
 
-def _within(found: float, mean: float, region: tuple[int, int], where: str) -> Evidence:
-    """error <= tolerance exactly if the integer found is in the region."""
+def _within(found: int, mean: float, region: tuple[int, int], where: str) -> Evidence:
+    """Error <= tolerance exactly if the integer found is in the region."""
     edge = region[1] + 0.5 if found > mean else region[0] - 0.5
     return Evidence(
-        claim="S1 sampler",
-        error=abs(found - mean),
+        claim="C7 sampler",
+        error=float(abs(found - mean)),
         tolerance=abs(edge - mean),
         scale=mean,
         where=f"{where}: {found:g}, accepted in [{region[0]}, {region[1]}], mean {mean:g}",
@@ -93,7 +94,8 @@ def _comparisons(sampler: TaskSampler, seed: int, size: float) -> Iterator[Evide
         not np.array_equal(*pair)
         for pair in zip(again, (batches[0], batches[STEPS // 2]), strict=True)
     )
-    yield Evidence("S1 sampler", wrong, 0.5, STEPS, f"{wrong} batches with duplicates, or unequal")
+    where = f"{wrong} batches with duplicates, or unequal"
+    yield Evidence("C7 sampler", float(wrong), 0.5, float(STEPS), where)
 
     members = np.zeros((STEPS, TASKS), dtype=int)
     other = np.zeros((STEPS, TASKS), dtype=int)
@@ -116,8 +118,8 @@ def _comparisons(sampler: TaskSampler, seed: int, size: float) -> Iterator[Evide
     yield _within(between, shared * STEPS, region, "overlap of the batches of two seeds")
 
 
-def s1(sampler: TaskSampler, seed: int, size: float = SIZE) -> Evidence:
-    """S1: no duplicates; inclusion counts and overlaps within exact tails of this total size."""
+def c7(sampler: TaskSampler, seed: int, size: float = SIZE) -> Evidence:
+    """C7: no duplicates; inclusion counts and overlaps within exact tails of this total size."""
     return worst(_comparisons(sampler, seed, size))
 
 
@@ -153,11 +155,11 @@ def last_left_out(seed: int, step: int) -> np.ndarray:
     return np.random.default_rng([seed, step]).choice(TASKS - 1, BATCH, replace=False)
 
 
-BUGS: dict[str, TaskSampler] = {
-    "M13": twice,
-    "M14": with_replacement,
-    "M15": half,
-    "X01": epochs,
-    "X02": deaf,
-    "X03": last_left_out,
-}
+BUGS: tuple[Bug, ...] = (
+    Bug("M13", "each batch is used twice", twice),
+    Bug("M14", "with instead of without replacement", with_replacement),
+    Bug("M15", "the sampler sees half the tasks", half),
+    Bug("S01", "an epoch's permutation cut into batches", epochs),
+    Bug("S02", "the seed is ignored", deaf),
+    Bug("S03", "the last task is never drawn", last_left_out),
+)
