@@ -27,8 +27,7 @@ from verification.families.tight import (
 
 
 def test_sawtooth() -> None:
-    seen = "M01 M02 M05 M06 M11 M12 M16 M18 M23 M24"
-    check("sawtooth", seeds=range(5), seen=seen, blind="M04 M07 M08 M17 M22 M25")
+    check("sawtooth", seeds=range(2), seen="M01 M06 M12 M16 M18", blind="M04 M17 M22")
 
 
 def test_huber() -> None:

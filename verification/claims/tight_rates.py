@@ -127,9 +127,9 @@ def huber(subject: Subject, seed: int) -> Evidence:
     hit = below.index(True) if any(below) else math.inf
     return Evidence(
         claim="Huber hitting time",
-        error=abs(hit - (T + 1)),
+        error=float(abs(hit - (T + 1))),
         tolerance=0.5,
-        scale=T + 1,
+        scale=float(T + 1),
         where=f"first hit at {hit}, T + 1 = {T + 1}",
     )
 
