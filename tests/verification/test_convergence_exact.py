@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from tests.verification.detection import check
 from verification import instances
@@ -54,19 +57,15 @@ def test_what_a_subject_computed_can_be_observed() -> None:
         assert np.allclose(got, wanted, rtol=1e-11, atol=1e-11)
 
 
-def test_divergence_is_an_error() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
+def test_what_no_correct_subject_returns_is_an_error(value: float) -> None:
+    def broken(problem: object, theta: torch.Tensor, *args: object, **counts: object) -> object:
+        return torch.full_like(theta, value)
+
     instance = instances.quad(seed=0, batch=(), p=2, q=2, condition=5.0)
+    at = (instance.theta, instance.phi0, None)
     with pytest.raises(DivergedError, match="no correct one"):
-        observe(
-            memory_reduced,
-            instance.family.bilevel(),
-            instance.theta,
-            instance.phi0,
-            None,
-            steps=60,
-            max_steps=2,
-            step_size=1e3,
-        )
+        observe(broken, instance.family.bilevel(), *at, steps=2, max_steps=2, step_size=0.1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("draw", [instances.quad, instances.lc])
