@@ -12,12 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify bench docs clean
+.PHONY: train test lint format verify checkouts bench docs clean
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
 
-test: $(READY)  ## every test
+test: $(READY)  ## the verification suite at small size, then every test
+	$(TEST_THREADS) $(BIN)/python -m verification run --size small --workers $(WORKERS) --out build/verification-small
 	$(TEST_THREADS) $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(READY)  ## style and types
@@ -29,8 +30,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-verify: $(READY)  ## the planted-bug and oracle checks at full size
-	$(TEST_THREADS) $(BIN)/python -m pytest tests/verification -n $(WORKERS) --hypothesis-profile=thorough
+verify: $(READY)  ## every promise at full size, with its report in build/verification
+	$(TEST_THREADS) $(BIN)/python -m verification run --size full --workers $(WORKERS) --out build/verification
+
+checkouts: $(READY)  ## copies of the source text with a bug each: the suite must name the claim
+	$(TEST_THREADS) $(BIN)/python -m verification.checkouts
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -6,18 +6,23 @@ eigenvalues keep conjugate gradients away from early termination, near which v_N
 ill-conditioned function of its data (theory.md, section 1).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
+from hashlib import blake2b
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from verification.families import LC, Exp, Family, LeastSquares, Log, Quad
-from verification.families.base import Batch, matvec, transposed
+from verification.families.base import Batch, matvec, take, transposed
 
 Generator: TypeAlias = np.random.Generator
+
+FAMILIES = ("quad", "lc", "exp", "log")
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,6 @@ class Instance:
         arrays = (self.theta, self.phi0, self.v0)
         theta, phi0, v0 = (torch.tensor(array, dtype=dtype) for array in arrays)
         return theta, phi0, v0
-
-
-Draw: TypeAlias = Callable[..., Instance]
 
 
 def spectrum(
@@ -75,7 +77,45 @@ def _upper(rng: Generator, batch: Batch, p: int, q: int) -> LeastSquares:
 
 def _instance(rng: Generator, family: Family, theta: np.ndarray) -> Instance:
     shape = (*family.batch, family.lower_size)
+    if _noted.get() is not None:
+        for task in np.ndindex(*family.batch):
+            note(take(family, task), theta)
     return Instance(family, theta, rng.standard_normal(shape), rng.standard_normal(shape))
+
+
+_noted: ContextVar[set[bytes] | None] = ContextVar("_noted", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[set[bytes]]:
+    """A set that gathers a digest of every task drawn inside: equal ones count once."""
+    digests: set[bytes] = set()
+    token = _noted.set(digests)
+    try:
+        yield digests
+    finally:
+        _noted.reset(token)
+
+
+def note(task: Any, theta: Float64[np.ndarray, " p"]) -> None:
+    """Count a task: its objectives' data (arrays, tuples and dataclasses of them) and theta."""
+    if (digests := _noted.get()) is not None:
+        digests.add(_digest((task, theta)).digest())
+
+
+def _digest(data: Any) -> Any:
+    # 12 bytes: two of 1e6 different problems agree with a chance of 1e-17
+    made = blake2b(type(data).__name__.encode(), digest_size=12)
+    if is_dataclass(data):
+        data = tuple(getattr(data, field.name) for field in fields(data))
+    for part in data if isinstance(data, tuple) else (data,):
+        if isinstance(part, tuple) or is_dataclass(part):
+            made.update(_digest(part).digest())
+        else:
+            array = np.ascontiguousarray(part)
+            made.update(repr(array.shape).encode())
+            made.update(array.tobytes())
+    return made
 
 
 def _scale(rng: Generator) -> float:
@@ -122,16 +162,17 @@ def lc(*, seed: int, batch: Batch, p: int, q: int, condition: float) -> Instance
 
 
 def exp(*, seed: int, batch: Batch, q: int, condition: float) -> Instance:
-    """An Exp instance; kappa is at most max(condition, 2) (p = q).
+    """An Exp instance with kappa in [condition/3, condition] (p = q).
 
-    X'X <= L/2 I and e^theta within [L/condition, L/2] give L/condition I <= H <= L I.
+    e^theta is within [L/condition, 3 L/condition]; X'X is singular, and together they reach at
+    most L, and at least L (1 - 2/condition).
     """
     rng = np.random.default_rng(seed)
     L = _scale(rng)
     rows = q + 2
+    theta, size = _penalties(rng, q, L, condition)
     left = np.linalg.qr(rng.standard_normal((*batch, rows, q)))[0]
-    root = symmetric(rng, np.sqrt(spectrum(rng, batch, q, L / 2, condition)))
-    theta = np.log(L / 2) + rng.uniform(min(np.log(2 / condition), 0.0), 0.0, q)
+    root = symmetric(rng, np.sqrt(_singular(rng, batch, q, size, condition)))
     family = Exp(
         X=left @ root,
         y=rng.standard_normal((*batch, rows)) * np.sqrt(L),
@@ -141,16 +182,62 @@ def exp(*, seed: int, batch: Batch, q: int, condition: float) -> Instance:
 
 
 def log(*, seed: int, batch: Batch, q: int, condition: float) -> Instance:
-    """A Log instance; kappa by its constants is at most max(condition, 2) (p = q).
+    """A Log instance with kappa, by its constants, in [condition/3, condition] (p = q).
 
-    |X|^2/(4n) = L/2 and e^theta within [L/condition, L/2] give mu >= L/condition.
+    As Exp, with |X|^2/(4n) in place of |X|^2; where the logistic loss has saturated H is smaller.
     """
     rng = np.random.default_rng(seed)
     L = _scale(rng)
     rows = 2 * q + 2
-    X = rng.standard_normal((*batch, rows, q))
-    size = np.linalg.norm(X, ord=2, axis=(-2, -1))
-    X = X * np.asarray(np.sqrt(2 * rows * L) / size)[..., None, None]
-    theta = np.log(L / 2) + rng.uniform(min(np.log(2 / condition), 0.0), 0.0, q)
-    family = Log(X=X, upper=_upper(rng, batch, q, q))
+    theta, size = _penalties(rng, q, L, condition)
+    left = np.linalg.qr(rng.standard_normal((*batch, rows, q)))[0]
+    root = symmetric(rng, np.sqrt(4 * rows * _singular(rng, batch, q, size, condition)))
+    family = Log(X=left @ root, upper=_upper(rng, batch, q, q))
     return _instance(rng, family, theta)
+
+
+def _penalties(
+    rng: Generator, q: int, L: float, condition: float
+) -> tuple[Float64[np.ndarray, " q"], float]:
+    """Theta with e^theta in [L/condition, 3 L/condition], and what is left up to L."""
+    spread = min(3.0, (1 + condition) / 2)
+    theta = np.log(L / condition) + rng.uniform(0, np.log(spread), q)
+    return theta, L * (1 - spread / condition)
+
+
+def _singular(
+    rng: Generator, batch: Batch, q: int, largest: float, condition: float
+) -> Float64[np.ndarray, "*batch q"]:
+    """A `spectrum` with its least value, if it has several, replaced by zero."""
+    values = spectrum(rng, batch, q, largest, condition)
+    if q > 1:
+        values[..., 0] = 0.0
+    return values
+
+
+def of_family(family: str, *, seed: int, condition: float = 1e6, tasks: int = 3) -> Instance:
+    """A batch shape of (), (T,) or (S, T), sizes and kappa from the seed, for a family by name.
+
+    The condition number asked for is log-uniform in [2, condition], and `condition` itself for one
+    seed in twenty; T, S <= tasks; q is in 2..8, p in 1..6 (p = q for Exp and Log).
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"there is no family {family!r}; there are {FAMILIES}.")
+    rng = np.random.default_rng([seed, 1 + FAMILIES.index(family)])
+    size = int(rng.integers(2, 9))
+    exponent = min(1.0, float(rng.uniform(0, 20 / 19)))
+    kappa = 2 * (condition / 2) ** exponent
+    S, T = (int(n) for n in rng.integers(1, tasks + 1, 2))
+    shapes: tuple[Batch, ...] = ((), (T,), (S, T))
+    batch = shapes[int(rng.integers(3))]
+    upper = int(rng.integers(1, 7))
+    if family == "quad":
+        return quad(seed=seed, batch=batch, p=upper, q=size, condition=kappa)
+    if family == "lc":
+        return lc(seed=seed, batch=batch, p=upper, q=size, condition=kappa)
+    if family == "exp":
+        return exp(seed=seed, batch=batch, q=size, condition=kappa)
+    return log(seed=seed, batch=batch, q=size, condition=kappa)

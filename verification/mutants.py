@@ -1,8 +1,11 @@
-"""Bugs planted on purpose, as subjects: M01 to M25 of theory.md, section 5, but for the sampler's.
+"""Bugs planted on purpose in Algorithm 1: M01 to M25 of theory.md, section 5, and our own.
 
 A bug inside the library is a change of its *source text*, so that what is tested is the shipped
 code with one line wrong. A bug of composition (the right derivative at the wrong iterate) is a
-subject that composes the library wrongly.
+subject that composes the library wrongly: there is no line of the library to change, which is given
+phi_K, never sees phi_0, and leaves it to its caller which tasks there are.
+
+M13 to M15 are bugs of a sampler, and stand beside its claim; so do the bugs of other kinds.
 """
 
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from jaxtyping import Float
 
 from hypergrad import CG, Bilevel, GradientDescent, hypergradient
 from hypergrad.linearise import Linearisation
-from verification.planting import SourceBug, planted
+from verification.planting import InSource, SourceBug
 from verification.subjects import Subject, memory_reduced
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
@@ -37,30 +40,6 @@ class Mutant:
 
     def __str__(self) -> str:
         return f"{self.name} {self.bug}"
-
-
-@dataclass(frozen=True)
-class InSource:
-    """The honest subject, run on the library with a bug in its source."""
-
-    bug: SourceBug
-
-    def __call__(
-        self,
-        problem: TensorBilevel,
-        theta: Float[torch.Tensor, " p"],
-        phi0: Float[torch.Tensor, "*batch q"],
-        v0: Float[torch.Tensor, "*batch q"] | None,
-        *,
-        steps: int,
-        max_steps: int,
-        step_size: float,
-    ) -> Float[torch.Tensor, " p"]:
-        """See `Subject`."""
-        with planted(self.bug):
-            return memory_reduced(
-                problem, theta, phi0, v0, steps=steps, max_steps=max_steps, step_size=step_size
-            )
 
 
 @dataclass(frozen=True)
@@ -166,11 +145,12 @@ def _leaked(run: Run) -> torch.Tensor:
 
 
 def _source(module: str, old: str, new: str) -> Subject:
-    return InSource(SourceBug(f"hypergrad.{module}", old, new))
+    return InSource(SourceBug(f"hypergrad.{module}", old, new), memory_reduced)
 
 
 _CROSS = "gradients = [-part for part in point.cross(solution.x)]"
 _MEAN = "tasks = max(values.numel(), 1)"
+_SHARE = "(left + right) / tasks"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -272,10 +252,32 @@ MUTANTS: tuple[Mutant, ...] = (
         Composed(lambda run: run.outcome(damping=1e-3)),
     ),
     Mutant(
+        "M19",
+        "damping by 1e-8 mu",
+        "D2",
+        Composed(lambda run: run.outcome(damping=1e-8)),
+    ),
+    Mutant(
+        "M20",
+        "vectors in float32",
+        "D2",
+        _source(
+            "tree",
+            "return vector.float() if vector.dtype in _HALF else vector",
+            "return vector.float().to(vector.dtype)",
+        ),
+    ),
+    Mutant(
+        "M21",
+        "mean over the tasks in float32",
+        "D6",
+        _source("implicit", _SHARE, "((left + right).float() / tasks).to(left.dtype)"),
+    ),
+    Mutant(
         "M22",
         "direct part d_theta f dropped",
         "D2",
-        _source("implicit", "(left + right) / tasks", "right / tasks"),
+        _source("implicit", _SHARE, "right / tasks"),
     ),
     Mutant(
         "M23",
@@ -294,4 +296,58 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant("M25", "phi leaks between tasks", "D6", Composed(_leaked)),
+    Mutant(
+        "A01",
+        "the right-hand side's scale is not put back",
+        "D2",
+        _source("linear.run", "x=run.x * scale", "x=run.x"),
+    ),
+    Mutant(
+        "A02",
+        "the warm start is not scaled as the right-hand side is",
+        "D2",
+        _source("linear.run", "start / scale", "start"),
+    ),
+    Mutant(
+        "A03",
+        "one step length for all tasks: inner products over the whole batch",
+        "D6",
+        _source(
+            "linear.solution",
+            "torch.linalg.vecdot(left, right)",
+            "(left * right).sum().expand(left.shape[:-1]).clone()",
+        ),
+    ),
+    Mutant(
+        "A04",
+        "steepest descent: directions are not conjugate",
+        "D2",
+        _source("linear.cg", "torch.addcmul(z, beta, p)", "z"),
+    ),
+    Mutant(
+        "A05",
+        "each Hessian product is taken twice",
+        "C8",
+        _source("linear.cg", "ap = product(p)", "product(p)\n        ap = product(p)"),
+    ),
+    Mutant(
+        "A06",
+        "descent follows the mean over the tasks",
+        "D6",
+        _source(
+            "lower.descent",
+            "torch.autograd.grad(values.sum(), points,",
+            "torch.autograd.grad(values.mean(), points,",
+        ),
+    ),
+    Mutant(
+        "A07",
+        "the products' graph is built at a float32 copy of phi",
+        "D3",
+        _source(
+            "linearise",
+            "fresh_leaf(leaf) for leaf in leaves(phi)]",
+            "fresh_leaf(leaf.float().to(leaf.dtype)) for leaf in leaves(phi)]",
+        ),
+    ),
 )

@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -97,3 +97,21 @@ def planted(bug: SourceBug) -> Iterator[None]:
         yield
     finally:
         function.__code__ = honest
+
+
+@dataclass(frozen=True)
+class InSource:
+    """A subject, run on the library with a bug in its source.
+
+    Attributes:
+        bug: what is changed.
+        subject: any implementation under test.
+    """
+
+    bug: SourceBug
+    subject: Callable[..., Any]
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """What the subject returns while the bug is planted."""
+        with planted(self.bug):
+            return self.subject(*arguments, **named)

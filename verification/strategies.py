@@ -8,6 +8,7 @@ small seed, and is printed as the call that makes it:
 """
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 from hypothesis import strategies as st
@@ -31,8 +32,12 @@ def batches(*, largest: int = 3) -> st.SearchStrategy[Batch]:
 
 
 def conditions(largest: float, *, least: float = 1.0) -> st.SearchStrategy[float]:
-    """Condition numbers, log-uniform on a grid of a tenth of a decade from `least` upwards."""
-    tenths = math.floor(10 * math.log10(largest / least))
+    """Condition numbers from `least` to `largest`, both included, a tenth of a decade apart.
+
+    They shrink to `least`, and hypothesis favours both ends. Where a claim needs them log-uniform
+    it draws from a seed: `verification.instances.of_family`.
+    """
+    tenths = math.ceil(10 * math.log10(largest / least))
     return st.integers(0, tenths).map(lambda k: float(min(least * 10 ** (k / 10), largest)))
 
 
@@ -44,14 +49,7 @@ def quads(
     batch: st.SearchStrategy[Batch] | None = None,
 ) -> st.SearchStrategy[Instance]:
     """Quad instances with sizes in these ranges and condition numbers up to `condition`."""
-    return st.builds(
-        instances.quad,
-        seed=seeds(),
-        batch=batches() if batch is None else batch,
-        p=st.integers(*p),
-        q=st.integers(*q),
-        condition=conditions(condition),
-    )
+    return _drawn(instances.quad, q, conditions(condition), batch, p=st.integers(*p))
 
 
 def lcs(
@@ -62,14 +60,7 @@ def lcs(
     batch: st.SearchStrategy[Batch] | None = None,
 ) -> st.SearchStrategy[Instance]:
     """LC instances with sizes in these ranges and condition numbers up to `condition`."""
-    return st.builds(
-        instances.lc,
-        seed=seeds(),
-        batch=batches() if batch is None else batch,
-        p=st.integers(*p),
-        q=st.integers(*q),
-        condition=conditions(condition),
-    )
+    return _drawn(instances.lc, q, conditions(condition), batch, p=st.integers(*p))
 
 
 def exps(
@@ -79,13 +70,7 @@ def exps(
     batch: st.SearchStrategy[Batch] | None = None,
 ) -> st.SearchStrategy[Instance]:
     """Exp instances with p = q in this range and condition numbers up to `condition`."""
-    return st.builds(
-        instances.exp,
-        seed=seeds(),
-        batch=batches() if batch is None else batch,
-        q=st.integers(*q),
-        condition=conditions(condition, least=2.0),
-    )
+    return _drawn(instances.exp, q, conditions(condition, least=2.0), batch)
 
 
 def logs(
@@ -95,13 +80,7 @@ def logs(
     batch: st.SearchStrategy[Batch] | None = None,
 ) -> st.SearchStrategy[Instance]:
     """Log instances with p = q in this range and condition numbers up to `condition`."""
-    return st.builds(
-        instances.log,
-        seed=seeds(),
-        batch=batches() if batch is None else batch,
-        q=st.integers(*q),
-        condition=conditions(condition, least=2.0),
-    )
+    return _drawn(instances.log, q, conditions(condition, least=2.0), batch)
 
 
 def anything(
@@ -109,8 +88,22 @@ def anything(
 ) -> st.SearchStrategy[Instance]:
     """An instance of any family."""
     return st.one_of(
-        quads(condition=condition, batch=batch),
-        lcs(condition=condition, batch=batch),
-        exps(condition=condition, batch=batch),
-        logs(condition=condition, batch=batch),
+        *(drawn(condition=condition, batch=batch) for drawn in (quads, lcs, exps, logs))
+    )
+
+
+def _drawn(
+    make: Callable[..., Instance],
+    q: Sizes,
+    condition: st.SearchStrategy[float],
+    batch: st.SearchStrategy[Batch] | None,
+    **more: st.SearchStrategy[int],
+) -> st.SearchStrategy[Instance]:
+    return st.builds(
+        make,
+        seed=seeds(),
+        batch=batches() if batch is None else batch,
+        q=st.integers(*q),
+        condition=condition,
+        **more,
     )

@@ -7,26 +7,17 @@ import torch
 
 from hypergrad import (
     CG,
-    Bilevel,
     Cholesky,
     GradientDescent,
-    Newton,
     Unrolled,
     argmin,
     attach,
     hypergradient,
     strict,
 )
+from verification.claims.exact_solves import TensorBilevel
 from verification.families import Family
 from verification.oracles.rounding import unit_roundoff
-
-TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
-
-
-def minimum(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:
-    """The minimiser to round-off."""
-    newton = Newton(rtol=0.0, max_steps=200, solver=Cholesky())
-    return newton.minimise(problem.lower, theta, phi0).phi
 
 
 def functional(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:
@@ -61,7 +52,8 @@ class LongUnrolled:
         mu, L = float(k.strong_convexity.min()), float(k.smoothness.max())
         self.step_size = 2 / (mu + L)
         kappa = L / mu
-        rate = -math.log1p(-2 / (kappa + 1)) if kappa > 1 else math.inf
+        # where kappa - 1 is rounding two steps leave (1e-9/2)^2
+        rate = -math.log1p(-2 / (kappa + 1)) if kappa > 1 + 1e-9 else math.inf
         goal = -math.log(unit_roundoff()) + 2 * math.log(kappa)
         self.steps = 1 if math.isinf(rate) else math.ceil(goal / rate)
         if not math.isinf(rate):

@@ -1,5 +1,9 @@
 """The finite oracles against the recurrences they must not contain, and the tolerances' forms."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +29,7 @@ from verification.oracles.rounding import unit_roundoff
 from verification.strategies import anything, quads
 
 u = unit_roundoff()
+ROOT = Path(__file__).parents[2]
 
 
 def textbook_cg(A: np.ndarray, b: np.ndarray, v0: np.ndarray, steps: int) -> np.ndarray:
@@ -178,3 +183,11 @@ def test_newton_refuses_a_wrong_hessian() -> None:
             start=drawn.phi0,
             terms=family.terms,
         )
+
+
+def test_oracles_owe_nothing_to_what_they_judge() -> None:
+    modules = [path.stem for path in (ROOT / "verification" / "oracles").glob("*.py")]
+    names = ", ".join(f"verification.oracles.{name}" for name in modules if name != "__init__")
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules or 'hypergrad' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0

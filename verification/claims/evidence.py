@@ -12,7 +12,7 @@ class Evidence:
     Attributes:
         claim: what was claimed.
         error: distance between subject and oracle.
-        tolerance: what rounding may account for, derived.
+        tolerance: what rounding (or chance) may account for, derived; finite and positive.
         scale: norm of the oracle's answer, to read the error by.
         comparisons: how many were made; this is the worst.
         where: which comparison this is.
@@ -24,6 +24,13 @@ class Evidence:
     scale: float
     where: str
     comparisons: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise ValueError(
+                f"{self.claim}, {self.where}: the tolerance is {self.tolerance}, which lets "
+                "anything pass or nothing; derive one that is finite and positive."
+            )
 
     @property
     def ratio(self) -> float:

@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hypergrad import Bilevel
+from hypergrad import Bilevel, Cholesky, Newton, hypergradient
+from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.instances import Instance
 from verification.oracles import gradient, tolerance
+from verification.planting import InSource, SourceBug
+from verification.suite import Bug
+
+TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
 
 
 @runtime_checkable
@@ -23,7 +28,7 @@ class ExactSubject(Protocol):
 
     def __call__(
         self,
-        problem: Bilevel[torch.Tensor, torch.Tensor],
+        problem: TensorBilevel,
         theta: Float[torch.Tensor, " p"],
         phi0: Float[torch.Tensor, "*batch q"],
     ) -> Float[torch.Tensor, " p"]:
@@ -49,3 +54,66 @@ def against_exact_oracle(subjects: Mapping[str, ExactSubject], instance: Instanc
         )
         for name, subject in subjects.items()
     )
+
+
+def minimum(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:
+    """The minimiser to round-off."""
+    newton = Newton(rtol=0.0, max_steps=200, solver=Cholesky())
+    return newton.minimise(problem.lower, theta, phi0).phi
+
+
+def solved(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:
+    """The library's `Newton`, then `hypergradient` with `Cholesky`."""
+    phi = minimum(problem, theta, phi0)
+    return hypergradient(problem, theta, phi, solver=Cholesky()).grad
+
+
+def c1a(subject: ExactSubject, seed: int) -> Evidence:
+    """C1a: within 1e2 u kappa Xi of the exact hypergradient; four families, kappa to 1e6."""
+    return worst(
+        against_exact_oracle({"subject": subject}, instances.of_family(family, seed=seed))
+        for family in instances.FAMILIES
+    )
+
+
+def _bug(name: str, what: str, module: str, old: str, new: str) -> Bug:
+    return Bug(name, what, InSource(SourceBug(f"hypergrad.{module}", old, new), solved))
+
+
+BUGS: tuple[Bug, ...] = (
+    _bug(
+        "N01",
+        "Newton stops at 1e-3 of the first gradient",
+        "lower.newton",
+        "goal = tolerance.goal(size)",
+        "goal = 1e-3 * size",
+    ),
+    _bug(
+        "N02",
+        "Newton's direction has the wrong sign",
+        "lower.newton",
+        "newton = -self.solver",
+        "newton = self.solver",
+    ),
+    _bug(
+        "N03",
+        "the line search takes no step below 1/2",
+        "lower.line_search",
+        "taken = active & ~pending",
+        "taken = active & ~pending & (length > 0.5)",
+    ),
+    _bug(
+        "N04",
+        "dense matrices are built from vectors of length 2",
+        "linear.cholesky",
+        "unit[..., j] = 1",
+        "unit[..., j] = 2",
+    ),
+    _bug(
+        "N05",
+        "answers are set to zero where the factorisation succeeds",
+        "linear.cholesky",
+        "(finite & ~indefinite)[..., None], x, 0.0",
+        "(finite & indefinite)[..., None], x, 0.0",
+    ),
+)

@@ -5,13 +5,24 @@ Pieces in NumPy accept complex arrays, so that a complex step can differentiate 
 """
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from hypergrad import Bilevel
+if TYPE_CHECKING:
+    import torch
+
+    from hypergrad import Bilevel
+
+    Tensor: TypeAlias = torch.Tensor
+    TensorBilevel: TypeAlias = Bilevel[torch.Tensor, torch.Tensor]
+    DType: TypeAlias = torch.dtype
+    Device: TypeAlias = torch.device | str
+else:
+    # The oracles are made of families and must owe nothing to torch or hypergrad: neither is
+    # imported before a family's `bilevel` is asked for.
+    Tensor = TensorBilevel = DType = Device = object
 
 Batch: TypeAlias = tuple[()] | tuple[int] | tuple[int, int]
 """One task, a batch of tasks, or a table of them."""
@@ -135,10 +146,8 @@ class Family(Protocol):
         """Constants valid on the ball of this radius around the minimiser of each task."""
         ...
 
-    def bilevel(
-        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-    ) -> Bilevel[torch.Tensor, torch.Tensor]:
-        """The same problem as torch objectives, one value per task."""
+    def bilevel(self, dtype: DType | None = None, device: Device = "cpu") -> TensorBilevel:
+        """The same problem as torch objectives, one value per task; float64 unless said."""
         ...
 
 
@@ -189,8 +198,8 @@ def spectral_norm(matrix: Float64[np.ndarray, "*batch m n"]) -> Float64[np.ndarr
     return np.asarray(np.linalg.norm(matrix, ord=2, axis=(-2, -1)))
 
 
-def tensor(
-    array: Float64[np.ndarray, "..."], dtype: torch.dtype, device: torch.device | str
-) -> torch.Tensor:
-    """A copy of the array as a tensor."""
-    return torch.tensor(array, dtype=dtype, device=device)
+def tensor(array: Float64[np.ndarray, "..."], dtype: DType | None, device: Device) -> Tensor:
+    """A copy of the array as a tensor, float64 unless said."""
+    import torch
+
+    return torch.tensor(array, dtype=dtype or torch.float64, device=device)

@@ -6,14 +6,16 @@ H does not depend on phi, so Exp is as blind as Quad to where H was evaluated; J
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from hypergrad import Bilevel
 from verification.families.base import (
     Batch,
+    Device,
+    DType,
     FamilyConstants,
     Magnitudes,
+    Tensor,
+    TensorBilevel,
     matvec,
     norm,
     solve,
@@ -118,13 +120,13 @@ class Exp:
             V=norm(solve(H, self.upper_gradients(theta, phi)[1])),
         )
 
-    def bilevel(
-        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-    ) -> Bilevel[torch.Tensor, torch.Tensor]:
+    def bilevel(self, dtype: DType | None = None, device: Device = "cpu") -> TensorBilevel:
         """Torch objectives."""
+        from hypergrad import Bilevel
+
         X, y = tensor(self.X, dtype, device), tensor(self.y, dtype, device)
 
-        def lower(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
             misfit = (X @ phi[..., None])[..., 0] - y
             return 0.5 * (misfit**2).sum(-1) + 0.5 * (theta.exp() * phi**2).sum(-1)
 

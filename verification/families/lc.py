@@ -7,14 +7,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from hypergrad import Bilevel
 from verification.families.base import (
     Batch,
+    Device,
+    DType,
     FamilyConstants,
     Magnitudes,
+    Tensor,
+    TensorBilevel,
     matvec,
     norm,
     solve,
@@ -28,11 +30,13 @@ from verification.families.newton import damped_newton
 TANH_CURVATURE = 4 / (3 * math.sqrt(3))
 
 
-def logcosh(x: torch.Tensor) -> torch.Tensor:
+def logcosh(x: Tensor) -> Tensor:
     """Log cosh x = softplus(2x) - x - log 2: smooth at 0, where |x| + softplus(-2|x|) is not.
 
     Beyond the threshold softplus is taken as linear; e^-40 is below the rounding of float64.
     """
+    import torch
+
     return torch.nn.functional.softplus(2 * x, threshold=40.0) - x - math.log(2)
 
 
@@ -167,22 +171,22 @@ class LC:
             V=norm(solve(self.hessian(theta, phi), self.upper_gradients(theta, phi)[1])),
         )
 
-    def bilevel(
-        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-    ) -> Bilevel[torch.Tensor, torch.Tensor]:
+    def bilevel(self, dtype: DType | None = None, device: Device = "cpu") -> TensorBilevel:
         """Torch objectives."""
+        from hypergrad import Bilevel
+
         A, B = tensor(self.A, dtype, device), tensor(self.B, dtype, device)
         c, a = tensor(self.c, dtype, device), tensor(self.a, dtype, device)
         W, P = tensor(self.W, dtype, device), tensor(self.P, dtype, device)
         R, t = tensor(self.R, dtype, device), tensor(self.t, dtype, device)
         w, r = tensor(self.w, dtype, device), tensor(self.r, dtype, device)
 
-        def lower(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
             quadratic = 0.5 * (phi * (A @ phi[..., None])[..., 0]).sum(-1)
             bend = a * logcosh(phi - W @ theta).sum(-1)
             return quadratic - (phi * (B @ theta + c)).sum(-1) + bend
 
-        def upper(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def upper(theta: Tensor, phi: Tensor) -> Tensor:
             misfit = (P @ phi[..., None])[..., 0] + R @ theta - t
             return w * logcosh(misfit).sum(-1) + 0.5 * r * (theta**2).sum(-1)
 

@@ -7,10 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from verification.families.base import matvec, norm, spectral_norm, tensor, transposed
+from verification.families.base import (
+    Device,
+    DType,
+    Tensor,
+    matvec,
+    norm,
+    spectral_norm,
+    tensor,
+    transposed,
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,12 @@ class LeastSquares:
         in_phi = P * (P * norm(phi) + norm(self.t)) + Q * size
         return np.asarray(in_theta), np.asarray(in_phi)
 
-    def objective(
-        self, dtype: torch.dtype, device: torch.device | str
-    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def objective(self, dtype: DType | None, device: Device) -> Callable[[Tensor, Tensor], Tensor]:
         """As a torch objective: theta (p,), phi (*batch, q) -> (*batch,)."""
         P, t = tensor(self.P, dtype, device), tensor(self.t, dtype, device)
         Q, r = tensor(self.Q, dtype, device), tensor(self.r, dtype, device)
 
-        def upper(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def upper(theta: Tensor, phi: Tensor) -> Tensor:
             misfit = (P @ phi[..., None])[..., 0] - t
             coupling = ((Q @ phi[..., None])[..., 0] * theta).sum(-1)
             return 0.5 * (misfit**2).sum(-1) + coupling + 0.5 * r * (theta**2).sum(-1)

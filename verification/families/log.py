@@ -4,14 +4,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from hypergrad import Bilevel
 from verification.families.base import (
     Batch,
+    Device,
+    DType,
     FamilyConstants,
     Magnitudes,
+    Tensor,
+    TensorBilevel,
     matvec,
     norm,
     solve,
@@ -140,13 +142,15 @@ class Log:
             V=norm(solve(self.hessian(theta, phi), in_phi)),
         )
 
-    def bilevel(
-        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-    ) -> Bilevel[torch.Tensor, torch.Tensor]:
+    def bilevel(self, dtype: DType | None = None, device: Device = "cpu") -> TensorBilevel:
         """Torch objectives."""
+        import torch
+
+        from hypergrad import Bilevel
+
         X = tensor(self.X, dtype, device)
 
-        def lower(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
             margins = (X @ phi[..., None])[..., 0]
             # beyond the threshold softplus is taken as linear; e^-40 is below float64's rounding
             loss = torch.nn.functional.softplus(-margins, threshold=40.0).mean(-1)

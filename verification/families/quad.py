@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Inexact
 
-from hypergrad import Bilevel
 from verification.families.base import (
     Batch,
+    Device,
+    DType,
     FamilyConstants,
     Magnitudes,
+    Tensor,
+    TensorBilevel,
     matvec,
     norm,
     solve,
@@ -130,14 +132,14 @@ class Quad:
             V=norm(solve(self.A, in_phi)),
         )
 
-    def bilevel(
-        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-    ) -> Bilevel[torch.Tensor, torch.Tensor]:
+    def bilevel(self, dtype: DType | None = None, device: Device = "cpu") -> TensorBilevel:
         """Torch objectives."""
+        from hypergrad import Bilevel
+
         A, B = tensor(self.A, dtype, device), tensor(self.B, dtype, device)
         c = tensor(self.c, dtype, device)
 
-        def lower(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        def lower(theta: Tensor, phi: Tensor) -> Tensor:
             pull = B @ theta + c
             return 0.5 * (phi * (A @ phi[..., None])[..., 0]).sum(-1) - (phi * pull).sum(-1)
 

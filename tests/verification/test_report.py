@@ -1,0 +1,117 @@
+"""The command line and its report: exit status, JSON, a page that stands by itself."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from verification import __main__ as command
+from verification import checkouts, series
+from verification.record import record, write
+from verification.registry import suite
+from verification.report import html
+from verification.runner import run
+from verification.series import Series
+from verification.subjects import memory_reduced
+
+LINE = Series(
+    name="error against K",
+    x_label="K, steps",
+    y_label="error",
+    x=(0.0, 1.0, 2.0),
+    measured={"Algorithm 1": (1.0, 0.1, 0.01)},
+    bounds={"Algorithm 1": (2.0, 0.2, 0.01)},
+    problem="a toy",
+)
+
+
+def test_a_run_writes_a_report_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "--size", "small", "--claims", "C7", "--workers", "1"]
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed"]
+    assert {cell["bug"] for cell in report["detection"]} >= {"M13", "M14", "M15"}
+    assert set(report["provenance"]) == {"commit", "changed", "versions", "device"}
+    assert "the run passes" in capsys.readouterr().out
+    drawn = (tmp_path / "report.html").read_text()
+    (tmp_path / "report.html").unlink()
+    assert command.main(["report", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == drawn
+
+
+def test_a_page_stands_by_itself_and_shows_everything(tmp_path: Path) -> None:
+    outcome = run(suite, "small", claims=("C7", "C9"), bug_seeds=1)
+    outcome.failures = ["claim C7 fails <because>"]
+    page = html(json.loads(json.dumps(record(outcome, [LINE], seconds=1.0), allow_nan=False)))
+    assert not re.search(r'(src|href)="https?:|<script|<link|@import', page)
+    for words in ("C7", "C9", "M14", "B03", "Error against K", "claim C7 fails &lt;because&gt;"):
+        assert words in page
+    assert page.count("<svg") == 2
+    assert len(set(re.findall(r'<clipPath id="([^"]+)"', page))) >= 2
+
+
+def test_a_failing_run_exits_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series.Series, "violations", lambda self: ["series 'x': 2 against 1"])
+    monkeypatch.setattr(command, "SERIES", (lambda: [LINE],))
+    monkeypatch.setattr(command, "suite", lambda: suite().only(("C7",)))
+    assert command.main(["run", "--workers", "1", "--out", str(tmp_path)]) == 1
+    assert json.loads((tmp_path / "report.json").read_text())["failures"] == [
+        "series 'x': 2 against 1"
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--claims", "D9"], ["--workers", "0"]])
+def test_nonsense_is_refused(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["run", "--out", str(tmp_path), *arguments])
+    assert stopped.value.code == 2
+
+
+def test_series_are_held_to_their_bounds() -> None:
+    assert LINE.violations() == []
+    over = Series(**{**vars(LINE), "measured": {"Algorithm 1": (1.0, 0.3, float("nan"))}})
+    assert len(over.violations()) == 2
+    exact = Series(**{**vars(LINE), "bounds": {}, "values": LINE.bounds, "slack": 1e-9})
+    assert len(exact.violations()) == 2  # half of the value is as wrong as twice
+
+
+def test_the_series_of_the_report_hold() -> None:
+    for curves in (*series.theorem_a(memory_reduced), *series.memory()):
+        assert curves.violations() == []
+        assert len(curves.x) == len(next(iter(curves.measured.values())))
+    first_order = series.theorem_a(lambda problem, theta, *rest, **named: 0 * theta)
+    assert any(curves.violations() for curves in first_order)
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write("one", path)
+    with pytest.raises(TypeError):
+        write(b"two", path)  # type: ignore[arg-type]
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_source_bug_can_be_put_into_a_checkout(tmp_path: Path) -> None:
+    names = set()
+    for each in checkouts.checkouts():
+        path = checkouts.ROOT.joinpath(*each.bug.module.split(".")).with_suffix(".py")
+        copy = tmp_path.joinpath(*each.bug.module.split(".")).with_suffix(".py")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+        checkouts.apply(each.bug, tmp_path)
+        compile(copy.read_text(), each.name, "exec")
+        assert copy.read_text() != path.read_text()
+        names.add(each.name)
+    assert {"M01", "M04", "M16", "M20"} <= names
+    with pytest.raises(ValueError, match="0 times, not once"):
+        checkouts.apply(each.bug, tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_a_checkout_with_a_bug_fails_and_names_the_claim() -> None:
+    (sign,) = (each for each in checkouts.checkouts() if each.name == "M01")
+    assert checkouts.verdict(sign) == ""
