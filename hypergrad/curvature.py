@@ -177,7 +177,6 @@ def _grad(
         weight,
         create_graph=create_graph,
         retain_graph=True,
-        allow_unused=True,
         materialize_grads=True,
     )
 
