@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify bench docs clean
+.PHONY: train test lint format verify mutants bench docs clean
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
@@ -30,6 +30,10 @@ format: $(READY)
 
 verify: $(READY)  ## the planted-bug and oracle checks at full size
 	$(TEST_THREADS) $(BIN)/python -m pytest tests/verification -n $(WORKERS) --hypothesis-profile=thorough
+
+mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
+	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
+		$(if $(SAMPLE),--sample $(SAMPLE))
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m pytest benchmarks --benchmark-only
