@@ -220,6 +220,26 @@ def test_newton_ends_where_nothing_can_be_gained(solver: Newton) -> None:
     assert found.steps < 20  # of 50: quadratic convergence to round-off, which is then noticed
 
 
+@pytest.mark.parametrize("solver", [Newton(rtol=0.0, solver=Cholesky()), LBFGS(rtol=0.0)])
+def test_an_exact_minimiser_ends_the_search(solver: LowerSolver) -> None:
+    # both solvers' first step from 1 has length 1 and ends at 0, where the gradient is exactly 0
+    found = from_one(solver)
+    assert (float(found.phi), found.steps) == (0.0, 1)
+    there = from_one(solver, torch.zeros(1, dtype=torch.float64))
+    assert (float(there.phi), there.steps) == (0.0, 0)
+
+
+@pytest.mark.parametrize("solver", [Newton(rtol=0.0), LBFGS(rtol=0.0)])
+def test_a_decrease_that_rounding_hides_does_not_stop_the_search(solver: LowerSolver) -> None:
+    # from 1e-5, g decreases by 5e-11 at most, a hundredth of 1e8's last place; its slope tells
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        return 1e8 + half(theta, phi)
+
+    start = torch.full((1,), 1e-5, dtype=torch.float64)
+    found = solver.minimise(lower, torch.zeros(1, dtype=torch.float64), start)
+    assert abs(float(found.phi)) <= 1e-5 * 1e-12
+
+
 def test_the_first_step_of_lbfgs_has_length_one() -> None:
     seen: list[float] = []
 
