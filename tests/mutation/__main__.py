@@ -39,6 +39,7 @@ _TESTS = (
     "certificates",
     "cg",
     "curvature",
+    "edges",
     "evidence",
     "forward",
     "linear_solvers",
