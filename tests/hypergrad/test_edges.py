@@ -111,7 +111,7 @@ def test_the_curvature_met_is_the_quotient() -> None:
     b = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)
     for solver in ITERATIVE.values():
         for value in (0.5, 2.0, -2.0):
-            found = solver.solve(lambda v, value=value: value * v, b)
+            found = solver.solve(product(value * torch.eye(3, dtype=torch.float64)), b)
             assert float(found.curvature) == value
 
 
