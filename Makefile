@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify checkouts bench docs clean
+.PHONY: train test lint format verify checkouts mutants bench docs clean
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
@@ -35,6 +35,10 @@ verify: $(READY)  ## every promise at full size, with its report in build/verifi
 
 checkouts: $(READY)  ## copies of the source text with a bug each: the suite must name the claim
 	$(TEST_THREADS) $(BIN)/python -m verification.checkouts
+
+mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
+	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
+		$(if $(SAMPLE),--sample $(SAMPLE))
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -177,7 +177,6 @@ def _grad(
         weight,
         create_graph=create_graph,
         retain_graph=True,
-        allow_unused=True,
         materialize_grads=True,
     )
 
@@ -266,7 +265,7 @@ class _Differences:
         if all(part is None for part in parts):
             raise no_dependence()
         return [
-            torch.zeros_like(leaf, requires_grad=False) if part is None else part
+            torch.zeros_like(leaf) if part is None else part
             for leaf, part in zip(wanted, parts, strict=True)
         ]
 

@@ -185,7 +185,6 @@ def hypergradient(
         values,
         [*theta_leaves, *phi_leaves],
         torch.ones_like(values),
-        allow_unused=True,
         materialize_grads=True,
     )
     direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]

@@ -136,7 +136,7 @@ class Linearisation(Generic[Theta, Phi]):
         if all(part is None for part in parts):
             raise no_dependence()
         return [
-            torch.zeros_like(leaf, requires_grad=False) if part is None else part
+            torch.zeros_like(leaf) if part is None else part
             for leaf, part in zip(self._theta, parts, strict=True)
         ]
 

@@ -163,7 +163,9 @@ def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
     Solving for ``b / scale`` and multiplying back is exact, and keeps inner products of tiny or
     huge right-hand sides away from underflow and overflow.
     """
-    largest = rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_ones(1)
+    largest = (
+        rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_zeros(*rhs.shape[:-1], 1)
+    )
     _, exponent = torch.frexp(largest)
     # one less than frexp's, so that the largest finite number has a finite scale
     return torch.where(largest > 0, torch.exp2((exponent - 1).to(rhs.dtype)), 1.0)

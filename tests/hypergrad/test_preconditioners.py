@@ -131,3 +131,33 @@ def test_an_inverse_is_symmetric_positive_definite_whatever_the_matrix(
 def test_a_diagonal_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="diagonal of shape"):
         CG(preconditioner=Jacobi(diagonal=torch.ones(3))).solve(lambda v: v, torch.ones(4))
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+def test_nystrom_of_a_low_rank_matrix_is_its_formula(rank: int) -> None:
+    # A = shift + U diag(s) U' with rank(U) = 3: three products find B exactly, and the formula is
+    # P^{-1} = I + U diag((s_r + shift)/(s + shift) - 1) U', s_r = 0 where rank is above 3
+    shift, n, s = 0.5, 8, torch.tensor([100.0, 30.0, 10.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    U = torch.linalg.qr(torch.randn(2, n, 3, generator=generator, dtype=torch.float64))[0]
+    A = shift * torch.eye(n, dtype=torch.float64) + (U * s) @ U.mT
+    inverse = Nystrom(rank=rank, shift=shift).prepare(product(A), torch.zeros(2, n).double())
+    last = 10.0 if rank == 3 else 0.0
+    expected = torch.eye(n).double() + (U * ((last + shift) / (s + shift) - 1)) @ U.mT
+    columns = [inverse(unit.expand(2, n)) for unit in torch.eye(n, dtype=torch.float64)]
+    # the sketch's rounding is relative to |A|, and is divided by the least eigenvalue kept
+    tolerance = 100 * n * torch.finfo(torch.float64).eps * 100 / shift
+    assert torch.allclose(torch.stack(columns, dim=-1), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_jacobi_takes_no_estimate_below_its_own_error(seed: int) -> None:
+    # A = [[0, 1], [1, 0]]: a probe sees z_1 z_2 = 1 or -1. If k of 16 are 1, their mean is
+    # (2k - 16)/16 =: m, and its standard error ((1 - m^2)/15)^(1/2)
+    swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    inverse = Jacobi(probes=16, seed=seed).prepare(product(swap), torch.zeros(2).double())
+    estimate = 1 / inverse(torch.ones(2, dtype=torch.float64))
+    means = [abs(2 * k - 16) / 16 for k in range(17)]
+    possible = torch.tensor([max(m, ((1 - m**2) / 15) ** 0.5) for m in means]).double()
+    away = (estimate[:, None] - possible.double()).abs().amin(dim=-1)
+    assert float(away.max()) <= 1e-7  # of numbers that were rounded to float32

@@ -1,0 +1,256 @@
+"""``verification check``: estimates against exact constants; what it says of bad problems."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hypergrad import Bilevel
+from hypergrad.errors import InputError
+from tests.verification import user_problems
+from verification import instances
+from verification.check.advice import Choice, measure, recommend, upper_step_size
+from verification.check.command import examine, run
+from verification.check.estimates import estimate
+from verification.check.trajectory import solve, travel
+from verification.check.verdicts import Verdict, grows
+from verification.planting import SourceBug, planted
+
+UNIT = torch.finfo(torch.float64).eps
+HERE = "tests.verification.user_problems"
+
+
+def verdicts(problem: user_problems.Problem, **options: float) -> dict[str, Verdict]:
+    found = examine(*problem, upper_steps=4, **options)  # type: ignore[arg-type]
+    return {finding.name: finding.verdict for finding in found.findings}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_constants_of_a_quadratic_are_exact(seed: int, batch: tuple[int, ...]) -> None:
+    found = instances.quad(seed=seed, batch=batch, p=3, q=4, condition=20.0)  # type: ignore[arg-type]
+    theta, phi0, _ = found.tensors()
+    exact = found.family.constants(found.theta)
+    got = estimate(found.family.bilevel(), solve(found.family.bilevel(), theta, phi0))
+    n = 4
+    # n Lanczos steps give eigenvalues to n products' rounding: n^2 eps of the largest (Weyl). A
+    # norm is the root of an eigenvalue of J'J: half of that relative error, at the largest one.
+    near = 100 * n * n * UNIT
+    L = float(exact.smoothness.max())
+    assert abs(got.mu - exact.strong_convexity.min()) <= near * L
+    assert abs(got.mu_end - exact.strong_convexity.min()) <= near * L
+    for value, known in (
+        (got.smoothness, exact.smoothness),
+        (got.coupling, exact.L12),
+        (got.upper_coupling, exact.lam12),
+        (got.upper_smoothness, exact.lam22),
+    ):
+        assert abs(value - known.max()) <= near * known.max()
+    assert got.hessian_lipschitz == 0.0
+    # a difference of J's is rounding, and only divided by the way to the minimiser
+    assert got.coupling_lipschitz <= 1e3 * n * UNIT * exact.L12.max() / got.distance
+    # phi* and v* lose a factor of kappa (theory.md, section 6)
+    kappa = float((exact.smoothness / exact.strong_convexity).max())
+    assert got.adjoint_norm == pytest.approx(exact.V.max(), rel=100 * n * UNIT * kappa)
+    away = np.linalg.norm(found.phi0 - found.family.minimiser(found.theta), axis=-1)
+    assert got.distance == pytest.approx(away.max(), rel=100 * n * UNIT * kappa)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_constants_of_log_cosh_lie_inside_the_proven_ones(seed: int) -> None:
+    found = instances.lc(seed=seed, batch=(3,), p=3, q=4, condition=20.0)
+    theta, phi0, _ = found.tensors()
+    exact = found.family.constants(found.theta)
+    got = estimate(found.family.bilevel(), solve(found.family.bilevel(), theta, phi0))
+    slack = 1 + 100 * UNIT * 16 * 20  # rounding, as above, times kappa
+    assert got.mu * slack >= exact.strong_convexity.min()
+    assert got.smoothness <= exact.smoothness.max() * slack
+    assert got.coupling <= exact.L12.max() * slack
+    assert got.upper_coupling <= exact.lam12.max() * slack
+    assert got.upper_smoothness <= exact.lam22.max() * slack
+    # both are positive wherever phi moves, and never above the supremum
+    assert 0 < got.hessian_lipschitz <= exact.rH.max() * slack
+    assert 0 < got.coupling_lipschitz <= exact.rJ.max() * slack
+
+
+@pytest.mark.parametrize("accuracy", [0.1, 1e-6])
+def test_the_recommendation_keeps_to_the_accuracy(accuracy: float) -> None:
+    # a theorem on a quadratic, whose estimates are its constants
+    for seed in range(2):
+        found = instances.quad(seed=seed, batch=(2,), p=3, q=4, condition=4.0)
+        theta, phi0, _ = found.tensors()
+        problem = found.family.bilevel()
+        path = travel(problem, theta, phi0, steps=1, step_size=None)
+        advice = recommend(path, [estimate(problem, visit) for visit in path.visits], accuracy)
+        plan = advice.plan
+        chosen = Choice("recommended", plan.steps, plan.max_steps, plan.step_size)
+        assert measure(problem, path, chosen).error <= accuracy
+        # ... and no steps at all do not
+        assert measure(problem, path, Choice("none", 0, 1, plan.step_size)).error > accuracy
+
+
+def test_the_upper_step_is_one_over_the_smoothness_met() -> None:
+    found = instances.quad(seed=1, batch=(), p=3, q=4, condition=5.0)
+    theta, phi0, _ = found.tensors()
+    path = travel(found.family.bilevel(), theta, phi0, steps=6, step_size=0.01)
+    H, _ = found.family.normal_equations()  # type: ignore[attr-defined]
+    largest = float(np.linalg.eigvalsh(H)[-1])
+    # F is quadratic: quotients never exceed its largest eigenvalue, but for their rounding
+    assert upper_step_size(path) >= (1 - 1e-6) / largest
+    assert math.isfinite(upper_step_size(path))
+
+
+def test_negative_curvature_is_seen_and_nothing_recommended() -> None:
+    found = examine(*user_problems.nonconvex(), upper_steps=2)
+    (finding,) = (f for f in found.violated if "convex" in f.name)
+    assert "negative curvature between phi0 and a minimiser" in finding.evidence
+    assert found.estimates[0].mu == pytest.approx(-1.0, abs=1e-12)  # at phi0 = 0
+    assert found.estimates[0].mu_end > 0
+    assert found.advice is None
+    assert not found.passed
+
+
+def test_a_singular_hessian_is_seen() -> None:
+    found = examine(*user_problems.singular(), upper_steps=2)
+    (finding,) = (f for f in found.violated if "convex" in f.name)
+    assert "singular Hessian at a minimiser" in finding.evidence
+    assert "l2" in finding.remedy
+    assert not found.passed
+
+
+def test_a_constant_without_bound_is_seen_and_one_that_has_a_bound_is_not() -> None:
+    found = examine(*user_problems.unbounded(), upper_steps=8, upper_step_size=1.0)
+    names = [finding.name for finding in found.violated]
+    assert names == ["gradient of g Lipschitz (L)"]
+    # theta goes up by 1 + (the share of phi'phi, below 1): L = cosh(8) at least
+    assert found.estimates[-1].smoothness >= math.cosh(8)
+    still = examine(*user_problems.unbounded(), upper_steps=8, upper_step_size=0.01)
+    assert not still.violated
+
+
+def test_curvature_that_fades_is_seen() -> None:
+    problem, theta, phi0 = user_problems.unbounded()
+    # theta runs the other way: e^theta, the curvature, halves and halves again
+    fading = Bilevel(
+        upper=lambda theta, phi: theta.sum(-1) + phi.square().sum(-1),
+        lower=lambda theta, phi: theta.exp().sum(-1) * problem.lower(torch.zeros_like(theta), phi),
+    )
+    found = examine(fading, theta, phi0, upper_steps=4, upper_step_size=1.0)
+    names = [finding.name for finding in found.violated]  # H v = 2 phi, so that v grows like 1/mu
+    assert names == ["mu bounded away from 0 (1/mu)", "adjoint bounded (V)"]
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        SourceBug("verification.check.estimates", "mu=min(low for low, _", "mu=max(low for _, low"),
+        SourceBug("verification.check.estimates", "turning.append(", "turning.extend([0.0]) or ("),
+        SourceBug("verification.check.estimates", "largest.clamp(min=0).sqrt()", "largest"),
+        SourceBug("verification.check.estimates", "share * (b - a)", "2 * share * (b - a)"),
+    ],
+    ids=lambda bug: bug.new,
+)
+def test_a_bug_in_the_estimates_is_noticed(bug: SourceBug) -> None:
+    def check() -> None:
+        test_constants_of_a_quadratic_are_exact(0, (3,))
+        test_constants_of_log_cosh_lie_inside_the_proven_ones(0)
+
+    check()
+    with planted(bug), pytest.raises(AssertionError):
+        check()
+
+
+def test_an_overflow_ends_the_trajectory_and_is_told() -> None:
+    found = examine(*user_problems.overflowing(), upper_steps=20, upper_step_size=1.0)
+    assert found.violated[0].name == "finite values and derivatives"
+    assert 1 <= len(found.trajectory.visits) < 21
+    assert not found.passed
+
+
+def test_growth_is_told_from_levelling_off() -> None:
+    assert grows([2.0**k for k in range(6)])
+    assert not grows([2.0**k for k in range(4)])  # by less than ten
+    assert not grows([1.0, 50.0, 90.0, 99.0, 99.9])  # levels off
+    assert not grows([0.0, 1.0, 100.0])  # from nothing
+    assert not grows([1.0, 100.0])  # two points show no trend
+    assert not grows([1.0, 100.0, 0.0])
+
+
+def test_what_cannot_be_known_is_always_said() -> None:
+    told = verdicts(user_problems.healthy())
+    assert told.pop("bounds beyond the trajectory") is Verdict.UNKNOWN
+    assert set(told.values()) == {Verdict.HOLDS}
+
+
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "check.json"
+    own = ("--steps", "3", "--max-steps", "2", "--step-size", "0.1")
+    assert run([f"{HERE}:healthy", "--upper-steps", "2", *own, "--json", str(file)]) == 0
+    told = json.loads(file.read_text(encoding="utf-8"))
+    assert told["passed"] is True
+    assert [m["name"] for m in told["measured"]] == ["recommended", "a quarter of it", "yours"]
+    assert told["measured"][0]["error"] <= told["accuracy"]
+    assert len(told["trajectory"]) == len(told["estimates"]) == 3
+    printed = capsys.readouterr().out
+    assert f"steps={told['advice']['steps']}" in printed
+    assert "cannot be known" in printed
+
+
+def test_a_choice_that_diverges_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    found = examine(
+        *user_problems.healthy(), upper_steps=1, steps=5000, max_steps=2, step_size=100.0
+    )
+    assert found.measured[-1].error == math.inf
+    assert "diverged" in found.measured[-1].note
+    assert found.passed  # a bad choice of theirs is no fault of the problem
+    slow = Choice("yours", 10**9, 1, 0.1)
+    assert "not tried" in measure(user_problems.healthy()[0], found.trajectory, slow).note
+
+
+@pytest.mark.parametrize("name", ["nonconvex", "singular"])
+def test_a_violation_exits_with_1(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([f"{HERE}:{name}", "--upper-steps", "1"]) == 1
+    assert "VIOLATED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("nowhere", "where function"),
+        (":", "where function"),
+        (f"{HERE}:absent", "can't be loaded"),
+        ("no_such_module:f", "can't be loaded"),
+        (f"{HERE}:two_things", r"returned tuple; it must return \(problem, theta, phi\)"),
+        (f"{HERE}:broken", "raised KeyError"),
+        (f"{HERE}:captured", "requires grad"),
+    ],
+)
+def test_what_cannot_be_examined_exits_with_2(
+    target: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([target, "--upper-steps", "1"]) == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"accuracy": 0.0}, "accuracy"),
+        ({"accuracy": 1.0}, "accuracy"),
+        ({"upper_steps": 0}, "at least one step"),
+        ({"upper_step_size": -1.0}, "positive size"),
+        ({"steps": 3}, "give K and N"),
+        ({"max_steps": 3}, "give K and N"),
+    ],
+)
+def test_nonsense_is_refused(options: dict[str, float], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        examine(*user_problems.healthy(), **{"upper_steps": 1, **options})  # type: ignore[arg-type]
