@@ -27,6 +27,7 @@ from metalearn.report.commands import (
 )
 from metalearn.report.measured import MeasureConfig, measure
 from metalearn.reproduce import reproduce
+from metalearn.retest import RetestConfig, retest
 from metalearn.settings_file import settings, split_off
 from metalearn.train import train
 
@@ -64,6 +65,8 @@ def _run(command: object, console: Console) -> None:
             reproduce(command, console=console)
         case PrepareConfig():
             prepare(command, console=console)
+        case RetestConfig():
+            retest(command, console=console)
         case CompareConfig():
             compare(command, console=console)
         case MeasureConfig():
@@ -81,6 +84,7 @@ def _commands(usual: TrainConfig) -> object:
     return (
         Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
         | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+        | Annotated[RetestConfig, tyro.conf.subcommand("test")]
         | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
         | Annotated[MeasureConfig, tyro.conf.subcommand("measure")]
         | Annotated[FigureConfig, tyro.conf.subcommand("figure")]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metalearn.calibration import Calibration, calibration
 from metalearn.episodes import Sampler
 from metalearn.methods import Method, Model
 
@@ -25,9 +26,11 @@ class Accuracy:
 
     Attributes:
         episodes: one value for each episode, in float64.
+        calibration: of all answers.
     """
 
     episodes: Float[Tensor, " n"]
+    calibration: Calibration
 
     @property
     def mean(self) -> float:
@@ -50,12 +53,16 @@ def accuracy(method: Method, model: Model, sampler: Sampler, episodes: int) -> A
     Raises:
         hypergrad.NotFiniteError: the features or the head of an episode are not finite.
     """
-    parts = []
+    parts, answers, labels = [], [], []
     training = model.training
     model.eval()
     for start in range(0, episodes, _TOGETHER):
         batch = sampler.sample(start, min(_TOGETHER, episodes - start))
-        found = method.predict(model, batch).argmax(-1) == batch.query_labels
-        parts.append(found.double().mean(-1))
+        logits = method.predict(model, batch)
+        parts.append((logits.argmax(-1) == batch.query_labels).double().mean(-1))
+        # to the host: sums of a GPU come in any order, and the record is compared exactly
+        answers.append(logits.flatten(0, 1).cpu())
+        labels.append(batch.query_labels.flatten().cpu())
     model.train(training)
-    return Accuracy(torch.cat(parts).cpu())
+    found = calibration(torch.cat(answers), torch.cat(labels))
+    return Accuracy(episodes=torch.cat(parts).cpu(), calibration=found)

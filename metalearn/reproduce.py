@@ -84,6 +84,7 @@ def _differing(
     expected: dict[str, Any] = stated(settings) | {
         "accuracy": found.mean,
         "interval": found.interval,
+        "calibration": found.calibration,
         "parameters": parameters,
     }
     said += [

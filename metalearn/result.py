@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
+from metalearn.calibration import Calibration
 from metalearn.config import TrainConfig
 from metalearn.evaluate import INTERVAL
 from metalearn.methods.adjust import describe, numbers
@@ -36,6 +37,7 @@ class Result:
     Attributes:
         accuracy: mean over the test episodes, as a part of one.
         interval: half the 95 % interval of that mean.
+        calibration: of the answers to the test episodes.
         interval_formula: how the interval is computed.
         protocol: the test episodes.
         method: name of the method's preset.
@@ -70,6 +72,7 @@ class Result:
 
     accuracy: float
     interval: float
+    calibration: Calibration
     interval_formula: str
     protocol: TestProtocol
     method: str

@@ -196,6 +196,7 @@ class _Job:
         return Result(
             accuracy=tested.mean,
             interval=tested.interval,
+            calibration=tested.calibration,
             **stated(self.config),
             certificate=training.evidence.summary(),
             validation=best.mean,

@@ -182,3 +182,40 @@ def test_the_memory_table_by_hand() -> None:
         seed=0,
     )
     assert memory_table(measured).rows == [["a", "1.0", "1.0", "0.0"], ["b", "1.0", "1.0", "1.0"]]
+
+
+def test_a_learner_can_be_tested_otherwise(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = folder / "memory-reduced-0", tmp_path / "test.json"
+    main(["test", f"--run={run}", f"--out={out}", "--episodes=4"])
+    (point,) = json.loads(out.read_text())["points"]
+    # The same episodes as its own test: the same answers.
+    assert point["per_episode"] == collect(folder)[0].result.per_episode
+    main(
+        [
+            "test",
+            f"--run={run}",
+            f"--out={out}",
+            "--episodes=4",
+            "--protocol.way=3",
+            "--protocol.shot=2",
+            "--lower-steps",
+            "0",
+            "5",
+        ]
+    )
+    record = json.loads(out.read_text())
+    assert record["protocol"]["way"] == 3
+    start, later = record["points"]
+    assert (start["lower_steps"], later["lower_steps"]) == (0, 5)
+    # A head of zeros names the first class throughout: a third of the queries are right, at 1/3.
+    assert start["accuracy"] == pytest.approx(1 / 3)
+    assert start["calibration"]["error"] == pytest.approx(0, abs=1e-6)
+    assert start["calibration"]["log_loss"] == pytest.approx(math.log(3))
+    assert later["per_episode"] != start["per_episode"]
+    assert "3-way 2-shot" in " ".join(capsys.readouterr().out.split())
+    said = refused(
+        ["test", f"--run={folder / 'protonet-0'}", f"--out={out}", "--lower-steps", "3"], capsys
+    )
+    assert "lower_steps 3 was given with ProtoNet" in said

@@ -1,0 +1,58 @@
+"""Whether a learner is as often right as it says: expected calibration error, log loss, diagram.
+
+Shapes: n answers, c classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+BINS: Final = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How the stated probabilities compare with what came true.
+
+    Attributes:
+        error: expected calibration error (Guo et al. 2017, equation 3): the mean over all answers
+            of |accuracy - confidence| of their bin, of `BINS` bins of equal width.
+        log_loss: mean of -log of the probability given to the true class, nats.
+        counts: answers in each bin, by the probability of the class that was named.
+        accuracy: their share of right ones; 0 for an empty bin.
+        confidence: their mean probability; 0 for an empty bin.
+    """
+
+    error: float
+    log_loss: float
+    counts: list[int]
+    accuracy: list[float]
+    confidence: list[float]
+
+
+def calibration(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Calibration:
+    """Of these answers; softmax of the scores are the probabilities."""
+    confidence, named = logits.double().softmax(-1).max(-1)
+    right: Bool[Tensor, " n"] = named == labels
+    bins = (confidence * BINS).long().clamp_(max=BINS - 1)
+    counts = torch.bincount(bins, minlength=BINS)
+
+    def mean(values: Float[Tensor, " n"]) -> Float[Tensor, " bins"]:
+        sums = torch.zeros(BINS, dtype=torch.float64, device=values.device)
+        return sums.index_add_(0, bins, values) / counts.clamp(min=1)
+
+    accuracy, stated = mean(right.double()), mean(confidence)
+    error = ((accuracy - stated).abs() * counts).sum() / len(labels)
+    return Calibration(
+        error=error.item(),
+        log_loss=F.cross_entropy(logits.double(), labels).item(),
+        counts=counts.tolist(),
+        accuracy=accuracy.tolist(),
+        confidence=stated.tolist(),
+    )
