@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from verification.claims import d2, d3, d6
-from verification.claims.certified import BUGS as CERTIFIED_BUGS
-from verification.claims.certified import a1, adaptive
+from verification.claims import convergence, d2, d3, d6
 from verification.claims.complexity import c8
 from verification.claims.evidence import Evidence
 from verification.claims.exact_arithmetic import exact_arithmetic
@@ -18,8 +16,10 @@ from verification.claims.memory import BUGS as MEMORY_BUGS
 from verification.claims.memory import by_argmin, c9
 from verification.claims.sampler import BUGS as SAMPLER_BUGS
 from verification.claims.sampler import c7, uniform
+from verification.claims.total_cost import c8b
 from verification.claims.warm_states import BUGS as WARM_BUGS
 from verification.claims.warm_states import remembered, w1
+from verification.convergence_series import SERIES as CONVERGENCE_SERIES
 from verification.mutants import MUTANTS
 from verification.series import Draw, memory, theorem_a
 from verification.subjects import memory_reduced
@@ -30,7 +30,6 @@ DIFFERENTIATOR = "differentiable lower solve"
 SOLVED = "solved to round-off"
 LINEAR = "linear solvers"
 WARM = "warm starts"
-ADAPTIVE = "adaptive loop and certificate"
 
 
 def statement(claim: object) -> str:
@@ -64,11 +63,12 @@ ENTRIES: tuple[Entry, ...] = (
         statistical=True,
     ),
     _entry("C8", ALGORITHM, c8, small=40, full=4_000),
+    _entry("C8b", ALGORITHM, c8b, small=2, full=100),
     _entry("C9", DIFFERENTIATOR, c9, small=10, full=300),
     _entry("C10", ALGORITHM, c10, small=20, full=2_000),
     _entry("L1", LINEAR, l1, small=20, full=2_000),
-    _entry("A1", ADAPTIVE, a1, small=10, full=500),
     _entry("W1", WARM, w1, small=20, full=2_000),
+    *convergence.ENTRIES,
 )
 
 KINDS: tuple[Kind, ...] = (
@@ -78,10 +78,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(SOLVED, solved, SOLVE_BUGS),
     Kind(LINEAR, solve, LINEAR_BUGS),
     Kind(WARM, remembered, WARM_BUGS),
-    Kind(ADAPTIVE, adaptive, CERTIFIED_BUGS),
+    *convergence.KINDS,
 )
 
-SERIES: tuple[Draw, ...] = (theorem_a, memory)
+SERIES: tuple[Draw, ...] = (theorem_a, memory, *CONVERGENCE_SERIES)
 
 
 def suite() -> Suite:

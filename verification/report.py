@@ -18,7 +18,8 @@ table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; }
 th, td { padding: .22rem .55rem; border-bottom: 1px solid #ddd; text-align: left;
          vertical-align: top; }
 th { background: #f4f4f4; } td.n, th.n { text-align: right; white-space: nowrap; }
-td.c { text-align: center; } td.caught { background: #d5ead6; text-align: center; }
+th.turned { writing-mode: vertical-rl; transform: rotate(180deg); padding: .55rem .22rem; }
+td.what { min-width: 17rem; } td.caught { background: #d5ead6; text-align: center; }
 td.some { background: #fff1cc; text-align: center; } td.none { text-align: center; color: #999; }
 .bad { color: #b00020; font-weight: 600; } .scroll { overflow-x: auto; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
@@ -53,7 +54,8 @@ def html(report: dict[str, Any]) -> str:
     parts += [
         "<h2>Planted bugs</h2>",
         "<p>Every planted bug must be caught by a claim, and every claim must catch one. A cell "
-        "says for how many of the seeds it was shown the claim noticed; a dot is none. Claims have "
+        "says for how many of the seeds it was shown the claim noticed; a dot is none, an "
+        "empty cell that it was not shown. Claims have "
         "blind spots; docs/theory.md names them.</p>",
         *_detection(report["detection"]),
     ]
@@ -113,13 +115,13 @@ def _detection(cells: list[dict[str, Any]]) -> list[str]:
         found = {(cell["claim"], cell["bug"]): cell for cell in members}
         claims = list(dict.fromkeys(claim for claim, _ in found))
         words = {cell["bug"]: cell["what"] for cell in found.values()}
-        head = "".join(f"<th>{escape(claim)}</th>" for claim in claims)
+        head = "".join(f'<th class="turned">{escape(claim)}</th>' for claim in claims)
         rows = []
         for bug, what in words.items():
             mine = [found.get((claim, bug)) for claim in claims]
             survives = not any(cell and cell["caught"] for cell in mine)
             mark = ' class="bad"' if survives else ""
-            name = f"<td{mark}>{escape(bug)}</td><td{mark}>{escape(what)}</td>"
+            name = f"<td{mark}>{escape(bug)}</td><td class=what>{escape(what)}</td>"
             rows.append(f"<tr>{name}{''.join(_cell(cell) for cell in mine)}</tr>")
         tables.append(
             f"<h3>{escape(kind)}</h3><div class=scroll><table><tr><th>bug</th><th>what is wrong"
@@ -130,7 +132,7 @@ def _detection(cells: list[dict[str, Any]]) -> list[str]:
 
 def _cell(cell: dict[str, Any] | None) -> str:
     if cell is None:
-        return '<td class="none">not shown</td>'
+        return "<td></td>"
     if cell["caught"]:
         return f'<td class="caught">{cell["noticed"]}/{cell["shown"]}</td>'
     if cell["noticed"]:

@@ -40,7 +40,7 @@ class Row:
         ratios: error/tolerance by seed.
         worst: the worst evidence.
         worst_seed: where it was met.
-        seconds: spent, of all processes together.
+        seconds: of processor time, of all processes together.
     """
 
     name: str
@@ -168,13 +168,13 @@ def _do(suite: Suite, piece: Piece) -> Done:
     subject = kind.honest
     if piece.bug is not None:
         (subject,) = (bug.subject for bug in kind.bugs if bug.name == piece.bug)
-    began = time.perf_counter()
+    began = time.process_time()
     with noting() as problems:
         try:
             found = [put(entry, subject, seed, piece.allowance) for seed in piece.seeds]
         except SnippetError as error:
-            return Done(piece, [], set(), time.perf_counter() - began, str(error))
-    return Done(piece, found, problems, time.perf_counter() - began)
+            return Done(piece, [], set(), time.process_time() - began, str(error))
+    return Done(piece, found, problems, time.process_time() - began)
 
 
 _suite: Suite | None = None  # of a worker process
