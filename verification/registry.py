@@ -49,11 +49,11 @@ def _entry(name: str, kind: str, claim: Callable[[Any, int], Evidence], **seeds:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry("C1a", SOLVED, c1a, small=40, full=4_000),
-    _entry("C1b", ALGORITHM, exact_arithmetic, small=20, full=1_000),
-    _entry("D2", ALGORITHM, d2, small=60, full=6_500),
-    _entry("D3", ALGORITHM, d3, small=60, full=6_000),
-    _entry("D6", ALGORITHM, d6, small=40, full=4_000),
+    _entry("C1a", SOLVED, c1a, small=40, full=3_000),
+    _entry("C1b", ALGORITHM, exact_arithmetic, small=20, full=550),
+    _entry("D2", ALGORITHM, d2, small=60, full=5_000),
+    _entry("D3", ALGORITHM, d3, small=60, full=2_500),
+    _entry("D6", ALGORITHM, d6, small=40, full=3_000),
     Entry(
         name="C7",
         statement=statement(c7),
@@ -62,12 +62,12 @@ ENTRIES: tuple[Entry, ...] = (
         seeds={"small": 20, "full": 100},
         statistical=True,
     ),
-    _entry("C8", ALGORITHM, c8, small=40, full=4_000),
+    _entry("C8", ALGORITHM, c8, small=40, full=3_000),
     _entry("C8b", ALGORITHM, c8b, small=2, full=100),
     _entry("C9", DIFFERENTIATOR, c9, small=10, full=300),
-    _entry("C10", ALGORITHM, c10, small=20, full=2_000),
+    _entry("C10", ALGORITHM, c10, small=20, full=1_000),
     _entry("L1", LINEAR, l1, small=20, full=2_000),
-    _entry("W1", WARM, w1, small=20, full=2_000),
+    _entry("W1", WARM, w1, small=20, full=6_000),
     *convergence.ENTRIES,
 )
 

@@ -17,7 +17,7 @@ SIZES: tuple[Size, ...] = ("small", "full")
 # False alarms of a whole run on correct code: all statistical claims and all their seeds together.
 ALARMS = 1e-9
 # How many seeds a planted bug is shown to a claim with.
-BUG_SEEDS: Mapping[Size, int] = {"small": 1, "full": 3}
+BUG_SEEDS: Mapping[Size, int] = {"small": 1, "full": 2}
 # The kind of claims that are put to an implementation of Algorithm 1, `verification.subjects`.
 ALGORITHM = "Algorithm 1"
 

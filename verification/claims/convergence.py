@@ -186,8 +186,8 @@ def _chance(name: str, claim: Callable[[Any, int, float], Evidence], *, shown: s
 # In a small run the slow ones are shown a few of the bugs that they must notice.
 ENTRIES: tuple[Entry, ...] = (
     _entry("Theorem A", a_priori_bound, full=1000, shown="M01 M07 M09 M16"),
-    _entry("Theorem B", a_posteriori_bound, CERTIFICATE, full=1000),
-    _entry("K0, N0", delivers, PLANNING, full=500),
+    _entry("Theorem B", a_posteriori_bound, CERTIFICATE, full=600),
+    _entry("K0, N0", delivers, PLANNING, full=1500),
     _entry("cold floor", cold_floor, full=200, shown="M03 M12 M18"),
     _entry("Theorem 2", warm_descent, small=2, full=100, shown="M01 M07 M18"),
     _entry("Theorem 3", certified_descent, CERTIFIED, full=200),
