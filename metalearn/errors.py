@@ -10,6 +10,10 @@ class MetalearnError(Exception):
     """Base class of every refusal of this package."""
 
 
+class UnsolvedWarning(UserWarning):
+    """Answers from a lower level that did not meet its own tolerance."""
+
+
 class ConfigError(MetalearnError, ValueError):
     """A setting that can't work, alone or with another one."""
 

@@ -7,6 +7,7 @@ Shapes: T tasks, S support and Q query images of one task, n = S + Q, D features
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 import hypergrad
-from hypergrad import Detached, LinearSolver, LowerSolver, Objective, Unrolled, Woodbury
+from hypergrad import LinearSolver, LowerSolver, Objective, Unrolled, Woodbury
 from hypergrad.objectives import RidgeRegression, SoftmaxRegression
 from metalearn.episodes import Episodes
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, UnsolvedWarning
 from metalearn.head import cross_entropy, one_hot, scores
 from metalearn.lower import Lower
 from metalearn.methods.method import Watch
@@ -115,9 +116,17 @@ class LinearHeads:
         support, query = parts(model, episodes)
         # detach: a view of a parameter requires grad even here
         start = self._start(model, episodes, support).detach()
-        by, objective = self.test or self.lower.by, self._objective(episodes)
-        head = hypergrad.argmin(objective, support, start, by=by, adjoint=Detached())
-        return scores(head, query)
+        by = self.test or self.lower.by
+        found = by.minimise(self._objective(episodes), support, start)
+        if found.converged is not None and not bool(found.converged.all()):
+            warnings.warn(
+                f"{int((~found.converged).sum())} of {len(support)} heads ended above the lower "
+                "solver's tolerance: their answers are those of heads that are not minimisers. "
+                "Regularise more (--l2).",
+                UnsolvedWarning,
+                stacklevel=2,
+            )
+        return scores(found.phi, query)
 
     def _start(self, model: Model, episodes: Episodes, support: Tensor) -> Float[Tensor, "T c D"]:
         if self.learn_start:

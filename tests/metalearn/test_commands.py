@@ -143,7 +143,7 @@ def test_the_papers_preset_trains(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_lower_level_that_is_not_solved_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # With next to no regulariser the head of separable data runs off to infinity.
+    # With next to no regulariser the Hessian of separable data is next to singular.
     main(["train", f"--run={tmp_path / 'run'}", *SMALL, "--l2=1e-7"])
     said = capsys.readouterr().out
     certificate = Run(tmp_path / "run").result().certificate

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Truncated, Unrolled
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, UnsolvedWarning
 from metalearn.lower import Lower, exact
 from metalearn.methods import LinearHeads, Model, ProtoNet, RidgeHeads
 from tests.metalearn.methods.subjects import (
@@ -202,6 +202,13 @@ def test_answers_are_the_fitted_heads(method: LinearHeads) -> None:
 
         head = descend(loss, {"head": start}, steps=STEPS, size=SIZE, graph=False)["head"]
         assert close(answer, (query @ head.mT).detach())
+
+
+def test_answers_of_heads_that_are_no_minimisers_are_said() -> None:
+    early = GradientDescent(steps=1, step_size=SIZE, rtol=1e-9)
+    method = LinearHeads(lower=Lower(by=early, adjoint=Implicit(CG())), l2=L2)
+    with pytest.warns(UnsolvedWarning, match="3 of 3 heads ended above the lower solver's"):
+        method.predict(model(method), episodes())
 
 
 @pytest.mark.parametrize("l2", [-1.0, math.inf, math.nan])
