@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from verification.families import LC, Exp, Family, LeastSquares, Log, Quad
+from verification.families import LC, Exp, Family, Head, LeastSquares, Log, Quad
 from verification.families.base import Batch, matvec, take, transposed
 
 Generator: TypeAlias = np.random.Generator
@@ -194,6 +194,72 @@ def log(*, seed: int, batch: Batch, q: int, condition: float) -> Instance:
     root = symmetric(rng, np.sqrt(4 * rows * _singular(rng, batch, q, size, condition)))
     family = Log(X=left @ root, upper=_upper(rng, batch, q, q))
     return _instance(rng, family, theta)
+
+
+def head(
+    *, seed: int, batch: Batch, way: int, shot: int, features: int, condition: float
+) -> Instance:
+    """A Head instance with features drawn around a centre for each class."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((way, features))
+
+    def around(labels: np.ndarray) -> np.ndarray:
+        return np.asarray(centres[labels] + 0.7 * rng.standard_normal((*labels.shape, features)))
+
+    labels = np.arange(way * shot) % way
+    queries = rng.integers(0, way, (*batch, 2 * way))
+    return _head(rng, around(labels), labels, around(queries), queries, way, batch, condition)
+
+
+def real_head(
+    *, seed: int, batch: Batch, way: int, shot: int, features: int, condition: float
+) -> Instance:
+    """A Head instance on features of real images: scikit-learn's handwritten digits.
+
+    The features are a fixed random projection of the 8 x 8 pixels, through tanh.
+    """
+    from sklearn.datasets import load_digits
+
+    rng = np.random.default_rng(seed)
+    digits = load_digits()
+    projection = rng.standard_normal((64, features)) / 8
+    seen = np.tanh((digits.data / 8 - 1) @ projection)
+    classes = rng.permutation(10)[:way]
+    members = [rng.permutation(np.flatnonzero(digits.target == c)) for c in classes]
+    labels = np.arange(way * shot) % way
+    support = seen[[members[label][i // way] for i, label in enumerate(labels)]]
+    queries = rng.integers(0, way, (*batch, 2 * way))
+    asked = np.empty((*queries.shape, features))
+    for at in np.ndindex(*queries.shape):
+        own = members[queries[at]][shot:]
+        asked[at] = seen[own[rng.integers(len(own))]]
+    return _head(rng, support, labels, asked, queries, way, batch, condition)
+
+
+def _head(
+    rng: Generator,
+    support: Float64[np.ndarray, "n d"],
+    labels: np.ndarray,
+    asked: Float64[np.ndarray, "*batch m d"],
+    queries: np.ndarray,
+    way: int,
+    batch: Batch,
+    condition: float,
+) -> Instance:
+    """With kappa = condition by the constants mu = l2 and L = |X|^2/(2n) + l2 in every task.
+
+    The tasks name the classes differently: each has its own permutation of the labels.
+    """
+    reach = np.linalg.norm(support, ord=2) ** 2 / (2 * len(support))
+    names = np.argsort(rng.random((*batch, way)), axis=-1)
+    family = Head(
+        y=np.eye(way)[names[..., labels]],
+        Z=asked,
+        w=np.eye(way)[np.take_along_axis(names, queries, axis=-1)],
+        l2=np.full(batch, reach / (condition - 1)),
+        r=rng.uniform(0.01, 0.1, batch),
+    )
+    return _instance(rng, family, support.reshape(-1))
 
 
 def _penalties(

@@ -9,6 +9,7 @@ from verification.claims.evidence import Evidence
 from verification.claims.exact_arithmetic import exact_arithmetic
 from verification.claims.exact_solves import BUGS as SOLVE_BUGS
 from verification.claims.exact_solves import c1a, solved
+from verification.claims.heads import c1h
 from verification.claims.independence import c10
 from verification.claims.linear_solvers import BUGS as LINEAR_BUGS
 from verification.claims.linear_solvers import l1, solve
@@ -50,6 +51,7 @@ def _entry(name: str, kind: str, claim: Callable[[Any, int], Evidence], **seeds:
 
 ENTRIES: tuple[Entry, ...] = (
     _entry("C1a", SOLVED, c1a, small=40, full=3_000),
+    _entry("C1h", SOLVED, c1h, small=10, full=500),
     _entry("C1b", ALGORITHM, exact_arithmetic, small=20, full=550),
     _entry("D2", ALGORITHM, d2, small=60, full=5_000),
     _entry("D3", ALGORITHM, d3, small=60, full=2_500),

@@ -83,12 +83,27 @@ def logs(
     return _drawn(instances.log, q, conditions(condition, least=2.0), batch)
 
 
+def heads(
+    *, condition: float = 1e3, batch: st.SearchStrategy[Batch] | None = None
+) -> st.SearchStrategy[Instance]:
+    """Softmax heads on drawn features, with condition numbers up to `condition`."""
+    return st.builds(
+        instances.head,
+        seed=seeds(),
+        batch=batches() if batch is None else batch,
+        way=st.integers(2, 3),
+        shot=st.integers(1, 2),
+        features=st.integers(1, 3),
+        condition=conditions(min(condition, 1e3), least=2.0),
+    )
+
+
 def anything(
     *, condition: float = 1e6, batch: st.SearchStrategy[Batch] | None = None
 ) -> st.SearchStrategy[Instance]:
     """An instance of any family."""
     return st.one_of(
-        *(drawn(condition=condition, batch=batch) for drawn in (quads, lcs, exps, logs))
+        *(drawn(condition=condition, batch=batch) for drawn in (quads, lcs, exps, logs, heads))
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from verification.families import LC, Family, Quad
+from verification.families import LC, Family, Head, Quad
 from verification.families.base import matvec, norm, solve, spectral_norm, transposed
 from verification.families.lc import logcosh
-from verification.instances import Instance
+from verification.instances import Instance, real_head
 from verification.oracles import gradient, task_gradients
 from verification.oracles.rounding import error_scale, unit_roundoff
 from verification.strategies import anything, lcs, quads
@@ -183,3 +183,20 @@ def test_logcosh_has_the_derivatives_of_log_cosh(x: float) -> None:
     assert abs(value.item() - (np.logaddexp(x, -x) - np.log(2))) <= 8 * u * max(1.0, abs(x))
     assert abs(first.item() - np.tanh(x)) <= 8 * u
     assert abs(second.item() - (1 - np.tanh(x) ** 2)) <= 8 * u
+
+
+def test_heads_on_real_images_are_those_of_the_seed() -> None:
+    one, two, other = (
+        real_head(seed=seed, batch=(2,), way=3, shot=2, features=4, condition=50.0)
+        for seed in (5, 5, 6)
+    )
+    assert np.array_equal(one.theta, two.theta)
+    assert not np.array_equal(one.theta, other.theta)
+    family = one.family
+    assert isinstance(family, Head)
+    k = family.constants(one.theta)
+    assert k.condition == pytest.approx([50.0, 50.0])
+    # Each task names the classes for itself; each label names one class.
+    assert (family.y.sum(-1) == 1).all()
+    assert (family.y.sum(-2) == 2).all()
+    assert family.w.shape == (2, 6, 3)
