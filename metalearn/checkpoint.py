@@ -32,11 +32,27 @@ class BestSoFar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunKey:
+    """What a checkpoint belongs to; a run goes on only if nothing of it has changed.
+
+    Attributes:
+        config: SHA-256 of the settings.
+        configured: the preset they lead to, with its numbers.
+        data: SHA-256 of the data.
+    """
+
+    config: str
+    configured: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a run is, besides its tensors.
 
     Attributes:
-        config: SHA-256 of the settings it was made with.
+        key: what it belongs to.
+        origin: commit of the code that has run so far, and whether code differed from it.
         step: upper steps taken.
         seen: certificates collected.
         metrics: lines written to the metrics.
@@ -49,7 +65,8 @@ class Progress:
         scaler: state of the gradient scaler; empty if there is none.
     """
 
-    config: str
+    key: RunKey
+    origin: dict[str, Any]
     step: int
     seen: int
     metrics: int

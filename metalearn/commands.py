@@ -52,6 +52,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except (MetalearnError, HypergradError) as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    except OSError as error:
+        _say(f"OSError: {error}. A run can be resumed from its last checkpoint (--resume).")
+        sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted: a run can be resumed from its last checkpoint (--resume).")
         sys.exit(130)

@@ -15,7 +15,7 @@ from metalearn.data import DatasetName, Residency
 from metalearn.errors import ConfigError
 from metalearn.methods import Method, Precision
 from metalearn.methods.adjust import adjusted
-from metalearn.methods.presets import Optimiser, Preset, preset
+from metalearn.methods.presets import Optimiser, Preset, Schedule, preset
 from metalearn.schema import read
 from metalearn.trackers import TrackerName
 
@@ -42,8 +42,6 @@ MethodName: TypeAlias = Literal[
 DataName: TypeAlias = Literal["glyphs"] | DatasetName
 
 BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
-
-Schedule: TypeAlias = Literal["cosine", "constant"]
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -97,7 +95,8 @@ class TrainConfig:
         augment: change training images at random (photographs: crop, mirror, colours); glyphs are
             jittered in all splits, and Omniglot's turned characters are classes, with or without.
         method: preset of a method, with the numbers of its source; see docs/methods.md.
-        lower_steps: K, instead of the preset's.
+        lower_steps: K in training, instead of the preset's.
+        test_lower_steps: K in validation and testing, instead of the preset's.
         step_size: of the K steps, instead of the preset's.
         adjoint_steps: N, instead of the preset's.
         l2: the head's regulariser, instead of the preset's.
@@ -117,7 +116,7 @@ class TrainConfig:
         steps: upper steps.
         learning_rate: of the upper step at the start, instead of the preset's.
         optimiser: of the upper step, instead of the preset's.
-        schedule: of the learning rate: to 0 along a cosine, or constant.
+        schedule: of the learning rate, instead of the preset's: constant, or to 0 along a cosine.
         validate_every: upper steps between validations.
         checkpoint_every: upper steps between checkpoints, from which a stopped run is resumed.
         patience: validations without a new best after which training ends; by default never.
@@ -139,6 +138,7 @@ class TrainConfig:
     augment: bool = True
     method: MethodName = "memory-reduced-exact"
     lower_steps: int | None = None
+    test_lower_steps: int | None = None
     step_size: float | None = None
     adjoint_steps: int | None = None
     l2: float | None = None
@@ -156,7 +156,7 @@ class TrainConfig:
     steps: int = 800
     learning_rate: float | None = None
     optimiser: Optimiser | None = None
-    schedule: Schedule = "cosine"
+    schedule: Schedule | None = None
     validate_every: int = 100
     checkpoint_every: int = 100
     patience: int | None = None
@@ -175,7 +175,6 @@ class TrainConfig:
             ("backbone", BackboneName),
             ("normalisation", Normalisation),
             ("precision", Precision),
-            ("schedule", Schedule),
             ("device", Device),
             ("tracker", TrackerName),
         ):
@@ -183,17 +182,25 @@ class TrainConfig:
         _one_of("data", self.data, ("glyphs", *get_args(DatasetName)))
         if self.optimiser is not None:
             _one_of("optimiser", self.optimiser, get_args(Optimiser))
+        if self.schedule is not None:
+            _one_of("schedule", self.schedule, get_args(Schedule))
         for name in ("filters", "steps", "validate_every", "checkpoint_every", "threads"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lower_steps", "adjoint_steps", "tasks_per_step", "tasks_per_chunk"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.test_lower_steps is not None:
+            _at_least("test_lower_steps", self.test_lower_steps, 0)
         if self.patience is not None:
             _at_least("patience", self.patience, 1)
         # An interval needs a standard deviation, and that two values.
         for name in ("validation_episodes", "test_episodes"):
             _at_least(name, getattr(self, name), 2)
         _at_least("seed", self.seed, 0)
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed was given as {self.seed}: it must be below 2^63.")
+        if self.threads > 1024:
+            raise ConfigError(f"threads was given as {self.threads}: it must be at most 1024.")
         for name in ("step_size", "l2", "learning_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
@@ -231,6 +238,7 @@ class TrainConfig:
             method=adjusted(
                 chosen.method,
                 lower_steps=self.lower_steps,
+                test_lower_steps=self.test_lower_steps,
                 step_size=self.step_size,
                 adjoint_steps=self.adjoint_steps,
                 l2=self.l2,
@@ -238,16 +246,25 @@ class TrainConfig:
             optimiser=self.optimiser or chosen.optimiser,
             learning_rate=self.learning_rate or chosen.learning_rate,
             tasks_per_step=self.tasks_per_step or chosen.tasks_per_step,
+            schedule=self.schedule or chosen.schedule,
             departures=self._departures(chosen),
         )
 
     def _departures(self, chosen: Preset) -> str:
         """What is not the source's, with what was changed on the way."""
-        names = ("lower_steps", "step_size", "adjoint_steps", "l2", "tasks_per_step")
+        names = (
+            "lower_steps",
+            "test_lower_steps",
+            "step_size",
+            "adjoint_steps",
+            "l2",
+            "tasks_per_step",
+            "learning_rate",
+            "optimiser",
+            "schedule",
+        )
         changed = [
-            f"{name} = {getattr(self, name)}"
-            for name in (*names, "learning_rate", "optimiser")
-            if getattr(self, name) is not None
+            f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) is not None
         ]
         own = f"Given: {', '.join(changed)}." if changed else ""
         return " ".join(part for part in (chosen.departures, own) if part)

@@ -26,7 +26,7 @@ def draw_curves(run: Run) -> None:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     loss, score, evidence = figure.subplots(1, 3)
     loss.plot(steps, series("loss"), marker=".", color="C0")
-    loss.set(title="training", ylabel="query cross-entropy (nats)", ylim=(0, None))
+    loss.set(title="training", ylabel="the method's loss (nats for cross-entropy)", ylim=(0, None))
 
     mean = [100 * value for value in series("validation")]
     half = [100 * value for value in series("validation_interval")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from metalearn.calibration import Calibration, calibration
 from metalearn.episodes import Sampler
+from metalearn.errors import NotFiniteError
 from metalearn.methods import Method, Model
 
 INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n episodes' accuracies"
 
 # Episodes answered together. Part of what "exactly" means: another number may round differently.
-_TOGETHER: Final = 20
+TOGETHER: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,42 @@ class Accuracy:
         return f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} %"
 
 
-def accuracy(method: Method, model: Model, sampler: Sampler, episodes: int) -> Accuracy:
+def accuracy(
+    method: Method,
+    model: Model,
+    sampler: Sampler,
+    episodes: int,
+    *,
+    tasks_per_chunk: int | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Accuracy:
     """Answer the sampler's first `episodes` episodes, the model in its testing mode.
 
+    Args:
+        method: answers.
+        model: what was learned.
+        sampler: draws the episodes.
+        episodes: how many.
+        tasks_per_chunk: the most episodes at once; None: 20.
+        between: called before each chunk; may raise to stop.
+
     Raises:
+        NotFiniteError: an answer is NaN or infinite.
         hypergrad.NotFiniteError: the features or the head of an episode are not finite.
     """
+    together = min(TOGETHER, tasks_per_chunk or TOGETHER)
     parts, answers, labels = [], [], []
     training = model.training
     model.eval()
-    for start in range(0, episodes, _TOGETHER):
-        batch = sampler.sample(start, min(_TOGETHER, episodes - start))
+    for start in range(0, episodes, together):
+        between()
+        batch = sampler.sample(start, min(together, episodes - start))
         logits = method.predict(model, batch)
+        if not bool(logits.isfinite().all()):
+            raise NotFiniteError(
+                f"answers to episodes {start} to {start + len(logits) - 1} of the "
+                f"{sampler.pool.split} split are NaN or infinite: lower the learning rate."
+            )
         parts.append((logits.argmax(-1) == batch.query_labels).double().mean(-1))
         # to the host: sums of a GPU come in any order, and the record is compared exactly
         answers.append(logits.flatten(0, 1).cpu())

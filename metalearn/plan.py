@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from metalearn.episodes import Sampler
+from metalearn.evaluate import TOGETHER
 from metalearn.memory import LiveBytes
 from metalearn.methods.adjust import describe
 from metalearn.training import Training, build_optimiser, upper_step
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
 def predicted_bytes(training: Training) -> int:
     """Peak live tensor bytes of an upper step: images, weights and the optimiser's state included.
 
-    One step is taken on a copy of the backbone, and thrown away. Validation is smaller unless its
-    episodes are larger than those of training.
+    One step is taken on a copy of the model, and thrown away.
     """
     model = copy.deepcopy(training.model)
     weights = list(model.parameters())
-    pools = (training.episodes.pool, training.validation.pool)
-    # images that the host keeps mapped from a file are no memory of the run
-    resident: list[Tensor] = [*weights, *(pool.images for pool in pools if pool.target is None)]
+    resident: list[Tensor] = [*weights, *_resident(training)]
     optimiser = build_optimiser(training.configured, model)
     with LiveBytes(resident) as live:
         batch = training.episodes.sample(0, training.tasks)
@@ -41,6 +39,25 @@ def predicted_bytes(training: Training) -> int:
         )
     peak: int = live.peak
     return peak
+
+
+def evaluation_bytes(training: Training, test: Sampler) -> int:
+    """Peak live tensor bytes while validation or test episodes are answered, as `accuracy` does."""
+    resident = [*training.model.parameters(), *_resident(training, test)]
+    together = min(TOGETHER, training.config.tasks_per_chunk or TOGETHER)
+    with LiveBytes(resident) as live:
+        batch = test.sample(0, together)
+        training.method.predict(training.model, batch)
+    peak: int = live.peak
+    return peak
+
+
+def _resident(training: Training, *more: Sampler) -> list[Tensor]:
+    """Images in memory; those that the host keeps mapped from a file are none of it."""
+    samplers = (training.episodes, training.validation, *more)
+    # Omniglot's turned images are a copy
+    copied = training.config.data == "omniglot"
+    return [s.pool.images for s in samplers if s.pool.target is None or copied]
 
 
 def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
@@ -59,11 +76,12 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
         f"method: {config.method} ({configured.variant}): {describe(training.method)}",
         f"source: {configured.source}. {configured.departures}",
         f"upper step: {configured.optimiser}, learning rate {configured.learning_rate:g}, "
-        f"{config.schedule}",
+        f"{configured.schedule}",
         f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
         f"test: {config.test_episodes} episodes, {config.test}",
         f"memory: {predicted_bytes(training) / 2**20:.1f} MiB of tensors at the peak of an upper "
-        f"step, on {training.device}, beside the interpreter and its libraries",
+        f"step, {evaluation_bytes(training, test) / 2**20:.1f} MiB at that of an evaluation, on "
+        f"{training.device}, beside the interpreter and its libraries",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

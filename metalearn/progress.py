@@ -52,6 +52,7 @@ class Display:
         self._steps = steps
         self._live = console.is_terminal
         self._began = time.monotonic()
+        self._before = 0
         self._shown: dict[str, Any] = {}
         self._bar = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
@@ -63,6 +64,12 @@ class Display:
             disable=not self._live,
         )
         self._task = self._bar.add_task("train", total=steps)
+
+    def start(self, step: int) -> None:
+        """These steps were taken before; the time left is told by those taken from now on."""
+        self._before = step
+        self._began = time.monotonic()
+        self._bar.update(self._task, completed=step)
 
     @contextmanager
     def running(self) -> Iterator[Display]:
@@ -80,5 +87,5 @@ class Display:
         self._bar.update(self._task, completed=step, **self._shown)
         if not self._live and "validation" in metrics:
             spent = time.monotonic() - self._began
-            left = spent / step * (self._steps - step)
+            left = spent / (step - self._before) * (self._steps - step)
             self.say(f"step {step}/{self._steps}  {_describe(self._shown)}  left {left:.0f} s")

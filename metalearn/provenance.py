@@ -32,6 +32,14 @@ def commit() -> dict[str, Any]:
     return {"commit": head or "unknown", "dirty": None if changes is None else bool(changes)}
 
 
+def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The commits of a run that was resumed: all of them, and dirty if one of them was."""
+    same = before["commit"].endswith(now["commit"])
+    commits = before["commit"] if same else f"{before['commit']}, then {now['commit']}"
+    known = [state["dirty"] for state in (before, now)]
+    return {"commit": commits, "dirty": None if None in known else any(known)}
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git answers, None where it (or git itself) has no answer."""
     try:
@@ -72,4 +80,7 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kibibytes, macOS bytes.
     scale = 1 if sys.platform == "darwin" else 1024
-    return {"bytes": peak * scale, "measure": "resident set of the process"}
+    return {
+        "bytes": peak * scale,
+        "measure": "resident set of the process, earlier runs in it included",
+    }

@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from metalearn import provenance
-from metalearn.config import EvaluateConfig, TrainConfig
+from metalearn.config import EvaluateConfig
 from metalearn.errors import RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.result import Result, stated
 from metalearn.run import Run
-from metalearn.training import build_model, evaluation_sampler
+from metalearn.training import build_model, evaluation_sampler, identity
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:
@@ -42,7 +42,13 @@ def reproduce(config: EvaluateConfig, *, console: Console) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(f"the weights in {run.folder} don't fit its settings: {error}") from error
-    found = accuracy(settings.subject, model, test, settings.test_episodes)
+    found = accuracy(
+        settings.subject,
+        model,
+        test,
+        settings.test_episodes,
+        tasks_per_chunk=settings.tasks_per_chunk,
+    )
     console.print(
         f"test accuracy {found} (95 % interval, {settings.test_episodes} episodes, "
         f"{settings.test}, normalisation {settings.normalisation}, method {settings.method})",
@@ -50,7 +56,8 @@ def reproduce(config: EvaluateConfig, *, console: Console) -> None:
         soft_wrap=True,
     )
     parameters = sum(p.numel() for p in model.parameters())
-    differing = _differing(recorded, settings, found, parameters=parameters)
+    expected = stated(settings, identity(settings)) | {"parameters": parameters}
+    differing = _differing(recorded, expected, found)
     if differing:
         now = {"versions": provenance.versions(), "device": provenance.device_name(device)}
         changed = {
@@ -71,9 +78,7 @@ def reproduce(config: EvaluateConfig, *, console: Console) -> None:
     )
 
 
-def _differing(
-    recorded: Result, settings: TrainConfig, found: Accuracy, *, parameters: int
-) -> list[str]:
+def _differing(recorded: Result, stated: dict[str, Any], found: Accuracy) -> list[str]:
     """The fields that are not what the settings and the weights lead to, in words."""
     before, now = recorded.per_episode, found.episodes.tolist()
     said = []
@@ -81,11 +86,10 @@ def _differing(
         said.append(f"per_episode has {len(before)} values for {len(now)} episodes")
     elif count := sum(a != b for a, b in zip(now, before, strict=True)):
         said.append(f"{count} of {len(now)} episodes differ")
-    expected: dict[str, Any] = stated(settings) | {
+    expected = stated | {
         "accuracy": found.mean,
         "interval": found.interval,
         "calibration": found.calibration,
-        "parameters": parameters,
     }
     said += [
         f"{name} is {getattr(recorded, name)!r}, and {value!r} comes out"

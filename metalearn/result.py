@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from metalearn.calibration import Calibration
 from metalearn.config import TrainConfig
+from metalearn.data import Identity
 from metalearn.evaluate import INTERVAL
 from metalearn.methods.adjust import describe, numbers
 
@@ -17,11 +18,15 @@ EVALUATION_SEED: Final = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestProtocol:
-    """The test episodes: their data, what one of them asks, how many, and the sampler's seed."""
+    """The test episodes: their data, what one of them asks, how many, and the sampler's seed.
+
+    `data` and `data_sha256` are those of `metalearn.data.Identity`.
+    """
 
     __test__ = False  # no test, whatever pytest takes its name for
 
     data: str
+    data_sha256: str
     split: str
     way: int
     shot: int
@@ -41,13 +46,19 @@ class Result:
         interval_formula: how the interval is computed.
         protocol: the test episodes.
         method: name of the method's preset.
-        configured: the preset with its numbers: solvers, learning rate, tasks of a step.
+        configured: the method's solvers and numbers.
+        optimiser: of the upper step.
+        learning_rate: its learning rate at the start.
+        schedule: of the learning rate.
+        tasks_per_step: B.
         variant: "as published", or "best effort" with the departures named in `departures`.
         source: of the method and its numbers.
         departures: what is not the source's.
         K: lower steps; None where the lower level solves to a tolerance, or there is none.
         step_size: of these steps; None likewise.
         N: conjugate-gradient steps of the adjoint; None likewise.
+        test_K: lower steps of testing; None likewise.
+        test_step_size: of these steps; None likewise.
         l2: the head's regulariser; None where there is none.
         backbone: its name and its number of filters, where that is a setting.
         normalisation: the backbone's.
@@ -77,12 +88,18 @@ class Result:
     protocol: TestProtocol
     method: str
     configured: str
+    optimiser: str
+    learning_rate: float
+    schedule: str
+    tasks_per_step: int
     variant: str
     source: str
     departures: str
     K: int | None
     step_size: float | None
     N: int | None
+    test_K: int | None
+    test_step_size: float | None
     l2: float | None
     backbone: str
     normalisation: str
@@ -105,13 +122,14 @@ class Result:
     per_episode: list[float]
 
 
-def stated(config: TrainConfig) -> dict[str, Any]:
-    """The fields of a result that its settings decide."""
+def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
+    """The fields of a result that its settings and data decide."""
     configured = config.configured()
     return {
         "interval_formula": INTERVAL,
         "protocol": TestProtocol(
-            data=config.data,
+            data=data.name,
+            data_sha256=data.sha256,
             split="test",
             **dataclasses.asdict(config.test),
             episodes=config.test_episodes,
@@ -119,6 +137,10 @@ def stated(config: TrainConfig) -> dict[str, Any]:
         ),
         "method": config.method,
         "configured": describe(configured.method),
+        "optimiser": configured.optimiser,
+        "learning_rate": configured.learning_rate,
+        "schedule": configured.schedule,
+        "tasks_per_step": configured.tasks_per_step,
         "variant": configured.variant,
         "source": configured.source,
         "departures": configured.departures,

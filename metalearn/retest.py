@@ -22,7 +22,7 @@ from metalearn.methods.adjust import tested_by
 from metalearn.methods.method import Method
 from metalearn.result import EVALUATION_SEED
 from metalearn.run import Run
-from metalearn.training import build_model, evaluation_sampler
+from metalearn.training import build_model, evaluation_sampler, identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,13 @@ def retest(config: RetestConfig, *, console: Console) -> list[Point]:
     points = []
     table = Table("lower steps", "accuracy (%)", "calibration error", "log loss (nats)")
     for steps, method in _methods(settings, config.lower_steps):
-        found = accuracy(method, model, sampler, config.episodes)
+        found = accuracy(
+            method,
+            model,
+            sampler,
+            config.episodes,
+            tasks_per_chunk=settings.tasks_per_chunk,
+        )
         points.append(
             Point(
                 lower_steps=steps,
@@ -122,7 +128,7 @@ def _write(
     config: RetestConfig, settings: TrainConfig, points: list[Point], device: torch.device
 ) -> None:
     record: dict[str, Any] = {
-        "data": settings.data,
+        "data": dataclasses.asdict(identity(settings)),
         "method": settings.method,
         "backbone": settings.backbone_line(),
         "normalisation": settings.normalisation,

@@ -30,6 +30,8 @@ def split_off(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             found.append(argument.removeprefix(f"{_OPTION}="))
         else:
             rest.append(argument)
+    if found and "train" not in rest[:1]:
+        raise ConfigError(f"{_OPTION} is for `metalearn train`; give the others their settings.")
     if len(found) > 1 or "" in found:
         raise ConfigError(f"{_OPTION} was given {found}: give it once, with a file.")
     return rest, Path(found[0]) if found else None

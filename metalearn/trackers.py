@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -57,15 +59,14 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ConfigError(
-                "tracker was given as wandb, which is not installed: pip install wandb, or choose "
-                "tensorboard."
-            ) from error
+        wandb: Any = importlib.import_module("wandb")
+        # an id of the folder's own, so that a resumed run is the same run there
         self._run = wandb.init(
-            dir=str(folder), name=folder.name, config=dict(settings), resume="allow"
+            dir=str(folder),
+            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+            name=folder.name,
+            config=dict(settings),
+            resume="allow",
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -87,11 +88,23 @@ class Nowhere:
         """See `Tracker`."""
 
 
+def refuse_missing(name: TrackerName) -> None:
+    """Refuse a tracker whose package is not installed, before anything is begun.
+
+    Raises:
+        ConfigError: naming the package.
+    """
+    if name == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            "tracker was given as wandb, which is not installed: pip install wandb, or choose "
+            "tensorboard."
+        )
+
+
 def tracker(name: TrackerName, folder: Path, *, step: int, settings: Mapping[str, Any]) -> Tracker:
     """The tracker of this name.
 
-    Raises:
-        ConfigError: its package is not installed.
+    The package of one that needs one must be there; see `refuse_missing`.
     """
     if name == "wandb":
         return WeightsAndBiases(folder, settings)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
 
 from hypergrad.errors import HypergradError
 from metalearn import checkpoint, provenance
+from metalearn.checkpoint import RunKey
 from metalearn.config import Device, TrainConfig, to_json
 from metalearn.curves import draw_curves
 from metalearn.errors import NotFiniteError, RunError, Stopped
 from metalearn.evaluate import Accuracy, accuracy
+from metalearn.methods.adjust import describe
 from metalearn.plan import predicted_bytes, say_plan
 from metalearn.progress import Display
+from metalearn.provenance import joined
 from metalearn.result import Result, stated
 from metalearn.run import Run
 from metalearn.stopping import Stop
-from metalearn.trackers import Tracker, tracker
-from metalearn.training import Training, evaluation_sampler
+from metalearn.trackers import Tracker, refuse_missing, tracker
+from metalearn.training import Training, evaluation_sampler, identity
 
 # Upper steps between readings of the loss: each waits for the device.
 _LOOK_EVERY: Final = 10
@@ -63,9 +68,13 @@ class _Job:
         # The code that runs is that of now, whatever its files are when the run ends.
         self.origin = provenance.commit()
         # What can be refused is, before a folder is made and before, not after, training.
+        refuse_missing(config.tracker)
+        self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device)
         self.step_bytes = predicted_bytes(self.training)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.display = Display(console, config.steps)
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.metrics = 0
@@ -94,19 +103,42 @@ class _Job:
         """The rest of a run, from its last checkpoint; from the start if it has none."""
         if run.checkpoint.exists():
             tensors, progress = checkpoint.load(run.checkpoint)
-            if progress.config != run.config_digest():
-                raise RunError(
-                    f"{run.checkpoint} belongs to other settings than those in {run.folder}: "
-                    "put config.json back as it was."
-                )
+            self._refuse_another(run, progress.key)
             self.training.restore(tensors, progress)
             self.seconds_before, self.metrics = progress.seconds, progress.metrics
+            self.origin = joined(progress.origin, self.origin)
+            self.display.start(self.training.step)
             if self.training.best is not None:
                 run.write_weights(self.training.best.weights)
         run.keep_metrics(self.metrics)
         run.log("resumed", step=self.training.step, **self.origin, versions=provenance.versions())
         self.display.say(f"resuming {run.folder} after {self.training.step} upper steps")
         self._run(run)
+
+    def _key(self, run: Run) -> RunKey:
+        return RunKey(
+            config=run.config_digest(),
+            configured=describe(self.training.configured),
+            data=self.data.sha256,
+        )
+
+    def _refuse_another(self, run: Run, before: RunKey) -> None:
+        now = self._key(run)
+        if before.config != now.config:
+            raise RunError(
+                f"{run.checkpoint} belongs to other settings than those in {run.folder}: "
+                "put config.json back as it was."
+            )
+        if before.configured != now.configured:
+            raise RunError(
+                f"{run.checkpoint} was made when method {self.config.method} meant "
+                f"{before.configured}; it now means {now.configured}: go on with the code of then."
+            )
+        if before.data != now.data:
+            raise RunError(
+                f"{run.checkpoint} was made with other data: SHA-256 {before.data} then, "
+                f"{now.data} now. Prepare {self.config.data} as it was."
+            )
 
     def _run(self, run: Run) -> None:
         config, training = self.config, self.training
@@ -123,11 +155,9 @@ class _Job:
                 except (HypergradError, NotFiniteError) as error:
                     self._keep_failure(run, error)
                     raise
-                if stop.asked is not None:
-                    self._save(run)
-                    run.log("stopped", step=training.step, signal=stop.asked.name)
-                    raise Stopped(stop.asked, training.step, run.folder)
-        tested = self._test()
+                self._stop_if_asked(run, stop)
+            self._save(run)
+            tested = self._test(lambda: self._stop_if_asked(run, stop))
         run.write_result(self._result(run, tested))
         draw_curves(run)
         run.log("finished", step=training.step, accuracy=tested.mean)
@@ -136,6 +166,13 @@ class _Job:
             f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
             f"{config.test}, normalisation {config.normalisation}, method {config.method})"
         )
+
+    def _stop_if_asked(self, run: Run, stop: Stop) -> None:
+        """Between two upper steps, or two parts of the test."""
+        if stop.asked is not None:
+            self._save(run)
+            run.log("stopped", step=self.training.step, signal=stop.asked.name)
+            raise Stopped(stop.asked, self.training.step, run.folder)
 
     def _advance(self, run: Run, board: Tracker) -> None:
         """Take an upper step, and look, validate and save where it is time to."""
@@ -162,14 +199,14 @@ class _Job:
 
     def _save(self, run: Run) -> None:
         state = self.training.state(
-            config=run.config_digest(), metrics=self.metrics, seconds=self.seconds
+            key=self._key(run), origin=self.origin, metrics=self.metrics, seconds=self.seconds
         )
         checkpoint.save(run.checkpoint, *state)
 
     def _keep_failure(self, run: Run, error: Exception) -> None:
         """Save the state that failed, beside the last good one, and say where it is."""
         state = self.training.state(
-            config=run.config_digest(), metrics=self.metrics, seconds=self.seconds
+            key=self._key(run), origin=self.origin, metrics=self.metrics, seconds=self.seconds
         )
         checkpoint.save(run.failure, *state)
         step, tasks = self.training.step, self.training.tasks
@@ -181,28 +218,35 @@ class _Job:
             "validation and the last checkpoint are as they were."
         )
 
-    def _test(self) -> Accuracy:
+    def _test(self, between: Callable[[], None]) -> Accuracy:
         best = self.training.best
         assert best is not None  # the last step always validates
         training = self.training
-        training.model.load_state_dict(best.weights)
-        return accuracy(training.method, training.model, self.test, self.config.test_episodes)
+        tested = copy.deepcopy(training.model)  # a stop during the test saves the other
+        tested.load_state_dict(best.weights)
+        return accuracy(
+            training.method,
+            tested,
+            self.test,
+            self.config.test_episodes,
+            tasks_per_chunk=self.config.tasks_per_chunk,
+            between=between,
+        )
 
     def _result(self, run: Run, tested: Accuracy) -> Result:
         training = self.training
         assert training.best is not None
         best = training.best.found
-        origin: dict[str, Any] = self.origin
         return Result(
             accuracy=tested.mean,
             interval=tested.interval,
             calibration=tested.calibration,
-            **stated(self.config),
+            **stated(self.config, self.data),
             certificate=training.evidence.summary(),
             validation=best.mean,
             validation_interval=best.interval,
             best_step=best.step,
-            **origin,
+            **self.origin,
             versions=provenance.versions(),
             device=provenance.device_name(self.device),
             peak_memory=provenance.peak_memory(self.device),

@@ -12,9 +12,17 @@ from torch import Tensor
 
 from metalearn.augmentation import Augmentation, Photo
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.checkpoint import BestSoFar, Progress
+from metalearn.checkpoint import BestSoFar, Progress, RunKey
 from metalearn.config import Protocol, TrainConfig
-from metalearn.data import Pool, Split, glyph_pool, prepared_pool
+from metalearn.data import (
+    Identity,
+    Pool,
+    Split,
+    glyph_pool,
+    glyphs_identity,
+    prepared_identity,
+    prepared_pool,
+)
 from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
@@ -27,6 +35,17 @@ from metalearn.methods.presets import Preset
 from metalearn.result import EVALUATION_SEED
 
 _GENERATORS: Final = "generator."
+
+
+def identity(config: TrainConfig) -> Identity:
+    """The data of a run, checked.
+
+    Raises:
+        DataError: the images can't be rendered, read, or were changed since they were prepared.
+    """
+    if config.data == "glyphs":
+        return glyphs_identity()
+    return prepared_identity(config.data, root=config.data_root)
 
 
 def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
@@ -181,7 +200,7 @@ class Training:
         schedules = torch.optim.lr_scheduler
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             schedules.CosineAnnealingLR(self.optimiser, config.steps)
-            if config.schedule == "cosine"
+            if self.configured.schedule == "cosine"
             else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
         # float16's small gradients vanish unless the loss is scaled up
@@ -251,12 +270,13 @@ class Training:
         return self.step == self.config.steps or (patience is not None and self.stale >= patience)
 
     def state(
-        self, *, config: str, metrics: int, seconds: float
+        self, *, key: RunKey, origin: dict[str, Any], metrics: int, seconds: float
     ) -> tuple[dict[str, Tensor], Progress]:
         """All that decides what comes next, as tensors and plain values; see `restore`.
 
         Args:
-            config: SHA-256 of the settings.
+            key: what the state belongs to.
+            origin: of the code, see `metalearn.provenance`.
             metrics: lines written to the metrics.
             seconds: spent so far.
         """
@@ -272,7 +292,8 @@ class Training:
         if self.device.type == "cuda":
             tensors[f"{_GENERATORS}cuda"] = torch.cuda.get_rng_state(self.device)
         progress = Progress(
-            config=config,
+            key=key,
+            origin=origin,
             step=self.step,
             seen=self.evidence.seen,
             metrics=metrics,

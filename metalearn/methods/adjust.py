@@ -24,11 +24,15 @@ class Numbers:
         K: lower steps.
         step_size: of gradient descent.
         N: conjugate-gradient steps of an adjoint that takes a fixed number of them.
+        test_K: lower steps of testing.
+        test_step_size: of gradient descent in testing.
     """
 
     K: int | None = None
     step_size: float | None = None
     N: int | None = None
+    test_K: int | None = None
+    test_step_size: float | None = None
 
 
 def numbers(method: Method) -> Numbers:
@@ -39,20 +43,39 @@ def numbers(method: Method) -> Numbers:
     N = None
     if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, CG) and not adjoint.solver.rtol:
         N = adjoint.solver.max_steps
-    if isinstance(by, GradientDescent):
-        return Numbers(K=by.steps, step_size=by.step_size, N=N)
-    return Numbers(K=by.steps if isinstance(by, TorchOptimiser) else None, N=N)
+    test = by
+    if isinstance(method, _WithLower | _WithSteps):
+        test = method.test or by
+    return Numbers(
+        K=_steps(by),
+        step_size=_step_size(by),
+        N=N,
+        test_K=_steps(test),
+        test_step_size=_step_size(test),
+    )
+
+
+def _steps(by: LowerSolver | None) -> int | None:
+    return by.steps if isinstance(by, GradientDescent | TorchOptimiser) else None
+
+
+def _step_size(by: LowerSolver | None) -> float | None:
+    return by.step_size if isinstance(by, GradientDescent) else None
 
 
 def adjusted(
     method: Method,
     *,
     lower_steps: int | None = None,
+    test_lower_steps: int | None = None,
     step_size: float | None = None,
     adjoint_steps: int | None = None,
     l2: float | None = None,
 ) -> Method:
     """The method with these numbers in place of its own; None keeps its own.
+
+    A step size is that of training and of testing alike. Where a method is tested after as many
+    steps as it is trained with, it still is.
 
     Raises:
         ConfigError: it has no such number.
@@ -63,6 +86,13 @@ def adjusted(
         method = dataclasses.replace(method, l2=l2)
     if lower_steps is not None or step_size is not None:
         method = _with_solver(method, _other_steps(method, lower_steps, step_size))
+    if step_size is not None and isinstance(method, _WithLower | _WithSteps):
+        test = method.test
+        if isinstance(test, GradientDescent):
+            test = dataclasses.replace(test, step_size=step_size)
+            method = dataclasses.replace(method, test=test)
+    if test_lower_steps is not None:
+        method = tested_by(method, lower_steps=test_lower_steps)
     if adjoint_steps is not None:
         if numbers(method).N is None or not isinstance(method, _WithLower):
             raise _refusal(method, "adjoint_steps", adjoint_steps)

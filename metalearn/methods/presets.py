@@ -21,6 +21,8 @@ from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 
 Optimiser: TypeAlias = Literal["adam", "sgd"]
 
+Schedule: TypeAlias = Literal["constant", "cosine"]
+
 Variant: TypeAlias = Literal["as published", "best effort"]
 """`as published`: the source's algorithm and numbers; `best effort`: with the departures named."""
 
@@ -34,6 +36,7 @@ class Preset:
         optimiser: of the upper step; Adam with torch's other defaults, or plain SGD.
         learning_rate: its learning rate.
         tasks_per_step: B.
+        schedule: of the learning rate: constant, or to 0 along a cosine.
         source: where method and numbers come from.
         departures: what is not the source's; empty if nothing is.
     """
@@ -42,6 +45,7 @@ class Preset:
     optimiser: Optimiser = "adam"
     learning_rate: float
     tasks_per_step: int
+    schedule: Schedule = "constant"
     source: str
     departures: str = ""
 
@@ -75,9 +79,11 @@ PRESETS: Final[dict[str, Preset]] = {
         method=LinearHeads(lower=exact(), l2=0.01),
         learning_rate=4e-3,
         tasks_per_step=4,
+        schedule="cosine",
         source=_PAPER,
         departures=(
-            f"Both levels to round-off instead of K and N steps; the learning rate is ours. {_L2}"
+            "Both levels to round-off instead of K and N steps; the learning rate and its schedule "
+            f"are ours. {_L2}"
         ),
     ),
     "itd-bio": Preset(
@@ -131,6 +137,7 @@ PRESETS: Final[dict[str, Preset]] = {
         learning_rate=3e-3,
         tasks_per_step=32,
         source="learn2learn's script for miniImageNet, 5-way 5-shot",
+        departures="The step size is that of 5-way 5-shot, whatever the tasks.",
     ),
     "fomaml": Preset(
         method=Maml(by=_descent(5, 0.01), test=_descent(10, 0.01), first_order=True),

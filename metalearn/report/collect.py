@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from metalearn.config import TrainConfig
 from metalearn.errors import RunError
@@ -31,6 +32,18 @@ class Finished:
     metrics: list[dict[str, Any]]
 
 
+def _metrics(run: Run) -> list[dict[str, Any]]:
+    """The metrics, with what tables and figures read of them."""
+    found = run.metrics()
+    for line in found:
+        for name in ("step", "seconds", "validation"):
+            if not isinstance(line.get(name), int | float):
+                raise RunError(f"the metrics in {run.folder} are damaged: {name} is missing.")
+    if not found:
+        raise RunError(f"the metrics in {run.folder} are damaged: there are none.")
+    return found
+
+
 def collect(folder: Path) -> list[Finished]:
     """Every finished run in the folder, or directly below it, in the order of their names.
 
@@ -45,9 +58,24 @@ def collect(folder: Path) -> list[Finished]:
     for each in folders:
         run = Run(each)
         found.append(
-            Finished(folder=each, config=run.config(), result=run.result(), metrics=run.metrics())
+            Finished(folder=each, config=run.config(), result=run.result(), metrics=_metrics(run))
         )
     return found
+
+
+# What may differ between the seeds of a method, and what may not between methods.
+_FREE: Final = {"run", "resume", "seed", "device", "threads", "tracker", "data_root", "residency"}
+_SHARED: Final = {"backbone", "filters", "normalisation", "train", "validation_episodes"}
+
+
+def _refuse_mixture(runs: Sequence[Finished], names: set[str], what: str) -> None:
+    for name in sorted(names):
+        values = {str(getattr(run.config, name)) for run in runs}
+        if len(values) > 1:
+            raise RunError(
+                f"{what} should have the same {name}, but have {', '.join(sorted(values))}: "
+                "compare like with like, in folders of their own."
+            )
 
 
 def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
@@ -63,10 +91,13 @@ def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
             f"these runs were tested by different protocols ({'; '.join(sorted(protocols))}): "
             "compare those of one."
         )
+    _refuse_mixture(runs, _SHARED, "all runs")
     found: dict[str, list[Finished]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.result.seed):
         found[run.result.method].append(run)
     for method, own in found.items():
+        names = {field.name for field in dataclasses.fields(TrainConfig)} - _FREE
+        _refuse_mixture(own, names, f"the runs of {method}")
         seeds = [run.result.seed for run in own]
         if len(set(seeds)) < len(seeds):
             raise RunError(

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from metalearn.config import MethodName, TrainConfig
-from metalearn.errors import RunError
+from metalearn.errors import ConfigError, RunError
 from metalearn.files import write_atomically
 from metalearn.report.collect import collect
 from metalearn.report.figures import accuracy_figure, memory_figure
@@ -97,6 +97,10 @@ class CompareConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if not self.methods or not self.seeds:
+            raise ConfigError("methods and seeds were given as none: give at least one of each.")
+
 
 def figure(config: FigureConfig, *, console: Console) -> None:
     """Draw it.
@@ -107,6 +111,8 @@ def figure(config: FigureConfig, *, console: Console) -> None:
     what: AccuracyConfig | MemoryConfig = config.what
     name = "accuracy.png" if isinstance(what, AccuracyConfig) else "memory.png"
     path = what.out or Path(name)
+    if path.suffix != ".png":
+        raise ConfigError(f"out was given as {path}: a figure is a PNG, so end it in .png.")
     with _written(path):
         if isinstance(what, AccuracyConfig):
             accuracy_figure(collect(what.runs), path)
@@ -140,6 +146,8 @@ def compare(config: CompareConfig, *, console: Console) -> None:
         Stopped: by a signal; the same command goes on.
         hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
+    if config.settings.dry_run:
+        raise ConfigError("dry_run was given with compare: give it to `metalearn train`.")
     for seed in config.seeds:
         for method in config.methods:
             folder = config.out / f"{method}-{seed}"
@@ -153,7 +161,9 @@ def compare(config: CompareConfig, *, console: Console) -> None:
                 raise RunError(f"{folder} has other settings: give --out a new folder.")
             if not run.finished:
                 train(TrainConfig(resume=folder), console=console)
-    rows = accuracy_table(collect(config.out), reference=config.methods[0])
+    asked_for = {f"{method}-{seed}" for method in config.methods for seed in config.seeds}
+    runs = [run for run in collect(config.out) if run.folder.name in asked_for]
+    rows = accuracy_table(runs, reference=config.methods[0])
     rows.show(console)
     _write(rows, config.out / "accuracy.md")
 

@@ -73,7 +73,6 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
 
     Raises:
         MetalearnError: a setting or the data can't be used.
-        OSError: the file can't be written.
     """
     usual = config.settings
     device = usual.place()
@@ -97,7 +96,10 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
         device=provenance.device_name(device),
         seed=usual.seed,
     )
-    write_json(config.out, dataclasses.asdict(found))
+    try:
+        write_json(config.out, dataclasses.asdict(found))
+    except OSError as error:
+        raise RunError(f"{config.out} can't be written ({error}): give another --out.") from error
     return found
 
 

@@ -1,5 +1,6 @@
 """The commands from end to end: train, look at what is left, test again, refuse."""
 
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import metalearn.training
 from metalearn import checkpoint
 from metalearn.cli import main
 from metalearn.config import TrainConfig
+from metalearn.data.glyphs import glyph_images
 from metalearn.errors import NotFiniteError
 from metalearn.run import Run
 from metalearn.train import train
@@ -64,6 +66,7 @@ def test_a_run_leaves_its_evidence(finished: Path) -> None:
     assert result["interval"] == pytest.approx(1.96 * spread / 30**0.5, rel=1e-12)
     assert result["protocol"] == {
         "data": "glyphs",
+        "data_sha256": hashlib.sha256(glyph_images().tobytes()).hexdigest(),
         "split": "test",
         "way": 5,
         "shot": 1,
@@ -190,6 +193,11 @@ EDITS: list[dict[str, Any]] = [
     {"normalisation": "group"},
     {"method": "maml"},
     {"configured": "otherwise"},
+    {"optimiser": "sgd"},
+    {"learning_rate": 1.0},
+    {"schedule": "constant"},
+    {"tasks_per_step": 99},
+    {"test_K": 1},
     {"variant": "as published"},
     {"source": "hearsay"},
     {"departures": ""},
@@ -214,12 +222,14 @@ def test_an_edited_result_is_not_reproduced(
     assert f"{name} is {value!r}, and" in refused(["evaluate", f"--run={copy}"], capsys)
 
 
-@pytest.mark.parametrize("name", ["way", "shot", "episodes", "episode_seed", "split"])
+@pytest.mark.parametrize(
+    "name", ["way", "shot", "episodes", "episode_seed", "split", "data_sha256"]
+)
 def test_an_edited_protocol_is_not_reproduced(
     name: str, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     protocol = json.loads((copy / "result.json").read_text())["protocol"]
-    rewrite(copy, protocol=protocol | {name: "train" if name == "split" else 20})
+    rewrite(copy, protocol=protocol | {name: "train" if name in ("split", "data_sha256") else 20})
     assert "protocol is TestProtocol(" in refused(["evaluate", f"--run={copy}"], capsys)
 
 
@@ -328,6 +338,24 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.Mon
     assert progress.step == 4
     assert tensors["losses"].isnan().all()
     assert '"event": "failed"' in (run.folder / "events.jsonl").read_text()
+
+
+def test_answers_that_are_no_numbers_are_no_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # ProtoNet has no lower level that would notice.
+    said = refused(
+        [
+            "train",
+            f"--run={tmp_path / 'run'}",
+            *SMALL,
+            "--method=protonet",
+            "--steps=1",
+            "--learning-rate=1e30",
+        ],
+        capsys,
+    )
+    assert "of the validation split are NaN or infinite" in said
 
 
 def test_weights_that_are_not_finite_stop(

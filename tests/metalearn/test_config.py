@@ -38,6 +38,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"method": "memory-reduced", "lower_steps": 0}, "lower_steps was given as 0"),
     ({"method": "memory-reduced", "step_size": -0.1}, "step_size was given as -0.1"),
     ({"drop_rate": 1.0}, "drop_rate was given as 1.0"),
+    ({"seed": 2**64}, "seed was given as 18446744073709551616: it must be below"),
+    ({"threads": 10**8}, "threads was given as 100000000: it must be at most"),
+    ({"test_lower_steps": 5}, "lower_steps 5 was given with LinearHeads"),
 ]
 
 
@@ -131,7 +134,7 @@ def test_paper_preset_is_the_published_one() -> None:
     assert isinstance(subject, LinearHeads)
     assert subject.lower.by == GradientDescent(steps=20, step_size=0.05)
     assert isinstance(subject.lower.adjoint, Implicit)
-    assert numbers(subject) == Numbers(K=20, step_size=0.05, N=20)
+    assert numbers(subject) == Numbers(K=20, step_size=0.05, N=20, test_K=20, test_step_size=0.05)
     assert config.configured().learning_rate == 1e-3
 
 
@@ -147,15 +150,25 @@ def test_given_numbers_replace_the_presets_and_are_named() -> None:
     config = TrainConfig(
         method="memory-reduced", lower_steps=7, step_size=0.1, adjoint_steps=3, l2=0.5
     )
-    assert numbers(config.subject) == Numbers(K=7, step_size=0.1, N=3)
+    assert numbers(config.subject) == Numbers(K=7, step_size=0.1, N=3, test_K=7, test_step_size=0.1)
     assert "l2=0.5" in describe(config.subject)
     given = "Given: lower_steps = 7, step_size = 0.1, adjoint_steps = 3, l2 = 0.5."
     assert config.configured().departures.endswith(given)
     assert config.configured().variant == "best effort"
-    unrolled = TrainConfig(method="maml", lower_steps=2).configured()
-    assert numbers(unrolled.method) == Numbers(K=2, step_size=0.01)
+    # A step size is that of testing, too; steps of testing have their own setting.
+    unrolled = TrainConfig(method="maml", lower_steps=2, step_size=0.3).configured()
+    assert numbers(unrolled.method) == Numbers(K=2, step_size=0.3, test_K=10, test_step_size=0.3)
+    tested = TrainConfig(method="maml", test_lower_steps=0).configured()
+    assert numbers(tested.method).test_K == 0
     reptile = TrainConfig(method="reptile", lower_steps=2).configured()
-    assert numbers(reptile.method) == Numbers(K=2)
+    assert numbers(reptile.method) == Numbers(K=2, test_K=88)
+
+
+def test_another_schedule_is_a_departure() -> None:
+    assert TrainConfig(method="maml-omniglot").configured().variant == "as published"
+    assert TrainConfig(method="maml-omniglot").configured().schedule == "constant"
+    other = TrainConfig(method="maml-omniglot", schedule="cosine").configured()
+    assert (other.variant, other.departures) == ("best effort", "Given: schedule = cosine.")
 
 
 def test_a_file_gives_settings_and_the_command_line_overrides(
@@ -192,6 +205,11 @@ def test_files_that_give_no_settings_are_refused(
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         settings(path)
+
+
+def test_a_file_is_for_training() -> None:
+    with pytest.raises(ConfigError, match="--config is for `metalearn train`"):
+        split_off(["compare", "--config", "a"])
 
 
 @pytest.mark.parametrize("arguments", [["--config"], ["--config=a", "--config", "b"]])

@@ -95,7 +95,16 @@ print(before, peak_memory(cpu)["bytes"], peak_memory(cpu)["measure"], sep=";")
     # Every page of the block was written, so all of it was resident at once; beside it there was
     # at most what had been held before, and some interpreter's crumbs.
     assert 2 * int(before) <= int(after) <= 3 * int(before) + 2**24
-    assert measure == "resident set of the process"
+    assert measure == "resident set of the process, earlier runs in it included"
+
+
+def test_a_resumed_runs_commits_are_all_named() -> None:
+    joined = metalearn.provenance.joined
+    one, two = {"commit": "a", "dirty": True}, {"commit": "b", "dirty": False}
+    assert joined(one, one) == one
+    assert joined(one, two) == {"commit": "a, then b", "dirty": True}
+    assert joined(joined(one, two), two) == {"commit": "a, then b", "dirty": True}
+    assert joined(two, {"commit": "unknown", "dirty": None})["dirty"] is None
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -73,8 +73,8 @@ def test_compare_keeps_what_is_finished_and_resumes_the_rest(
     assert "resuming" in said
     assert "less protonet" in said
     assert "memory-reduced" in (copy / "accuracy.md").read_text()
-    said = refused(["compare", f"--out={copy}", *COMPARE, "--settings.l2=0.3"], capsys)
-    assert "has other settings: give --out a new folder" in said or "no such number" in said
+    said = refused(["compare", f"--out={copy}", *COMPARE, "--settings.schedule=cosine"], capsys)
+    assert "has other settings: give --out a new folder" in said
 
 
 def altered(run: Finished, **changes: object) -> Finished:
@@ -112,6 +112,12 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
     other = dataclasses.replace(first.result.protocol, way=7)
     with pytest.raises(RunError, match="different protocols"):
         by_method([first, altered(second, protocol=other)])
+    wider = dataclasses.replace(second, config=dataclasses.replace(second.config, filters=8))
+    with pytest.raises(RunError, match="all runs should have the same filters, but have 4, 8"):
+        by_method([first, wider])
+    longer = dataclasses.replace(second, config=dataclasses.replace(second.config, steps=3))
+    with pytest.raises(RunError, match="the runs of protonet should have the same steps"):
+        by_method([first, longer])
     with pytest.raises(RunError, match="different numbers of episodes"):
         paired([first, altered(second, per_episode=[0.5])], [first, second])
     with pytest.raises(RunError, match="no run of maml is here"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+import metalearn.train
 from metalearn import checkpoint
 from metalearn.cli import main
 from metalearn.config import Protocol, TrainConfig
+from metalearn.data import Identity
 from metalearn.errors import RunError
+from metalearn.methods import presets
 from metalearn.run import Run
 from metalearn.training import Training
 
@@ -104,6 +108,38 @@ def test_a_signal_saves_and_ends_cleanly(
     assert events(run) == ["started", "stopped", "resumed", "finished"]
 
 
+def test_a_signal_during_the_test_loses_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, honest = tmp_path / "run", metalearn.train._Job._test
+
+    def signalled(job: Any, between: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(job, between)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metalearn.train._Job, "_test", signalled)
+        with pytest.raises(SystemExit) as exit_:
+            main(["train", f"--run={run}", *SMALL, "--checkpoint-every=5"])
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM after 12 upper steps" in " ".join(capsys.readouterr().err.split())
+    main(["train", f"--resume={run}"])
+    same(run, whole)
+
+
+def test_other_data_or_another_meaning_is_not_gone_on_with(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(metalearn.train, "identity", lambda config: Identity("glyphs", "0" * 64))
+        assert "was made with other data: SHA-256" in refused(
+            ["train", f"--resume={stopped}"], capsys
+        )
+    patched = dataclasses.replace(presets.PRESETS["memory-reduced-exact"], learning_rate=1.0)
+    monkeypatch.setitem(presets.PRESETS, "memory-reduced-exact", patched)
+    assert "now means Preset(" in refused(["train", f"--resume={stopped}"], capsys)
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3])
 def test_a_killed_run_is_resumed_bit_by_bit(delay: float, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -127,9 +163,11 @@ def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
     device = torch.device("cpu")
     whole = Training(config, device)
 
+    key = checkpoint.RunKey(config="c", configured="m", data="d")
+
     def save(training: Training, name: str) -> Path:
         path = tmp_path / name
-        checkpoint.save(path, *training.state(config="digest", metrics=0, seconds=0.0))
+        checkpoint.save(path, *training.state(key=key, origin={}, metrics=0, seconds=0.0))
         return path
 
     paths = []
