@@ -1,13 +1,13 @@
 """Figures of a report as inline SVG, drawn from what report.json holds and from nothing else."""
 
 import io
-import math
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("agg")
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 COLOURS = ("#1b4f8f", "#b3541e", "#3b7d3b", "#7b3f8c", "#8a6d1b", "#444444")
 LINES: dict[Any, Any] = {
@@ -41,15 +41,19 @@ def curves(series: dict[str, Any]) -> str:
             label = f"{name}: measured"
             found = [number(value) for value in values]
             axes.plot(x, found, "o", color=colour, ms=4, label=label)
-        if series["slack"] > 0:
+        axes.set_yscale("log")
+        # far below all that is drawn, the allowance would only flatten the curves
+        if series["slack"] > axes.get_ylim()[0] / 100:
             label = "allowance for rounding"
             axes.axhline(series["slack"], color="#888888", lw=1, ls=":", label=label)
-        if min(x) > 0:
-            axes.set_xscale("log")
-        else:
+        if min(x) == 0:
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=-0.1)
-        axes.set_yscale("log")
+        else:
+            axes.set_xscale("log")
+            if max(x) < 10 * min(x):  # less than a decade: a tick for each point
+                axes.set_xticks(x, [f"{value:g}" for value in x])
+                axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(series["x_label"])
         axes.set_ylabel(series["y_label"])
         axes.legend(fontsize=8, framealpha=0.9)
@@ -74,8 +78,8 @@ def margins(claims: list[dict[str, Any]]) -> str:
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(least / 2, 10)
         axes.set_xlabel(f"error/tolerance (0 is drawn at {least:g})")
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, 1.0), ncols=3)
-        axes.set_ylim(-0.6, len(names) + 0.4 + math.ceil(len(names) / 12))
+        figure.legend(fontsize=8, loc="outside upper center", ncols=3)
+        axes.set_ylim(-0.6, len(names) - 0.4)
         return _svg(figure)
 
 

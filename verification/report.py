@@ -8,7 +8,7 @@ from verification import figures
 from verification.figures import number
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; margin: 2rem auto; max-width: 72rem;
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; margin: 2rem auto; max-width: 80rem;
        padding: 0 1.5rem; }
 h1 { font-size: 1.6rem; margin-bottom: .3rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 p.verdict { font-size: 1.1rem; padding: .5rem .8rem; border-left: .4rem solid; }
@@ -44,7 +44,9 @@ def html(report: dict[str, Any]) -> str:
         "<h2>Claims on the library</h2>",
         "<p>Each claim is put to the library with the seeds 0, 1, 2, ...; every comparison has a "
         "tolerance that is derived, and error/tolerance above 1 is a failure. Nothing is repeated, "
-        "no seed is chosen. Statistical claims share a false-alarm probability of 1e-9 a run.</p>",
+        "no seed is chosen. Claims about bounds include problems on which the bound is attained: "
+        "there 1 is as it must be, up to the allowance for rounding. Statistical claims share a "
+        "false-alarm probability of 1e-9 a run.</p>",
         _claims(report["claims"]),
         f'<figure class="narrow">{figures.margins(report["claims"])}</figure>',
     ]
@@ -95,11 +97,17 @@ def _claims(claims: list[dict[str, Any]]) -> str:
             f"<tr><td><b>{escape(claim['name'])}</b></td><td>{escape(claim['statement'])}</td>"
             f"<td>{escape(claim['kind'])}</td><td class=n>{claim['done']:,}</td>"
             f"<td class=n>{claim['comparisons']:,}</td>"
-            f"<td class=n>{number(claim['ratio']):.1e}</td>"
-            f"<td class=n>{number(claim['median_ratio']):.1e}</td>"
+            f"<td class=n>{_ratio(claim['ratio'])}</td>"
+            f"<td class=n>{_ratio(claim['median_ratio'])}</td>"
             f"<td class=n>{claim['seconds']:.0f}</td><td>{verdict}</td></tr>"
         )
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _ratio(value: float | str) -> str:
+    """Plain from a tenth upwards, where a digit more tells how close to a failure it is."""
+    ratio = number(value)
+    return "0" if ratio == 0 else f"{ratio:.4f}" if 0.1 <= ratio < 10 else f"{ratio:.1e}"
 
 
 def _figure(series: dict[str, Any]) -> str:
