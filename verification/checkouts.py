@@ -4,7 +4,7 @@
 folder, changes the source text of one as a planted bug says, and runs the suite there as anybody
 would, restricted to the claim that the bug is assigned to, and without planting anything else.
 
-Bugs of composition and of samplers have no line in hypergrad to change; see `verification.mutants`.
+M13 to M15 are bugs of a sampler, which hypergrad has none of; they stand beside claim C7.
 """
 
 import os
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from verification.composed_in_source import COMPOSED
 from verification.mutants import MUTANTS
 from verification.planting import InSource, SourceBug
 from verification.registry import ENTRIES, KINDS
@@ -32,25 +33,26 @@ class Checkout:
     Attributes:
         name: of the bug.
         what: the bug in words.
-        bug: the change.
+        changes: of the source text.
         claim: that must notice.
     """
 
     name: str
     what: str
-    bug: SourceBug
+    changes: tuple[SourceBug, ...]
     claim: str
 
 
 def checkouts() -> Iterator[Checkout]:
-    """Every planted bug that is a change of hypergrad's source text."""
+    """Every planted bug that is, or can be written as, a change of hypergrad's source text."""
     assigned = {mutant.name: mutant.assigned for mutant in MUTANTS}
     for kind in KINDS:
         (first, *_) = (entry.name for entry in ENTRIES if entry.kind == kind.name)
         for bug in kind.bugs:
-            if isinstance(bug.subject, InSource):
+            in_source = (bug.subject.bug,) if isinstance(bug.subject, InSource) else ()
+            if changes := in_source or COMPOSED.get(bug.name, ()):
                 claim = assigned[bug.name] if kind.name == ALGORITHM else first
-                yield Checkout(bug.name, bug.what, bug.subject.bug, claim)
+                yield Checkout(bug.name, bug.what, changes, claim)
 
 
 def apply(bug: SourceBug, root: Path) -> None:
@@ -74,7 +76,8 @@ def run(checkout: Checkout | None, claim: str) -> tuple[int, str]:
             ignore = shutil.ignore_patterns("__pycache__", "results")
             shutil.copytree(ROOT / package, root / package, ignore=ignore)
         if checkout is not None:
-            apply(checkout.bug, root)
+            for change in checkout.changes:
+                apply(change, root)
         command = [sys.executable, "-m", "verification", "run", "--size", "small"]
         command += ["--claims", claim, "--bugs", "none", "--workers", "1", "--out", "out"]
         # -m puts the working folder first: the copy is what is imported
