@@ -169,8 +169,8 @@ class Checked:
         lines = [f"To do: {finding.name}: {finding.remedy}." for finding in self.violated]
         if self.advice is None:
             lines.append(
-                "No K and N can be recommended: the bounds need a mu above 0, by more than rounding "
-                "beside L, on all of the trajectory."
+                "No K and N can be recommended: the bounds need a mu that is above 0 by more than "
+                "rounding beside L, on all of the trajectory."
             )
         else:
             plan, eta = self.advice.plan, self.advice.upper_step_size
