@@ -48,7 +48,8 @@ def tightness(subject: Certifier = certified, *, seeds: int = SEEDS) -> list[Ser
             x=shares,
             measured={f: sorted(max(r, LEAST) for r in found) for f, found in of.items()},
             bounds={f: [1.0] * seeds for f in of},
-            problem=f"{seeds} problems a family, two tasks, kappa to 1e3, random K, N, alpha",
+            problem=f"{seeds} problems a family, two tasks, kappa to 1e3, random K, N, alpha; "
+            f"below {LEAST:g} drawn at {LEAST:g}",
         )
         for name, of in ratios.items()
     ]
