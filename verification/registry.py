@@ -25,6 +25,7 @@ from verification.mutants import MUTANTS
 from verification.series import Draw, memory, theorem_a
 from verification.subjects import memory_reduced
 from verification.suite import ALGORITHM, SIZES, Bug, Entry, Kind, Suite
+from verification.tightness import tightness
 
 SAMPLER = "task sampler"
 DIFFERENTIATOR = "differentiable lower solve"
@@ -83,7 +84,7 @@ KINDS: tuple[Kind, ...] = (
     *convergence.KINDS,
 )
 
-SERIES: tuple[Draw, ...] = (theorem_a, memory, *CONVERGENCE_SERIES)
+SERIES: tuple[Draw, ...] = (theorem_a, tightness, memory, *CONVERGENCE_SERIES)
 
 
 def suite() -> Suite:

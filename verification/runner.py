@@ -248,6 +248,14 @@ def run(
         if watch is not None:
             watch(outcome)
     outcome.failures = judge(outcome.rows, outcome.cells, whole=claims is None)
+    if outcome.cells and claims is None:
+        seen = {(cell.kind, cell.bug) for cell in outcome.cells}
+        outcome.failures += [
+            f"planted bug {bug.name} of {kind.name} ({bug.what}) is shown to no claim"
+            for kind in suite.kinds
+            for bug in kind.bugs
+            if (kind.name, bug.name) not in seen
+        ]
     return outcome
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from verification.claims.convergence import ENTRIES, KINDS
 from verification.mutants import MUTANTS
 from verification.planting import SnippetError
+from verification.registry import suite
 from verification.subjects import memory_reduced
 from verification.suite import ALGORITHM, Entry
 
@@ -14,8 +15,8 @@ ENTRY = {entry.name: entry for entry in ENTRIES}
 HONEST = {ALGORITHM: memory_reduced} | {kind.name: kind.honest for kind in KINDS}
 BUGS = {mutant.name: mutant.subject for mutant in MUTANTS}
 BUGS |= {bug.name: bug.subject for kind in KINDS for bug in kind.bugs}
-# what each statistical evaluation of a full run is allowed, rounded down
-SIZE = 1e-11
+# what each statistical evaluation of a full run is allowed
+SIZE = suite().allowance("full")
 
 
 def notices(entry: Entry, bug: str, seed: int = 0) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from hypergrad import Bilevel
 from hypergrad.errors import InputError
@@ -122,6 +124,31 @@ def test_a_singular_hessian_is_seen() -> None:
     assert "singular Hessian at a minimiser" in finding.evidence
     assert "l2" in finding.remedy
     assert not found.passed
+    # without an inverse there is no adjoint to be bounded, and no condition number
+    (adjoint,) = (f for f in found.findings if "adjoint" in f.name)
+    assert adjoint.verdict is Verdict.UNKNOWN
+    with StringIO() as told:
+        found.tell(Console(file=told, width=100))
+        kappa = [line for line in told.getvalue().splitlines() if "kappa " in line]
+    assert kappa[-1].count("none") == 3
+
+
+def test_curvature_that_fades_to_nothing_is_not_called_singular() -> None:
+    """H = e^theta I, down to 1e-17: at every iterate its minimiser is unique, and kappa is 1."""
+
+    def lower(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        return (theta.exp() * phi.square() / 2 - phi).sum(-1)
+
+    def upper(theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        return 4 * theta.sum(-1) + 0 * phi.sum(-1)
+
+    zero = torch.zeros(3, dtype=torch.float64)
+    found = examine(
+        Bilevel(upper=upper, lower=lower), zero, zero, upper_steps=10, upper_step_size=1.0
+    )
+    assert found.estimates[-1].mu == pytest.approx(math.exp(-40), rel=1e-9)
+    assert [f.name for f in found.violated] == ["mu bounded away from 0 (1/mu)"]
+    assert found.advice is None  # kappa, over the trajectory, is 1e17
 
 
 def test_a_constant_without_bound_is_seen_and_one_that_has_a_bound_is_not() -> None:

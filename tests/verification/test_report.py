@@ -2,12 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from verification import __main__ as command
 from verification import checkouts, series
+from verification.claims.certificates import Certified, certified
+from verification.instances import Instance
 from verification.planting import SourceBug
 from verification.record import record, write
 from verification.registry import suite
@@ -15,6 +19,7 @@ from verification.report import html
 from verification.runner import run
 from verification.series import Series
 from verification.subjects import memory_reduced
+from verification.tightness import tightness
 
 LINE = Series(
     name="error against K",
@@ -85,6 +90,21 @@ def test_the_series_of_the_report_hold() -> None:
         assert len(curves.x) == len(next(iter(curves.measured.values())))
     first_order = series.theorem_a(lambda problem, theta, *rest, **named: 0 * theta)
     assert any(curves.violations() for curves in first_order)
+
+
+def test_tightness_is_a_distribution_and_a_wrong_answer_is_beyond_it() -> None:
+    def first_order(instance: Instance, warm: bool, **counts: Any) -> Certified:
+        found = certified(instance, warm, **counts)
+        return replace(found, h=0 * found.h)
+
+    a, b = tightness(seeds=5)
+    assert a.violations() == b.violations() == []
+    for curves in (a, b):
+        assert list(curves.measured) == ["quad", "exp", "lc", "log"]
+        for line in curves.measured.values():
+            assert list(line) == sorted(line)
+            assert line[0] < line[len(line) // 2] < line[-1]
+    assert all(curves.violations() for curves in tightness(first_order, seeds=5))
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

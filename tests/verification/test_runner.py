@@ -1,6 +1,7 @@
 """The runner on toy suites: what passes, what fails a run, and that processes change nothing."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_a_surviving_bug_fails_the_run() -> None:
     ]
     # with claims left out nobody can tell
     assert run(partial(toy, 3.0, 0.1), "small", claims=("near",)).failures == []
+
+
+def test_a_bug_that_no_claim_is_shown_fails_the_run() -> None:
+    def shy() -> Suite:
+        whole = toy(3.0, 4.0)
+        return Suite(tuple(replace(e, shown=("is 3.0",)) for e in whole.entries), whole.kinds)
+
+    assert run(shy, "small").failures == [
+        "planted bug is 4.0 of number (the number is 4.0) is shown to no claim"
+    ]
+    assert run(shy, "full").failures == []
 
 
 def test_a_claim_that_notices_nothing_fails_the_run() -> None:

@@ -13,7 +13,7 @@ from scipy.stats import chi2
 
 from tests.verification.detection import SIZE, check
 from verification.claims.floor import CAP, DOF
-from verification.oracles.chance import Evalue, surprise
+from verification.oracles.chance import RATIOS, Evalue, surprise
 from verification.oracles.moments import (
     Moments,
     SampledDescent,
@@ -150,13 +150,21 @@ def first_above(normals: np.ndarray, level: float) -> np.ndarray:
     return np.where(above.any(1), 8 * (above.argmax(1) + 1), -1)
 
 
-def test_false_alarms_and_power_of_the_sequential_test() -> None:
-    rng = np.random.default_rng(7)
-    honest = rng.standard_normal((100, CAP))
+def test_false_alarms_of_the_sequential_test() -> None:
+    honest = np.random.default_rng(7).standard_normal((100, CAP))
     assert (first_above(honest, SIZE) == -1).all()
     # at level 0.05: binomial(100, 0.05) exceeds 20 with probability 1e-8
     assert (first_above(honest, 0.05) > 0).sum() <= 20
-    for ratio in (0.5, 2.0):
-        hits = first_above(math.sqrt(ratio) * rng.standard_normal((30, CAP)), SIZE)
-        assert (hits > 0).all()
-        print(f"\nratio {ratio}: rejected after {hits.mean():.0f} degrees on average")  # noqa: T201
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 2.0, 4.0])
+def test_power_of_the_sequential_test(ratio: float) -> None:
+    """Exact: the mixture is at least its own ratio's term, which exceeds 1/a where S passes s.
+
+    -n/2 ln r + S (1 - 1/r)/2 - ln 7 = ln(1/a) at S = s, and S/r is chi-square at the last step.
+    """
+    level = math.log(1 / SIZE) + math.log(len(RATIOS)) + CAP / 2 * math.log(ratio)
+    edge = 2 * level / (1 - 1 / ratio)
+    law = chi2(CAP, scale=ratio)
+    assert Evalue().seen(edge, CAP).log >= math.log(1 / SIZE) - 1e-9
+    assert (law.cdf(edge) if ratio > 1 else law.sf(edge)) < 1e-3

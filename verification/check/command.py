@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from hypergrad import Bilevel, check
 from hypergrad.__main__ import load
 from hypergrad.errors import HypergradError, InputError, NotFiniteError
-from hypergrad.tree import leaves
 from verification.check.advice import choices, measure, recommend
 from verification.check.estimates import Estimate, estimate
 from verification.check.report import Checked
@@ -123,11 +121,11 @@ def examine(
     own = None
     if trajectory.visits:
         own = check(problem, theta, trajectory.visits[0].phi, accuracy=accuracy, seed=seed)
-    eps = torch.finfo(leaves(phi0)[0].dtype).eps
-    size = max((visit.v.shape[-1] for visit in trajectory.visits), default=1)
-    findings = judge(trajectory, estimates, eps=eps, size=size)
+    findings = judge(trajectory, estimates)
     convex = any(f.name == CONVEX and f.verdict is Verdict.HOLDS for f in findings)
-    advice = recommend(trajectory, estimates, accuracy) if convex else None
+    # where curvature varies by more than the precision from iterate to iterate, no K serves all
+    usable = convex and min(e.mu for e in estimates) > max(e.rounding for e in estimates)
+    advice = recommend(trajectory, estimates, accuracy) if usable else None
     tried = choices(advice, steps, max_steps, step_size)
     return Checked(
         target=target,

@@ -6,6 +6,7 @@ quotients between the start, the middle and the end of the way from phi0 to the 
 segment that the error bounds use them on. A constant is the worst task's.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -46,6 +47,7 @@ class Estimate:
         adjoint_norm: V.
         upper_gradient: b*.
         distance: D0.
+        rounding: n eps L, which rounding moves an eigenvalue by at most (Weyl).
     """
 
     mu: float
@@ -59,6 +61,12 @@ class Estimate:
     adjoint_norm: float
     upper_gradient: float
     distance: float
+    rounding: float
+
+    @property
+    def condition(self) -> float:
+        """L/mu; infinite where mu is no more than rounding, or negative."""
+        return self.smoothness / self.mu if self.mu > self.rounding else math.inf
 
 
 def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Estimate:
@@ -96,6 +104,9 @@ def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Esti
         adjoint_norm=float(norm(visit.v).max()),
         upper_gradient=float(norm(upper[-1].gradient.detach()).max()),
         distance=float(away[0].max()),
+        rounding=end.phi.shape[-1]
+        * torch.finfo(end.phi.dtype).eps
+        * max(max(abs(low), abs(high)) for low, high in spectra),
     )
 
 

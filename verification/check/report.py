@@ -143,11 +143,11 @@ class Checked:
             every = [value[key] for value in values]
             extreme = min(every) if symbol == "mu" else max(every)
             table.add_row(symbol, f"{every[0]:.4g}", f"{every[-1]:.4g}", f"{extreme:.4g}")
-        whole = _condition(
-            max(e.smoothness for e in self.estimates), min(e.mu for e in self.estimates)
-        )
-        ends = [_condition(e.smoothness, e.mu) for e in (self.estimates[0], self.estimates[-1])]
-        table.add_row("kappa", *ends, whole)
+        first, last = self.estimates[0].condition, self.estimates[-1].condition
+        whole = math.inf
+        if all(e.condition < math.inf for e in self.estimates):
+            whole = max(e.smoothness for e in self.estimates) / min(e.mu for e in self.estimates)
+        table.add_row("kappa", *map(_condition, (first, last, whole)))
         return table
 
     def _errors(self) -> Table:
@@ -168,7 +168,10 @@ class Checked:
     def _sentences(self) -> list[str]:
         lines = [f"To do: {finding.name}: {finding.remedy}." for finding in self.violated]
         if self.advice is None:
-            lines.append("No K and N can be recommended: the bounds need mu > 0.")
+            lines.append(
+                "No K and N can be recommended: the bounds need a mu that is above 0 by more than "
+                "rounding beside L, on all of the trajectory."
+            )
         else:
             plan, eta = self.advice.plan, self.advice.upper_step_size
             lines.append(
@@ -185,8 +188,8 @@ class Checked:
         return lines
 
 
-def _condition(largest: float, least: float) -> str:
-    return f"{largest / least:.4g}" if least > 0 else "none"
+def _condition(number: float) -> str:
+    return f"{number:.4g}" if number < math.inf else "none"
 
 
 def _row(finding: Any) -> dict[str, Any]:

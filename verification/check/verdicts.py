@@ -15,6 +15,8 @@ GROWTH = 10.0
 LEVEL = 0.25
 
 CONVEX = "g strongly convex (mu > 0)"
+ADJOINT = "adjoint bounded (V)"
+NO_ADJOINT = "not computed at every iterate: H v = df/dphi was met with an H that is not definite"
 WHY_UNKNOWN = (
     "a Lipschitz constant is a supremum over a region; the largest of finitely many quotients is "
     "never above it and may be far below. What a trajectory shows is thus a lower bound, and no "
@@ -47,21 +49,17 @@ class Finding:
     remedy: str = ""
 
 
-def judge(
-    trajectory: Trajectory, estimates: Sequence[Estimate], *, eps: float, size: int
-) -> list[Finding]:
+def judge(trajectory: Trajectory, estimates: Sequence[Estimate]) -> list[Finding]:
     """All assumptions of theory.md, sections 2 and 3, in the order in which they matter.
 
     Args:
         trajectory: the visits.
         estimates: one for each of them, possibly fewer where derivatives were not finite.
-        eps: the precision.
-        size: unknowns of a task, for the rounding of eigenvalues.
     """
     findings = [_defined(trajectory)]
     if not estimates:
         return findings
-    findings.append(_strongly_convex(estimates, eps * size))
+    findings.append(_strongly_convex(estimates))
     if findings[-1].verdict is Verdict.HOLDS:
         inverse = [1 / found.mu for found in estimates]
         findings.append(_bounded("mu bounded away from 0 (1/mu)", inverse, _REGULARISE))
@@ -69,6 +67,11 @@ def judge(
         _bounded(name, [getattr(found, key) for found in estimates], remedy)
         for name, key, remedy in _BOUNDED
     ]
+    if all(found.mu_end > found.rounding for found in estimates):
+        sizes = [found.adjoint_norm for found in estimates]
+        findings.append(_bounded(ADJOINT, sizes, _REGULARISE + ", or bound the loss"))
+    else:
+        findings.append(Finding(ADJOINT, Verdict.UNKNOWN, NO_ADJOINT))
     findings.append(Finding("bounds beyond the trajectory", Verdict.UNKNOWN, WHY_UNKNOWN))
     return findings
 
@@ -81,7 +84,6 @@ _BOUNDED = (
     ("coupling Lipschitz (rJ)", "coupling_lipschitz", _REGULARISE),
     ("gradient of f Lipschitz (lam22)", "upper_smoothness", "bound or rescale the upper loss"),
     ("df/dtheta Lipschitz (lam12)", "upper_coupling", "bound or rescale the upper loss"),
-    ("adjoint bounded (V)", "adjoint_norm", "regularise the lower objective, or bound the loss"),
 )
 
 
@@ -99,31 +101,35 @@ def _defined(trajectory: Trajectory) -> Finding:
     return Finding(name, Verdict.HOLDS, f"at {count} upper iterates; |dg/dphi| <= {worst:.1e}")
 
 
-def _strongly_convex(estimates: Sequence[Estimate], rounding: float) -> Finding:
-    """Weyl: rounding moves an eigenvalue by at most n eps L, so that less cannot be told from 0."""
-    mu = min(found.mu for found in estimates)
-    end = min(found.mu_end for found in estimates)
-    largest = max(abs(found.smoothness) for found in estimates)
-    slack = rounding * max(largest, -mu)
-    where = "at a minimiser" if end <= slack else "between phi0 and a minimiser"
-    if mu < -slack:
+def _strongly_convex(estimates: Sequence[Estimate]) -> Finding:
+    """Each iterate by itself: what is small beside the L of another iterate is not singular."""
+    negative = [found for found in estimates if found.mu < -found.rounding]
+    worst = (
+        min(negative, key=lambda found: found.mu)
+        if negative
+        else max(estimates, key=lambda found: found.condition)
+    )
+    mu, largest = worst.mu, worst.smoothness
+    where = "at a minimiser" if worst.mu_end <= worst.rounding else "between phi0 and a minimiser"
+    if negative:
         return Finding(
             CONVEX,
             Verdict.VIOLATED,
             f"negative curvature {where}: eigenvalue {mu:.3g} (L = {largest:.3g})",
             "regularise the lower objective, or start nearer to its minimiser",
         )
-    if mu <= slack:
+    if mu <= worst.rounding:
         return Finding(
             CONVEX,
             Verdict.VIOLATED,
             f"singular Hessian {where}: eigenvalue {mu:.1e}, L = {largest:.3g}",
             "add an l2 term to the lower objective: its minimiser is not unique",
         )
+    least, top = min(e.mu for e in estimates), max(e.smoothness for e in estimates)
     return Finding(
         CONVEX,
         Verdict.HOLDS,
-        f"mu >= {mu:.3g}, L = {largest:.3g}, kappa = {largest / mu:.3g} at "
+        f"mu >= {least:.3g}, L = {top:.3g}, kappa = {top / least:.3g} at "
         f"{3 * len(estimates)} points",
     )
 
