@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
@@ -49,6 +49,30 @@ class Tolerance:
     def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """What to reach, from the gradient's norm at the start."""
         return torch.clamp(self.rtol * size.detach(), min=self.atol)
+
+    def progress(self, size: Float[Tensor, "*batch"], known: Memory) -> Progress:
+        """What a step finds with a gradient of this size; ``known`` is what the last one noted.
+
+        Nobody has met it before the first step, so that whatever is differentiated depends on
+        theta, and so that a start that happens to meet it is no way out of the loop.
+        """
+        goal, taken = known or (self.goal(size), torch.zeros_like(size, dtype=torch.int64))
+        done = (taken > 0) & (size <= goal)
+        return Progress(done, (goal, taken + ~done))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Which tasks a step leaves where they are.
+
+    Attributes:
+        done: ``(*batch,)`` whether a task has met the tolerance, and takes the step no more.
+        note: what the next step must know, the end of a solver's memory: each task's goal, and
+            how many steps it took.
+    """
+
+    done: Bool[Tensor, "*batch"]
+    note: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,26 +143,55 @@ def descend(
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
 
-    With a tolerance, the last of the solver's memory is each task's goal, and a step that changes
-    nothing, which would repeat for ever, ends the loop.
-
     Raises:
         InputError: the objective can't be used.
         NotFiniteError: the steps diverged.
     """
-    theta, phi, taken = detach(theta), detach(phi), 0
-    memory: Memory = ()
-    for _ in indices:
-        old, known = leaves(phi), memory
-        phi, memory = solver.step(lower, theta, phi, memory)
-        if tolerance and _same(leaves(phi), old) and _same(memory[: len(known)], known):
-            break
-        taken += 1
+    theta = detach(theta)
+    phi, memory, taken = _walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
-    goal = memory[-1] if tolerance and memory else tolerance.goal(size)
+    goal = memory[-2] if tolerance and memory else tolerance.goal(size)
     met = tolerance.met(size, goal)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
+
+
+def count(
+    solver: Unrollable,
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    tolerance: Tolerance,
+) -> Int[Tensor, "*batch"]:
+    """How many steps each task takes: found by taking them, if a tolerance may end them."""
+    if not tolerance or solver.steps == 0:
+        return torch.tensor(solver.steps)
+    indices = range(solver.steps)
+    _, memory, _ = _walk(solver, indices, lower, detach(theta), detach(phi), tolerance)
+    return memory[-1]
+
+
+def _walk(
+    solver: Unrollable,
+    indices: range,
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    tolerance: Tolerance,
+) -> tuple[Phi, Memory, int]:
+    """The steps, and how many of them changed something.
+
+    With a tolerance, a step that changes nothing, which would repeat for ever, ends the loop.
+    """
+    memory: Memory = ()
+    for index in indices:
+        old, known = leaves(phi), memory
+        phi, memory = solver.step(lower, theta, phi, memory)
+        # the last of the memory counts steps, whether they change something or not
+        before, after = [*old, *known[:-1]], [*leaves(phi), *memory[:-1]]
+        if tolerance and _same(before, after[: len(before)]):
+            return phi, memory, index
+    return phi, memory, len(indices)
 
 
 def _same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hypergrad.objective import Objective
@@ -40,7 +40,8 @@ class LowerSolver(Protocol):
 
 
 Memory: TypeAlias = tuple[Tensor, ...]
-"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first."""
+"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first.
+Each tensor begins with the tasks' dimensions."""
 
 
 @runtime_checkable
@@ -52,11 +53,16 @@ class Unrollable(LowerSolver, Protocol):
         """How many steps it takes at most."""
         ...
 
+    def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
+        """How many steps from phi each task takes; ``()`` if that is ``steps`` for all of them."""
+        ...
+
     def step(
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
     ) -> tuple[Phi, Memory]:
         """One step, differentiable in theta, phi and memory, which may be detached in between.
 
-        A task that has met a tolerance answers with the phi it was given, for ever after.
+        Every task takes the first one, whose derivative would else be zero unsaid. After that, one
+        that has met a tolerance takes no more: it answers with where it met it, for ever after.
         """
         ...
