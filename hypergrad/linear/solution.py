@@ -143,9 +143,10 @@ def dot(
 
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """Each task's Euclidean norm."""
-    length: Tensor = torch.linalg.vector_norm(vector, dim=-1)
-    return length
+    """Each task's Euclidean norm; the squares neither underflow nor overflow."""
+    scale = scale_of(vector)
+    length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
+    return length * scale[..., 0]
 
 
 def judge(

@@ -20,7 +20,8 @@ class Minimum(Generic[Phi]):
         phi: the last iterate, cut off from any graph.
         stationarity: ``(*batch,)`` ``|d g/d phi|`` there, for each task.
         converged: ``(*batch,)`` whether that met the solver's tolerance; None if it was given
-            none (a number of steps only, or ``rtol=0``: as far as this precision goes).
+            a number of steps only. Where ``rtol=0`` asks for what this precision gives (Newton,
+            LBFGS), whether that was reached before the steps were used up.
         steps: steps taken.
     """
 

@@ -48,9 +48,7 @@ SOLVERS: list[GradientDescent | Nesterov] = [
 
 @pytest.mark.parametrize("by", SOLVERS, ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 7, 10**4])
-def test_each_tasks_own_last_steps_are_recorded(
-    by: GradientDescent | Nesterov, steps: int
-) -> None:
+def test_each_tasks_own_last_steps_are_recorded(by: GradientDescent | Nesterov, steps: int) -> None:
     together = jacobian_of(Truncated(steps=steps), by, STARTS)
     counts = by.taken(lower, THETA, STARTS)
     assert len(set(counts.tolist())) > 1
