@@ -13,7 +13,7 @@ from hypergrad.adjoints import refuse_start_with_grad, unrollable
 from hypergrad.attach import refuse_twice
 from hypergrad.certificate import Watch
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, fresh_leaf
+from hypergrad.objective import Objective, custom_functions, fresh_leaf, refuse_error_node
 from hypergrad.tree import Phi, Theta, detach, leaves, like
 
 
@@ -95,6 +95,9 @@ def _push(
     with torch.enable_grad():
         pulled = torch.autograd.grad(moving, inputs, probes, create_graph=True, allow_unused=True)
     links: Sequence[Tensor | None] = pulled  # None where no output depends on the input
+    custom = sorted({name for tensor in moving for name in custom_functions(tensor)})
+    if custom:
+        refuse_error_node(links, custom)
     linear, along = list[Tensor](), list[Tensor]()
     for cotangent, tangent in zip(links, tangents, strict=True):
         if cotangent is not None and cotangent.requires_grad:

@@ -12,7 +12,13 @@ from torch import Size, Tensor
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
-from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
+from hypergrad.objective import (
+    Objective,
+    evaluate,
+    fresh_leaf,
+    recorded_gradient,
+    refuse_not_finite,
+)
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
 
@@ -89,6 +95,9 @@ class Slope:
 
         Where nothing is recorded and the objective knows its gradient, that is used. ``measured``
         says whether :meth:`size` will be asked for.
+
+        Raises:
+            InputError: it is recorded, and its derivative would silently be zero.
         """
         record = torch.is_grad_enabled() and any(
             leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))
@@ -101,7 +110,10 @@ class Slope:
         points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
         with torch.enable_grad():
             values = lower(theta, like(phi, points))
-            gradients = torch.autograd.grad(values.sum(), points, create_graph=record)
+            if record:
+                gradients = recorded_gradient(values, points, within=[*points, *leaves(theta)])
+            else:
+                gradients = torch.autograd.grad(values.sum(), points)
         return cls(points if record else leaves(phi), gradients, values.shape)
 
     def size(self) -> Float[Tensor, "*batch"]:

@@ -34,7 +34,8 @@ class Nesterov:
     kappa.
 
     With a tolerance a task stops at the extrapolated point y that met it, after its first step,
-    since that is where the gradient is known. Steps can be unrolled; t and restarts are constants to differentiation.
+    since that is where the gradient is known. Steps can be unrolled; t and restarts are constants
+    to differentiation.
 
     Attributes:
         steps: K; with a tolerance, at most that many.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from hypergrad import (
     argmin,
 )
 from hypergrad.adjoints_forward import Forward
+from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.lower.nesterov import Nesterov
 
 EPS = torch.finfo(torch.float64).eps
@@ -89,3 +93,107 @@ def test_no_task_has_no_last_steps() -> None:
     by = GradientDescent(steps=5, step_size=0.1, rtol=1e-3)
     phi = argmin(lower, theta, STARTS[:0], by=by, adjoint=Truncated(steps=2))
     assert phi.shape == (0, 3)
+
+
+class OnceOnly(torch.autograd.Function):
+    """``x^2/2``, whose second derivative autograd takes for zero and says nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square() / 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * x  # type: ignore[no-any-return]
+
+
+class Twice(torch.autograd.Function):
+    """``x^2/2`` again, with a backward that is differentiable, once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square() / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        apply: Callable[..., Tensor] = OnceTimes.apply
+        return apply(grad, x)
+
+
+class OnceTimes(torch.autograd.Function):
+    """A product that can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(one, other)
+        return one * other
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = ctx.saved_tensors
+        return grad * other, grad * one
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=2)], ids=str)
+@pytest.mark.parametrize("by", SOLVERS[:2], ids=str)
+def test_an_operation_that_autograd_would_prune_is_refused(
+    adjoint: Adjoint, by: GradientDescent | Nesterov
+) -> None:
+    def pruned(theta: Tensor, phi: Tensor) -> Tensor:
+        square: Callable[[Tensor], Tensor] = OnceOnly.apply
+        return square(phi - theta).sum(-1)
+
+    theta = THETA.clone().requires_grad_()
+    with pytest.raises(InputError, match=r"OnceOnly.*FiniteDifference\(\)"):
+        argmin(pruned, theta, STARTS, by=by, adjoint=adjoint)
+    with torch.no_grad():  # nothing to prune
+        argmin(pruned, theta, STARTS, by=by, adjoint=adjoint)
+
+
+def test_a_second_derivative_suffices_unless_forward_needs_a_third() -> None:
+    def twice(theta: Tensor, phi: Tensor) -> Tensor:
+        square: Callable[[Tensor], Tensor] = Twice.apply
+        return square(phi - theta).sum(-1)
+
+    by = GradientDescent(steps=3, step_size=0.5)
+    theta = THETA.clone().requires_grad_()
+    argmin(twice, theta, STARTS, by=by, adjoint=Unrolled()).sum().backward()
+    assert theta.grad is not None
+    # 1 - 0.5^3 of theta in each of four tasks
+    assert torch.allclose(theta.grad, torch.full_like(THETA, 4 * 0.875), rtol=1e-14)
+    with pytest.raises(InputError, match="OnceTimes"):
+        argmin(twice, theta, STARTS, by=by, adjoint=Forward())
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=2)], ids=str)
+@pytest.mark.parametrize("kind", [GradientDescent, Nesterov])
+def test_steps_that_diverge_are_named(
+    adjoint: Adjoint, kind: Callable[..., GradientDescent | Nesterov]
+) -> None:
+    rates = torch.tensor([1.0, 1.0, 1e3, 1.0], dtype=torch.float64)
+
+    def steep(theta: Tensor, phi: Tensor) -> Tensor:
+        return rates * (phi - theta).square().sum(-1) / 2
+
+    theta = THETA.clone().requires_grad_()
+    by = kind(steps=400, step_size=0.1)
+    with pytest.raises(NotFiniteError, match=f"phi where {kind.__name__} ended of task 2"):
+        argmin(steep, theta, STARTS, by=by, adjoint=adjoint)
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=2)], ids=str)
+def test_a_derivative_that_is_not_finite_is_named(adjoint: Adjoint) -> None:
+    def cusp(theta: Tensor, phi: Tensor) -> Tensor:
+        # d g/d phi is finite where phi is theta, and so is phi; the second derivative is not
+        return (phi - theta).abs().pow(1.5).sum(-1)
+
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    by = GradientDescent(steps=3, step_size=0.01)
+    with pytest.raises(NotFiniteError, match="derivative in theta through the lower level"):
+        argmin(cusp, theta, 0 * STARTS, by=by, adjoint=adjoint).sum().backward()
