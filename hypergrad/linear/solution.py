@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     INDEFINITE = 3
     NOT_FINITE = 4
     DAMPED = 5
+    DENIED = 6
 
     @property
     def remedy(self) -> str:
@@ -49,6 +50,10 @@ _REMEDIES = {
     Status.DAMPED: (
         "only the damped system was solved; damp less, or regularise the lower objective itself, "
         "which keeps phi and v consistent."
+    ),
+    Status.DENIED: (
+        "the solver called a residual converged that its x does not have; mend the solver so that "
+        "it recomputes the residual, or use one of hypergrad's."
     ),
 }
 
