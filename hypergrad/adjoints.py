@@ -109,9 +109,9 @@ class Truncated:
         refuse_start_with_grad(phi, self)
         solver = unrollable(by, self)
         counts = solver.taken(lower, theta, phi)
-        if not counts.numel():  # no task
-            return by.minimise(lower, theta, phi).phi
-        fewest, most = int(counts.min()), int(counts.max())
+        fewest = most = solver.steps
+        if counts.numel():  # there is a task
+            fewest, most = int(counts.min()), int(counts.max())
         memory: Memory = ()
         # one more than taken: the step in which a task finds that it has met its tolerance
         for index in range(min(most + 1, solver.steps)):

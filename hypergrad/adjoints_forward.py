@@ -126,7 +126,7 @@ class _Columns(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
         products = [
-            column.flatten(1) @ cotangent.flatten()
+            column.reshape(len(column), -1) @ cotangent.reshape(-1)
             for column, cotangent in zip(ctx.columns, cotangents, strict=True)
         ]
         parts = torch.stack(products).sum(0).split([leaf.numel() for leaf in theta])

@@ -51,8 +51,9 @@ class Witness:
         if solution.x.shape != rhs.shape or solution.status.shape != rhs.shape[:-1]:
             raise InputError(
                 f"the solver answered a right-hand side of shape {tuple(rhs.shape)} with x of "
-                f"shape {tuple(solution.x.shape)} and status of shape {tuple(solution.status.shape)}; x "
-                "must be like the right-hand side, and the rest have one value for each task."
+                f"shape {tuple(solution.x.shape)} and status of shape "
+                f"{tuple(solution.status.shape)}; x must be like the right-hand side, and the rest "
+                "have one value for each task."
             )
         image, products = self._image(solution.x.detach(), scale_of(rhs))
         size = norm(rhs)

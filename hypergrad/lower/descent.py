@@ -107,7 +107,9 @@ class Slope:
             with torch.no_grad():
                 known = leaves(lower.gradient(theta, phi))
                 return cls(leaves(phi), known, lower(theta, phi).shape if measured else Size())
-        points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
+        points: list[Tensor] = [
+            leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)
+        ]
         with torch.enable_grad():
             values = lower(theta, like(phi, points))
             if record:
@@ -197,7 +199,8 @@ def _walk(
     """
     memory: Memory = ()
     for index in indices:
-        old, known = leaves(phi), memory
+        old: list[Tensor] = leaves(phi)
+        known: Memory = memory
         phi, memory = solver.step(lower, theta, phi, memory)
         # the last of the memory counts steps, whether they change something or not
         before, after = [*old, *known[:-1]], [*leaves(phi), *memory[:-1]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import dot
-from hypergrad.lower.descent import Slope, Tolerance, choose, count, descend
+from hypergrad.lower.descent import Progress, Slope, Tolerance, choose, count, descend
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, flatten, leaves, like
@@ -99,7 +99,7 @@ class Nesterov:
         offset: list[Tensor] = [_spread(beta, part) * part for part in gone]
         if not self._tolerance:
             return like(phi, new), (*offset, t)
-        progress = self._tolerance.progress(size, memory[len(old) + 1 :])
+        progress: Progress = self._tolerance.progress(size, memory[len(old) + 1 :])
         done = progress.done
         new = choose(done, here.points, new)
         offset = choose(done, [torch.zeros_like(part) for part in offset], offset)

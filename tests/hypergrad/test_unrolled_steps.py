@@ -88,11 +88,37 @@ def test_the_value_is_the_lower_solvers(adjoint: Adjoint, by: GradientDescent | 
     assert torch.equal(argmin(lower, theta, STARTS, by=by, adjoint=adjoint), plain)
 
 
-def test_no_task_has_no_last_steps() -> None:
+@pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=2)], ids=str)
+def test_no_task_at_all(adjoint: Adjoint) -> None:
     theta = THETA.clone().requires_grad_()
     by = GradientDescent(steps=5, step_size=0.1, rtol=1e-3)
-    phi = argmin(lower, theta, STARTS[:0], by=by, adjoint=Truncated(steps=2))
+    phi = argmin(lower, theta, STARTS[:0], by=by, adjoint=adjoint)
+    phi.sum().backward()
     assert phi.shape == (0, 3)
+    assert theta.grad is not None
+    assert not theta.grad.any()
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=9)], ids=str)
+def test_one_number_without_dimensions(adjoint: Adjoint) -> None:
+    def square(theta: Tensor, phi: Tensor) -> Tensor:
+        return (phi - theta).square() / 2
+
+    theta = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    by = GradientDescent(steps=3, step_size=0.5)
+    argmin(square, theta, torch.zeros(()).double(), by=by, adjoint=adjoint).backward()
+    assert theta.grad is not None
+    assert theta.grad == 1 - 0.5**3
+
+
+def test_tensors_that_have_no_derivative_are_named() -> None:
+    by = GradientDescent(steps=3, step_size=0.5)
+    with torch.inference_mode():
+        made = THETA.clone()
+    with pytest.raises(InputError, match="theta was made under inference_mode"):
+        argmin(lower, made, STARTS, by=by, adjoint=Unrolled())
+    with pytest.raises(InputError, match=r"phi is torch\.sparse_coo.*to_dense"):
+        argmin(lower, THETA, STARTS.to_sparse(), by=by, adjoint=Unrolled())
 
 
 class OnceOnly(torch.autograd.Function):
