@@ -10,7 +10,7 @@ import torch
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import HypergradError, InputError
 from hypergrad.implicit import Hypergradient, hypergradient
-from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.solution import LinearSolver, norm
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Bilevel
 from hypergrad.tree import Phi, Theta, leaves, like, unflatten
@@ -112,8 +112,8 @@ def solve_adaptively(
         start = like(phi, unflatten(answer.certificate.adjoint.x, leaves(phi)))
         bounds = answer.certificate.bound(constants)
         error = torch.as_tensor(bounds.value).mean()
-        size = torch.stack([leaf.square().sum() for leaf in leaves(answer.grad)]).sum().sqrt()
-        share = float(error / size) if error > 0 else 0.0
+        size = norm(torch.cat([leaf.reshape(-1) for leaf in leaves(answer.grad)]))
+        share = 0.0 if float(error) == 0 else float(error / size)
         latest = Certified(answer, phi, start, conclude(error, bounds), share, rounds)
         if share <= nu:
             return latest

@@ -11,9 +11,10 @@ from hypergrad.curvature import Curvature, Hessian
 from hypergrad.errors import InputError
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
+from hypergrad.lower.descent import choose
 from hypergrad.lower.minimum import LowerSolver, Memory, Unrollable
 from hypergrad.objective import Objective
-from hypergrad.tree import Phi, Theta, Tree, detach, leaves, names
+from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
 
 
 @runtime_checkable
@@ -67,8 +68,8 @@ class Unrolled:
     """Differentiate through all K lower steps (ITD-BiO, ANIL, MAML); memory O(K).
 
     Exact for the K-step iterate, in theta and in the start; as far from the minimiser's
-    derivative as ``(1 - step_size mu)^K`` times K leaves it. The one adjoint that can be
-    differentiated again.
+    derivative as ``(1 - step_size mu)^K`` times K leaves it. K is each task's own number of steps
+    where ``by`` has a tolerance, one at least. The one adjoint that can be differentiated again.
     """
 
     def minimise(
@@ -86,7 +87,10 @@ class Unrolled:
 class Truncated:
     """Differentiate through the last ``steps`` lower steps only (Shaban et al. 2019).
 
-    Memory O(steps); the neglected tail is of size ``(1 - step_size mu)^steps``.
+    Memory O(steps); the neglected tail is of size ``(1 - step_size mu)^steps``. If ``by`` has a
+    tolerance, these are each task's own last steps before it met it: the steps are taken once to
+    count them and once to record, and the graph reaches from the first of those recorded for any
+    task to the last, so that memory grows by the spread of the tasks' numbers of steps.
 
     Attributes:
         steps: how many of the last steps to record.
@@ -104,10 +108,19 @@ class Truncated:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
         refuse_start_with_grad(phi, self)
         solver = unrollable(by, self)
+        counts = solver.taken(lower, theta, phi)
+        fewest = most = solver.steps
+        if counts.numel():  # there is a task
+            fewest, most = int(counts.min()), int(counts.max())
         memory: Memory = ()
-        for index in range(solver.steps):
-            recorded = index + self.steps >= solver.steps
+        # one more than taken: the step in which a task finds that it has met its tolerance
+        for index in range(min(most + 1, solver.steps)):
+            recorded = index + self.steps >= fewest
             phi, memory = solver.step(lower, theta if recorded else detach(theta), phi, memory)
+            if recorded and index + self.steps < most:
+                mine = index + self.steps >= counts
+                phi = like(phi, choose(mine, leaves(phi), leaves(detach(phi))))
+                memory = tuple(choose(mine, memory, [part.detach() for part in memory]))
         return phi
 
 

@@ -13,7 +13,7 @@ from hypergrad.adjoints import refuse_start_with_grad, unrollable
 from hypergrad.attach import refuse_twice
 from hypergrad.certificate import Watch
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, fresh_leaf
+from hypergrad.objective import Objective, custom_functions, fresh_leaf, refuse_error_node
 from hypergrad.tree import Phi, Theta, detach, leaves, like
 
 
@@ -95,6 +95,9 @@ def _push(
     with torch.enable_grad():
         pulled = torch.autograd.grad(moving, inputs, probes, create_graph=True, allow_unused=True)
     links: Sequence[Tensor | None] = pulled  # None where no output depends on the input
+    custom = sorted({name for tensor in moving for name in custom_functions(tensor)})
+    if custom:
+        refuse_error_node(links, custom)
     linear, along = list[Tensor](), list[Tensor]()
     for cotangent, tangent in zip(links, tangents, strict=True):
         if cotangent is not None and cotangent.requires_grad:
@@ -123,7 +126,7 @@ class _Columns(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
         products = [
-            column.flatten(1) @ cotangent.flatten()
+            column.reshape(len(column), -1) @ cotangent.reshape(-1)
             for column, cotangent in zip(ctx.columns, cotangents, strict=True)
         ]
         parts = torch.stack(products).sum(0).split([leaf.numel() for leaf in theta])

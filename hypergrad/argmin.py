@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from hypergrad.adjoints import Adjoint
 from hypergrad.certificate import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, examine
-from hypergrad.tree import Phi, Theta, full_precision, widened
+from hypergrad.objective import Objective, examine, refuse_not_finite
+from hypergrad.tree import Phi, Theta, flatten, full_precision, leaves, like, widened
 
 
 def argmin(
@@ -42,5 +45,23 @@ def argmin(
     """
     theta = widened(theta, phi0)
     with full_precision(phi0):
-        examine(lower, theta, phi0)
-        return adjoint.minimise(lower, theta, phi0, by, watch)
+        values = examine(lower, theta, phi0)
+        theta = like(theta, (_watched(leaf) for leaf in leaves(theta)))
+        phi = adjoint.minimise(lower, theta, phi0, by, watch)
+    found = flatten([leaf.detach() for leaf in leaves(phi)], values.shape)
+    refuse_not_finite(found, f"phi where {type(by).__name__} ended", per_task=False)
+    return phi
+
+
+def _watched(leaf: Tensor) -> Tensor:
+    """The same tensor, whose derivative through the lower level is looked at in backward."""
+    if not (leaf.requires_grad and torch.is_grad_enabled()):
+        return leaf
+    seen = leaf.view_as(leaf)
+    seen.register_hook(_refuse)
+    return seen
+
+
+def _refuse(gradient: Tensor) -> None:
+    what = "the derivative in theta through the lower level"
+    refuse_not_finite(gradient.reshape(-1), what, per_task=False)

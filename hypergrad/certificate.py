@@ -14,6 +14,7 @@ from torch import Tensor
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import AdjointError, AdjointWarning, InputError
 from hypergrad.linear.solution import Solution, Status, norm
+from hypergrad.objective import refuse_not_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Certificate:
         Raises:
             InputError: a constant does not have one value for each task; or the curvature is not
                 the Hessian, whose residual nobody measured.
+            NotFiniteError: a task's bound is NaN or infinite, which bounds nothing.
         """
         if not self.of_hessian:
             raise InputError(
@@ -92,6 +94,7 @@ class Certificate:
                 f"the constants are for tasks {tuple(value.shape)}, but the certificate is for "
                 f"tasks {tuple(self.stationarity.shape)}; give one value, or one for each task."
             )
+        refuse_not_finite(value, "the bound on the hypergradient's error", per_task=True)
         return conclude(value, mu, coupling, upper_coupling, upper_smoothness, rJ, rH)
 
     def __str__(self) -> str:

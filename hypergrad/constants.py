@@ -86,9 +86,7 @@ class Constants:
                     f"{field.name} is {given!r}; say where it comes from: Proven(...) if it was "
                     "derived, Estimated(...) if it was measured or guessed."
                 )
-            value = torch.as_tensor(given.value)
-            if not bool((value.isfinite() & (value >= 0)).all()):
-                raise InputError(f"{field.name} is {given}; it must be finite and not negative.")
+            check_known(given, field.name)
         mu = torch.as_tensor(self.strong_convexity.value)
         if not bool((mu > 0).all()):
             raise InputError(
@@ -107,6 +105,17 @@ class Constants:
     def proven(self) -> bool:
         """Whether every constant given is proven."""
         return not any(isinstance(getattr(self, field.name), Estimated) for field in fields(self))
+
+
+def check_known(known: Known, name: str) -> None:
+    """Refuse a bound that bounds nothing.
+
+    Raises:
+        InputError: NaN, infinite or negative.
+    """
+    value = torch.as_tensor(known.value)
+    if not bool((value.isfinite() & (value >= 0)).all()):
+        raise InputError(f"{name} is {known}; it must be finite and not negative.")
 
 
 def conclude(value: Float[Tensor, "*batch"], *premises: Known) -> Known:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hypergrad.certificate import Certificate
 from hypergrad.curvature import Curvature, Hessian, Point
 from hypergrad.linear.solution import LinearSolver, Status, norm
+from hypergrad.linear.witness import Witness
 from hypergrad.objective import (
     Bilevel,
     Objective,
@@ -116,7 +117,8 @@ def _pull_at(
     rhs = vector_of(cotangent, phi, "the cotangent", point.batch)
     refuse_not_finite(rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False)
     first = None if start is None else vector_of(start, phi, "start", point.batch)
-    solution = solver.solve(point.hessian, rhs, first)
+    witness = Witness(point.hessian)
+    solution = witness.examine(solver.solve(witness.map, rhs, first), rhs)
     broken = solution.status == Status.NOT_FINITE
     refuse_not_finite(torch.where(broken, torch.nan, 0.0), "a Hessian product H v", per_task=True)
     gradients = [-part for part in point.cross(solution.x)]

@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.errors import InputError
 from hypergrad.linear.solution import LinearMap
 from hypergrad.objective import (
     Objective,
     custom_functions,
+    differentiable_once,
     evaluate,
     fresh_leaf,
-    has_error_node,
     no_dependence,
+    recorded_gradient,
     refuse_not_finite,
 )
 from hypergrad.tree import Phi, Theta, check_same_kind, check_tree, flatten, leaves, like, unflatten
@@ -85,13 +85,12 @@ class Linearisation(Generic[Theta, Phi]):
         self.batch = values.shape
         self._custom: list[str] = custom_functions(values)
         with torch.enable_grad(), self._explain_second_derivatives():
-            # One for each task, so this is the gradient of the sum. A function marked
-            # once_differentiable leaves a trace in the graph only if they require grad.
-            weights = torch.ones_like(values, requires_grad=twice and bool(self._custom))
-            gradients = torch.autograd.grad(values, self._phi, weights, create_graph=twice)
+            gradients = (
+                recorded_gradient(values, self._phi)
+                if twice
+                else torch.autograd.grad(values, self._phi, torch.ones_like(values))
+            )
             self._gradient = flatten(gradients, self.batch)
-            if self._custom and has_error_node(self._gradient):
-                raise RuntimeError("it is marked once_differentiable, not twice.")
         self.values = values.detach()
         self.hessian = self.product
         self._joins_all = False  # whether g's gradient is known to depend on every leaf
@@ -152,12 +151,7 @@ class Linearisation(Generic[Theta, Phi]):
         told = str(error)
         if "twice" not in told and "not implemented" not in told:
             raise error
-        names = f" (custom functions in it: {', '.join(self._custom)})" if self._custom else ""
-        raise InputError(
-            f"the lower objective{names} has an operation without a second derivative: {told} "
-            "Use curvature=FiniteDifference(), which needs first derivatives only, or write "
-            "that operation so that it can be differentiated twice."
-        ) from error
+        raise differentiable_once(told, self._custom) from error
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
 
@@ -169,20 +169,59 @@ def _index(mask: Tensor) -> int | tuple[int, ...]:
     return first[0] if len(first) == 1 else tuple(first)
 
 
-def custom_functions(values: Tensor) -> list[str]:
+def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
     """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
     kind = torch.autograd.function.BackwardCFunction
-    nodes = [node for node in _graph(values) if isinstance(node, kind)]
+    nodes = [node for node in _graph(values, within) if isinstance(node, kind)]
     return sorted({type(node).__name__.removesuffix("Backward") for node in nodes})
 
 
-def has_error_node(tensor: Tensor) -> bool:
-    """Whether the graph holds a node that only raises.
+def recorded_gradient(
+    values: Tensor, points: Sequence[Tensor], *, within: Sequence[Tensor] = ()
+) -> tuple[Tensor, ...]:
+    """``d values.sum() / d points`` with its graph, refused if its derivative would be pruned.
 
-    Functions marked once_differentiable put one where their second derivative would be. Autograd
-    prunes it unvisited, and the second derivative through such a function is silently zero.
+    Functions marked once_differentiable put a node that only raises where their second derivative
+    would be. Autograd prunes it unvisited, and the derivative through it is silently zero.
+
+    Args:
+        values: ``(*batch,)``, each task's own.
+        points: what to differentiate in.
+        within: tensors beyond which the graph is none of the values' own.
+
+    Raises:
+        InputError: naming the custom functions.
     """
-    return any(type(node).__name__ == "Error" for node in _graph(tensor))
+    custom = custom_functions(values, within=within)
+    # the node is there only if the weights require grad, and they only if it may be
+    weights = torch.ones_like(values, requires_grad=bool(custom))
+    gradients = torch.autograd.grad(values, points, weights, create_graph=True)
+    if custom:
+        refuse_error_node(gradients, custom, within=within)
+    return gradients
+
+
+def refuse_error_node(
+    derivatives: Sequence[Tensor | None], custom: Sequence[str], *, within: Sequence[Tensor] = ()
+) -> None:
+    """Refuse derivatives whose graph holds a node that only raises; see above.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    graphs = (_graph(tensor, within) for tensor in derivatives if tensor is not None)
+    if any(type(node).__name__ == "Error" for graph in graphs for node in graph):
+        raise differentiable_once("it is marked once_differentiable, not twice.", custom)
+
+
+def differentiable_once(told: str, custom: Sequence[str]) -> InputError:
+    """The refusal of an operation in the lower objective that lacks a second derivative."""
+    names = f" (custom functions in it: {', '.join(custom)})" if custom else ""
+    return InputError(
+        f"the lower objective{names} has an operation without a second derivative: {told} "
+        "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only, or "
+        "write that operation so that it can be differentiated twice."
+    )
 
 
 def _reached(values: Tensor) -> dict[int, Tensor]:
@@ -193,13 +232,14 @@ def _reached(values: Tensor) -> dict[int, Tensor]:
     return {id(node.variable): node.variable for node in leaf_nodes}
 
 
-def _graph(values: Tensor) -> set[Any]:
-    """All nodes of the graph that made ``values``."""
-    seen: set[Any] = set()
+def _graph(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
+    """All nodes of the graph that made ``values``, but for those that made ``within``."""
+    outside: set[Any] = {tensor.grad_fn for tensor in within}
+    seen: set[Any] = set(outside)
     pending: list[Any] = [] if values.grad_fn is None else [values.grad_fn]
     while pending:
         node = pending.pop()
         if node not in seen:
             seen.add(node)
             pending.extend(child for child, _ in node.next_functions if child is not None)
-    return seen
+    return seen - outside

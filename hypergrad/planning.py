@@ -11,12 +11,13 @@ the formulas are this library's own, not the paper's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hypergrad.constants import Constants, Known, conclude, require
+from hypergrad.constants import Constants, Known, check_known, conclude, require
 from hypergrad.errors import InputError
 
 
@@ -58,7 +59,10 @@ def plan(
     Args:
         constants: with smoothness and adjoint_norm, and upper_gradient for a start from zero.
         accuracy: delta, on the Euclidean norm of each task's error.
-        distance: D0, a bound on ``|phi0 - phi*|``; ``|d g/d phi|(phi0)/mu`` is one.
+        distance: D0, an upper bound on ``|phi0 - phi*|``. ``|d g/d phi|(phi0)/mu`` is one if mu
+            bounds H from below on the whole segment from phi0 to phi* (a mu measured at phi0 or
+            phi* alone does not). The length of a way to a point that is not converged is none,
+            it is short of it by up to ``|d g/d phi|/mu`` there: add that. Proven only if derived.
         adjoint_distance: a bound on ``|v0 - v*|``; None means that v0 = 0.
         step_size: alpha, in (0, 2/L); 1/L by default, which also stands an L underestimated by
             less than a factor of 2 (where 2/(mu + L), the fastest, would diverge).
@@ -66,8 +70,9 @@ def plan(
     Raises:
         InputError: a constant is missing, or accuracy or step_size is out of range.
     """
-    if not accuracy > 0:
-        raise InputError(f"plan got accuracy={accuracy}; it must be positive.")
+    if not 0 < accuracy < math.inf:
+        raise InputError(f"plan got accuracy={accuracy}; it must be positive and finite.")
+    _check_distances(distance, adjoint_distance)
     rates = _Rates.of(constants, step_size)
     descent = _steps(2 * rates.c1 * _tensor(distance) / accuracy, rates.descent)
     if adjoint_distance is None:
@@ -113,6 +118,11 @@ def a_priori_bound(
     Raises:
         InputError: a constant is missing, or step_size is out of range.
     """
+    _check_distances(distance, adjoint_distance)
+    if steps < 0 or max_steps < 0:
+        raise InputError(
+            f"a_priori_bound got steps={steps}, max_steps={max_steps}; neither can be negative."
+        )
     rates = _Rates.of(constants, step_size)
     lam22, rH = _tensor(constants.upper_smoothness), _tensor(constants.hessian_lipschitz)
     mu, V = _tensor(constants.strong_convexity), _tensor(_adjoint_norm(constants))
@@ -161,8 +171,10 @@ def plan_warm(
     Raises:
         InputError: a constant is missing, or a step size is out of range.
     """
-    if not upper_step_size > 0:
-        raise InputError(f"plan_warm got upper_step_size={upper_step_size}; it must be positive.")
+    if not 0 < upper_step_size < math.inf:
+        raise InputError(
+            f"plan_warm got upper_step_size={upper_step_size}; it must be positive and finite."
+        )
     rates = _Rates.of(constants, step_size)
     V = _tensor(_adjoint_norm(constants))
     rH = _tensor(constants.hessian_lipschitz)
@@ -225,6 +237,12 @@ class _Rates:
                 adjoint_norm,
             ),
         )
+
+
+def _check_distances(distance: Known, adjoint_distance: Known | None) -> None:
+    check_known(distance, "distance")
+    if adjoint_distance is not None:
+        check_known(adjoint_distance, "adjoint_distance")
 
 
 def _smoothness(constants: Constants) -> Known:

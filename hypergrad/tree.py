@@ -71,6 +71,13 @@ def check_tree(tree: Tree, name: str) -> None:
         entry: object = leaf
         if not isinstance(entry, Tensor):
             raise InputError(f"{label} is a {type(entry).__name__}; every leaf must be a tensor.")
+        if leaf.layout != torch.strided:
+            raise InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")
+        if leaf.is_inference():
+            raise InputError(
+                f"{label} was made under inference_mode, which leaves it without derivatives for "
+                "good; make it under torch.no_grad(), or clone() it."
+            )
         if not leaf.is_floating_point():
             raise InputError(
                 f"{label} has dtype {leaf.dtype}, which has no derivative; give it as floating "

@@ -336,8 +336,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "D6",
         _source(
             "lower.descent",
-            "torch.autograd.grad(values.sum(), points,",
-            "torch.autograd.grad(values.mean(), points,",
+            "torch.autograd.grad(values.sum(), points)",
+            "torch.autograd.grad(values.mean(), points)",
         ),
     ),
     Mutant(

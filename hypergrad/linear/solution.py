@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     INDEFINITE = 3
     NOT_FINITE = 4
     DAMPED = 5
+    DENIED = 6
 
     @property
     def remedy(self) -> str:
@@ -49,6 +50,10 @@ _REMEDIES = {
     Status.DAMPED: (
         "only the damped system was solved; damp less, or regularise the lower objective itself, "
         "which keeps phi and v consistent."
+    ),
+    Status.DENIED: (
+        "the solver called a residual converged that its x does not have; mend the solver so that "
+        "it recomputes the residual, or use one of hypergrad's."
     ),
 }
 
@@ -143,9 +148,10 @@ def dot(
 
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """Each task's Euclidean norm."""
-    length: Tensor = torch.linalg.vector_norm(vector, dim=-1)
-    return length
+    """Each task's Euclidean norm; the squares neither underflow nor overflow."""
+    scale = scale_of(vector)
+    length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
+    return length * scale[..., 0]
 
 
 def judge(

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
-from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
+from hypergrad.objective import (
+    Objective,
+    evaluate,
+    fresh_leaf,
+    recorded_gradient,
+    refuse_not_finite,
+)
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
 
@@ -50,6 +56,30 @@ class Tolerance:
         """What to reach, from the gradient's norm at the start."""
         return torch.clamp(self.rtol * size.detach(), min=self.atol)
 
+    def progress(self, size: Float[Tensor, "*batch"], known: Memory) -> Progress:
+        """What a step finds with a gradient of this size; ``known`` is what the last one noted.
+
+        Nobody has met it before the first step, so that whatever is differentiated depends on
+        theta, and so that a start that happens to meet it is no way out of the loop.
+        """
+        goal, taken = known or (self.goal(size), torch.zeros_like(size, dtype=torch.int64))
+        done = (taken > 0) & (size <= goal)
+        return Progress(done, (goal, taken + ~done))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Which tasks a step leaves where they are.
+
+    Attributes:
+        done: ``(*batch,)`` whether a task has met the tolerance, and takes the step no more.
+        note: what the next step must know, the end of a solver's memory: each task's goal, and
+            how many steps it took.
+    """
+
+    done: Bool[Tensor, "*batch"]
+    note: Memory
+
 
 @dataclass(frozen=True, slots=True)
 class Slope:
@@ -65,6 +95,9 @@ class Slope:
 
         Where nothing is recorded and the objective knows its gradient, that is used. ``measured``
         says whether :meth:`size` will be asked for.
+
+        Raises:
+            InputError: it is recorded, and its derivative would silently be zero.
         """
         record = torch.is_grad_enabled() and any(
             leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))
@@ -74,10 +107,15 @@ class Slope:
             with torch.no_grad():
                 known = leaves(lower.gradient(theta, phi))
                 return cls(leaves(phi), known, lower(theta, phi).shape if measured else Size())
-        points = [leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)]
+        points: list[Tensor] = [
+            leaf if leaf.requires_grad else fresh_leaf(leaf) for leaf in leaves(phi)
+        ]
         with torch.enable_grad():
             values = lower(theta, like(phi, points))
-            gradients = torch.autograd.grad(values.sum(), points, create_graph=record)
+            if record:
+                gradients = recorded_gradient(values, points, within=[*points, *leaves(theta)])
+            else:
+                gradients = torch.autograd.grad(values.sum(), points)
         return cls(points if record else leaves(phi), gradients, values.shape)
 
     def size(self) -> Float[Tensor, "*batch"]:
@@ -119,26 +157,56 @@ def descend(
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
 
-    With a tolerance, the last of the solver's memory is each task's goal, and a step that changes
-    nothing, which would repeat for ever, ends the loop.
-
     Raises:
         InputError: the objective can't be used.
         NotFiniteError: the steps diverged.
     """
-    theta, phi, taken = detach(theta), detach(phi), 0
-    memory: Memory = ()
-    for _ in indices:
-        old, known = leaves(phi), memory
-        phi, memory = solver.step(lower, theta, phi, memory)
-        if tolerance and _same(leaves(phi), old) and _same(memory[: len(known)], known):
-            break
-        taken += 1
+    theta = detach(theta)
+    phi, memory, taken = _walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
-    goal = memory[-1] if tolerance and memory else tolerance.goal(size)
+    goal = memory[-2] if tolerance and memory else tolerance.goal(size)
     met = tolerance.met(size, goal)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
+
+
+def count(
+    solver: Unrollable,
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    tolerance: Tolerance,
+) -> Int[Tensor, "*batch"]:
+    """How many steps each task takes: found by taking them, if a tolerance may end them."""
+    if not tolerance or solver.steps == 0:
+        return torch.tensor(solver.steps)
+    indices = range(solver.steps)
+    _, memory, _ = _walk(solver, indices, lower, detach(theta), detach(phi), tolerance)
+    return memory[-1]
+
+
+def _walk(
+    solver: Unrollable,
+    indices: range,
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    tolerance: Tolerance,
+) -> tuple[Phi, Memory, int]:
+    """The steps, and how many of them changed something.
+
+    With a tolerance, a step that changes nothing, which would repeat for ever, ends the loop.
+    """
+    memory: Memory = ()
+    for index in indices:
+        old: list[Tensor] = leaves(phi)
+        known: Memory = memory
+        phi, memory = solver.step(lower, theta, phi, memory)
+        # the last of the memory counts steps, whether they change something or not
+        before, after = [*old, *known[:-1]], [*leaves(phi), *memory[:-1]]
+        if tolerance and _same(before, after[: len(before)]):
+            return phi, memory, index
+    return phi, memory, len(indices)
 
 
 def _same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Int
+from torch import Tensor
+
 from hypergrad.errors import InputError
-from hypergrad.lower.descent import Slope, Tolerance, choose, descend
+from hypergrad.lower.descent import Slope, Tolerance, choose, count, descend
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, like
@@ -17,7 +20,7 @@ class GradientDescent:
 
     With ``step_size <= 2/(mu + L)`` the distance to the minimiser shrinks by
     ``1 - step_size mu`` a step (theory.md, Theorem A). Without a tolerance exactly K steps are
-    taken, which nothing waits for; with one, a task that has met it stays.
+    taken, which nothing waits for; with one, a task that has met it after its first step stays.
 
     Attributes:
         steps: K; with a tolerance, at most that many.
@@ -63,6 +66,9 @@ class GradientDescent:
         ]
         if not self._tolerance:
             return like(phi, moved), ()
-        size = here.size()
-        goal = memory[-1] if memory else self._tolerance.goal(size)
-        return like(phi, choose(size <= goal, here.points, moved)), (goal,)
+        progress = self._tolerance.progress(here.size(), memory)
+        return like(phi, choose(progress.done, here.points, moved)), progress.note
+
+    def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
+        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        return count(self, lower, theta, phi, self._tolerance)

@@ -31,7 +31,8 @@ class LBFGS:
     ``torch.optim.LBFGS`` on the sum of all tasks would share among them. Pairs without positive
     curvature, met where the objective is not convex, are left out. A task stops when its gradient
     meets the tolerance, or when its line search fails along the gradient itself or ten steps have
-    lowered neither g nor the gradient: round-off is reached. Stores ``2 history`` vectors.
+    lowered neither g nor the gradient: round-off is reached. ``rtol=0`` asks for that, and a task
+    that max_steps ended before it is not converged. Stores ``2 history`` vectors.
 
     Attributes:
         rtol: tolerance on ``|d g/d phi|`` relative to the start's.
@@ -85,7 +86,7 @@ class LBFGS:
             best, scale = torch.minimum(best, size), torch.maximum(scale, here.values.abs())
             active = active & ~stuck & (size > goal) & (idle < _PATIENCE)
         refuse_not_finite(size, "the gradient where L-BFGS ended", per_task=True)
-        met = tolerance.met(size, goal)
+        met = size <= goal if tolerance else ~active  # without one, round-off is the goal
         return Minimum(phi=probe.tree(here.x), stationarity=size, converged=met, steps=steps)
 
 
@@ -137,7 +138,8 @@ class _Pairs:
         for s, y, weight in reversed([*zip(self.steps, self.changes, self.weights, strict=True)]):
             alphas.append(weight * dot(s, q))
             q = q - alphas[-1][..., None] * y
-        square = dot(self.changes[-1], self.changes[-1]) * self.weights[-1]  # y'y / s'y
+        last = self.changes[-1]
+        square = dot(last * self.weights[-1][..., None], last)  # y'y / s'y; y'y might underflow
         r = q / torch.where(square > 0, square, 1.0)[..., None]
         for s, y, weight in zip(self.steps, self.changes, self.weights, strict=True):
             r = r + (alphas.pop() - weight * dot(y, r))[..., None] * s

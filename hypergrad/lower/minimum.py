@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hypergrad.objective import Objective
@@ -20,7 +20,8 @@ class Minimum(Generic[Phi]):
         phi: the last iterate, cut off from any graph.
         stationarity: ``(*batch,)`` ``|d g/d phi|`` there, for each task.
         converged: ``(*batch,)`` whether that met the solver's tolerance; None if it was given
-            none (a number of steps only, or ``rtol=0``: as far as this precision goes).
+            a number of steps only. Where ``rtol=0`` asks for what this precision gives (Newton,
+            LBFGS), whether that was reached before the steps were used up.
         steps: steps taken.
     """
 
@@ -40,7 +41,8 @@ class LowerSolver(Protocol):
 
 
 Memory: TypeAlias = tuple[Tensor, ...]
-"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first."""
+"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first.
+Each tensor begins with the tasks' dimensions."""
 
 
 @runtime_checkable
@@ -52,11 +54,16 @@ class Unrollable(LowerSolver, Protocol):
         """How many steps it takes at most."""
         ...
 
+    def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
+        """How many steps from phi each task takes; ``()`` if that is ``steps`` for all of them."""
+        ...
+
     def step(
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
     ) -> tuple[Phi, Memory]:
         """One step, differentiable in theta, phi and memory, which may be detached in between.
 
-        A task that has met a tolerance answers with the phi it was given, for ever after.
+        Every task takes the first one, whose derivative would else be zero unsaid. After that, one
+        that has met a tolerance takes no more: it answers with where it met it, for ever after.
         """
         ...

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from math import sqrt
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import dot
-from hypergrad.lower.descent import Slope, Tolerance, choose, descend
+from hypergrad.lower.descent import Progress, Slope, Tolerance, choose, count, descend
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, flatten, leaves, like
@@ -32,8 +33,9 @@ class Nesterov:
     evaluation of its own, unlike the function scheme): nearly the same rate without knowing
     kappa.
 
-    With a tolerance a task stops at the extrapolated point y that met it, since that is where the
-    gradient is known. Steps can be unrolled; t and restarts are constants to differentiation.
+    With a tolerance a task stops at the extrapolated point y that met it, after its first step,
+    since that is where the gradient is known. Steps can be unrolled; t and restarts are constants
+    to differentiation.
 
     Attributes:
         steps: K; with a tolerance, at most that many.
@@ -81,7 +83,7 @@ class Nesterov:
         """One step; recorded for differentiation if theta, phi or memory requires grad.
 
         The memory holds the offset ``y - phi`` of the next point, as phi's leaves; t,
-        ``(*batch,)``; and each task's goal if there is a tolerance.
+        ``(*batch,)``; and if there is a tolerance, each task's goal and number of steps taken.
         """
         old = leaves(phi)
         ahead = [leaf + shift for leaf, shift in zip(old, memory, strict=False)] or old
@@ -97,11 +99,15 @@ class Nesterov:
         offset: list[Tensor] = [_spread(beta, part) * part for part in gone]
         if not self._tolerance:
             return like(phi, new), (*offset, t)
-        goal = memory[-1] if memory else self._tolerance.goal(size)
-        done = size <= goal
+        progress: Progress = self._tolerance.progress(size, memory[len(old) + 1 :])
+        done = progress.done
         new = choose(done, here.points, new)
         offset = choose(done, [torch.zeros_like(part) for part in offset], offset)
-        return like(phi, new), (*offset, torch.where(done, 1.0, t), goal)
+        return like(phi, new), (*offset, torch.where(done, 1.0, t), *progress.note)
+
+    def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
+        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        return count(self, lower, theta, phi, self._tolerance)
 
     def _momentum(self, here: Slope, gone: list[Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
         """Each task's beta for the next extrapolation, and its next t."""

@@ -27,7 +27,8 @@ class Newton:
     where the solve meets negative curvature its last iterate is the direction, or the gradient if
     that leaves none of descent, so that g never goes up whatever its shape. A task stops when
     its gradient meets the tolerance, or when neither g nor its gradient can be lowered in this
-    precision: asking for ``rtol=0`` gives the minimiser to round-off. Converged means stationary:
+    precision: asking for ``rtol=0`` gives the minimiser to round-off, and a task that max_steps
+    ended before that is not converged. Converged means stationary:
     a task that starts on a saddle stays there (the adjoint's certificate shows its curvature).
 
     Attributes:
@@ -78,7 +79,7 @@ class Newton:
             size, scale = norm(point.gradient), torch.maximum(scale, point.values.abs())
             active = active & ~stuck & (size > goal)
         refuse_not_finite(size, "the gradient where Newton ended", per_task=True)
-        met = tolerance.met(size, goal)
+        met = size <= goal if tolerance else ~active  # without one, round-off is the goal
         return Minimum(phi=probe.tree(x), stationarity=size, converged=met, steps=steps)
 
     def _direction(self, point: Point) -> Tensor:

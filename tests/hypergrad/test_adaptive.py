@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from hypergrad import CG, Bilevel, GradientDescent, Newton, hypergradient
 from hypergrad.adaptive import AccuracyError, Certified, solve_adaptively
 from hypergrad.constants import Constants, Estimated, Proven
-from hypergrad.errors import InputError
+from hypergrad.errors import InputError, NotFiniteError
 from tests.hypergrad.bounds import FAMILIES, constants_of, remembered_minimisers
 from verification.families import LC
 from verification.instances import Instance, lc
@@ -185,3 +187,23 @@ def test_a_zero_hypergradient_with_a_zero_bound_is_accepted() -> None:
 def test_a_share_outside_0_1_is_refused(nu: float) -> None:
     with pytest.raises(InputError, match=r"must be in \(0, 1\)"):
         certified(problem(), nu)
+
+
+def test_a_bound_that_is_no_number_is_not_accepted() -> None:
+    given = problem()
+    huge = {
+        name: Proven(torch.tensor(1e200, dtype=torch.float64))
+        for name in ("coupling", "upper_smoothness", "hessian_lipschitz")
+    }
+    bound = constants_of(given)
+    theta, phi0, _ = given.tensors()
+    lower = given.family.bilevel()
+    by = GradientDescent(steps=3, step_size=0.01)
+    with pytest.raises(NotFiniteError, match="bound on the hypergradient's error of task 0"):
+        solve_adaptively(
+            lower, theta, phi0, constants=replace(bound, **huge), nu=0.5, by=by, solver=FEW
+        )
+    # made behind the constructor's back, where it refuses a NaN
+    object.__setattr__(bound, "upper_coupling", Proven(float("nan")))
+    with pytest.raises(NotFiniteError, match="bound on the hypergradient's error"):
+        solve_adaptively(lower, theta, phi0, constants=bound, nu=0.5, by=by, solver=FEW)

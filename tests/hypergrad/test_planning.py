@@ -211,3 +211,16 @@ def test_refusals() -> None:
         plan(constants(), 1e-3, distance=Proven(1.0), step_size=0.5)
     with pytest.raises(InputError, match="upper_step_size=-1.0"):
         plan_warm(constants(), upper_step_size=-1.0)
+    for bad in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(InputError, match=r"^distance is .*finite and not negative"):
+            plan(constants(), 1e-3, distance=Proven(bad))
+        with pytest.raises(InputError, match=r"^adjoint_distance is .*finite and not negative"):
+            plan(constants(), 1e-3, distance=Proven(1.0), adjoint_distance=Proven(bad))
+        with pytest.raises(InputError, match="accuracy="):
+            plan(constants(), bad, distance=Proven(1.0))
+        with pytest.raises(InputError, match="upper_step_size="):
+            plan_warm(constants(), upper_step_size=bad)
+        with pytest.raises(InputError, match="strong_convexity is"):
+            constants(strong_convexity=Proven(bad))
+    with pytest.raises(InputError, match="steps=-1"):
+        a_priori_bound(constants(), steps=-1, max_steps=1, step_size=0.1, distance=Proven(1.0))

@@ -1,0 +1,146 @@
+"""A solver's word about itself is not taken: the residual is that of its x, at no extra product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergrad import (
+    CG,
+    MINRES,
+    Bilevel,
+    Cholesky,
+    Neumann,
+    NormalCG,
+    Solution,
+    Status,
+    attach,
+    check,
+    hypergradient,
+    strict,
+)
+from hypergrad.errors import AdjointError, InputError
+from hypergrad.linear.solution import LinearMap, LinearSolver
+from hypergrad.linear.witness import Witness
+from hypergrad.linearise import Linearisation
+from tests.hypergrad.problems import Q, Toy
+
+TOY = Toy((3,))
+PHI = TOY.minimiser()
+EPS = torch.finfo(torch.float64).eps
+
+
+def upper(theta: Tensor, phi: Tensor) -> Tensor:
+    return (phi - 1).square().sum(-1) + 0 * theta.sum()
+
+
+@dataclass(frozen=True)
+class Liar:
+    """Answers with a wrong x, and calls it exact."""
+
+    spoil: Callable[[Tensor], Tensor]
+    judges: bool  # whether its last product is with the x that it spoils afterwards
+
+    def solve(self, apply: LinearMap, rhs: Tensor, start: Tensor | None = None) -> Solution:
+        honest = Cholesky().solve(apply, rhs, start)
+        if self.judges:
+            apply(honest.x)
+        return replace(honest, x=self.spoil(honest.x), residual=0 * honest.residual)
+
+
+LIARS: list[LinearSolver] = [
+    Liar(lambda x: 1.5 * x, False),
+    Liar(lambda x: x.mul_(1.5), True),  # the very tensor that was judged
+    Liar(lambda x: 0 * x, True),
+    Liar(lambda x: torch.cat([x[:1], 1.5 * x[1:]]), True),
+]
+
+
+@pytest.mark.parametrize("solver", LIARS)
+def test_a_lie_is_denied(solver: LinearSolver) -> None:
+    problem = Bilevel(upper=upper, lower=TOY.lower)
+    certificate = hypergradient(problem, TOY.theta, PHI, solver=solver).certificate
+    adjoint = certificate.adjoint
+    assert not certificate.solved.all()
+    rhs = 2 * (PHI - 1)
+    truth = rhs - Linearisation(TOY.lower, TOY.theta, PHI).product(adjoint.x)
+    relative = truth.norm(dim=-1) / rhs.norm(dim=-1)
+    assert torch.allclose(adjoint.residual, relative, rtol=1e-12, atol=100 * Q * EPS)
+    assert torch.equal(adjoint.status == Status.DENIED, relative > 1e-8)
+    theta = TOY.theta.clone().requires_grad_()
+    node = attach(TOY.lower, theta, PHI, solver=solver, watch=strict)
+    with pytest.raises(AdjointError, match=r"DENIED, the solver called"):
+        upper(theta, node).sum().backward()
+
+
+def test_check_finds_the_liar() -> None:
+    report = check(Bilevel(upper=upper, lower=TOY.lower), TOY.theta, PHI, solver=LIARS[0])
+    assert not report.passed
+    assert "DENIED" in str(report)
+
+
+class Counting:
+    """A map that counts its products."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        self.count += 1
+        product: Tensor = (TOY.a @ vector[..., None])[..., 0]
+        return product
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-200, 3.0, 1e200], ids=str)
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        CG(),
+        CG(max_steps=1, rtol=0.0),
+        CG(damping=0.1),
+        MINRES(),
+        NormalCG(),
+        Neumann(step=0.1, terms=4),
+        Cholesky(),
+    ],
+    ids=str,
+)
+def test_an_honest_solver_is_believed_without_a_product(
+    solver: LinearSolver, size: float, warm: bool
+) -> None:
+    rhs = size * (PHI - 1)
+    start = rhs / 5 if warm else None
+    alone, watched = Counting(), Counting()
+    plain = solver.solve(alone, rhs, start)
+    witness = Witness(watched)
+    seen = witness.examine(solver.solve(witness.map, rhs, start), rhs)
+    assert watched.count == alone.count
+    assert seen.matvecs == plain.matvecs
+    assert torch.equal(seen.x, plain.x)
+    assert torch.equal(seen.status, plain.status)
+    # the same residual, scaled
+    assert torch.allclose(seen.residual, plain.residual, rtol=1e-12, atol=10 * EPS)
+
+
+def test_a_solver_that_does_not_judge_costs_one_product() -> None:
+    rhs, product = PHI - 1, Counting()
+    witness = Witness(product)
+    taken = CG().solve(product, rhs)
+    before = product.count
+    seen = witness.examine(taken, rhs)
+    assert product.count == before + 1
+    assert seen.matvecs == taken.matvecs + 1
+    assert seen.converged.all()
+
+
+def test_an_answer_of_another_shape_is_refused() -> None:
+    rhs = PHI - 1
+    witness = Witness(Counting())
+    answer = CG().solve(lambda vector: vector, rhs[:2])
+    with pytest.raises(InputError, match=r"x of shape \(2, "):
+        witness.examine(answer, rhs)
