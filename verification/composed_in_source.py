@@ -39,8 +39,8 @@ _LEAVES = "phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
 def _solve_with(hessian: str) -> SourceBug:
     return SourceBug(
         "hypergrad.implicit",
-        "solver.solve(point.hessian, rhs, first)",
-        f"solver.solve({hessian}, rhs, first)",
+        "witness = Witness(point.hessian)",
+        f"witness = Witness({hessian})",
     )
 
 
