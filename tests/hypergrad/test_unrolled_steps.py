@@ -208,7 +208,7 @@ def test_steps_that_diverge_are_named(
         return rates * (phi - theta).square().sum(-1) / 2
 
     theta = THETA.clone().requires_grad_()
-    by = kind(steps=100, step_size=0.1)
+    by = kind(steps=400, step_size=0.1)
     with pytest.raises(NotFiniteError, match=f"phi where {kind.__name__} ended of task 2"):
         argmin(steep, theta, STARTS, by=by, adjoint=adjoint)
 
