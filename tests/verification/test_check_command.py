@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -62,6 +63,18 @@ def test_constants_of_a_quadratic_are_exact(seed: int, batch: tuple[int, ...]) -
     assert got.adjoint_norm == pytest.approx(exact.V.max(), rel=100 * n * UNIT * kappa)
     away = np.linalg.norm(found.phi0 - found.family.minimiser(found.theta), axis=-1)
     assert got.distance == pytest.approx(away.max(), rel=100 * n * UNIT * kappa)
+
+
+def test_the_distance_is_a_bound_where_the_minimiser_was_not_reached() -> None:
+    found = instances.quad(seed=0, batch=(2,), p=3, q=4, condition=20.0)
+    theta, phi0, _ = found.tensors()
+    problem = found.family.bilevel()
+    visit = solve(problem, theta, phi0)
+    halfway = dataclasses.replace(visit, phi=(phi0 + visit.phi) / 2)
+    true = float((phi0 - visit.phi).norm(dim=-1).max())
+    # the way to phi is half of it; the gradient there over mu is at least the other half
+    assert true <= estimate(problem, halfway).distance
+    assert float((phi0 - halfway.phi).norm(dim=-1).max()) < 0.51 * true
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -46,7 +46,7 @@ class Estimate:
         coupling_lipschitz: rJ.
         adjoint_norm: V.
         upper_gradient: b*.
-        distance: D0.
+        distance: D0; what is left of the way at its end, |d g/d phi|/mu, is added to its length.
         rounding: n eps L, which rounding moves an eigenvalue by at most (Weyl).
     """
 
@@ -92,9 +92,16 @@ def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Esti
         safe = torch.where(far, distance, torch.inf)
         turning.append(float((_difference_of_hessians(block, end) / safe).max()))
         coupling.append(max(block.cross_norms(end) / safe.reshape(-1)[block.tasks]))
+    rounding = (
+        end.phi.shape[-1]
+        * torch.finfo(end.phi.dtype).eps
+        * max(max(abs(low), abs(high)) for low, high in spectra)
+    )
+    mu_end = spectra[-1][0]
+    left = norm(end.gradient.detach()) / mu_end if mu_end > rounding else torch.zeros(())
     return Estimate(
         mu=min(low for low, _ in spectra),
-        mu_end=spectra[-1][0],
+        mu_end=mu_end,
         smoothness=max(high for _, high in spectra),
         coupling=max(float(block.cross_norms().max()) for block in lower),
         upper_coupling=max(float(block.cross_norms().max()) for block in upper),
@@ -103,10 +110,8 @@ def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Esti
         coupling_lipschitz=float(max(coupling)),
         adjoint_norm=float(norm(visit.v).max()),
         upper_gradient=float(norm(upper[-1].gradient.detach()).max()),
-        distance=float(away[0].max()),
-        rounding=end.phi.shape[-1]
-        * torch.finfo(end.phi.dtype).eps
-        * max(max(abs(low), abs(high)) for low, high in spectra),
+        distance=float((away[0] + left).max()),
+        rounding=rounding,
     )
 
 
