@@ -27,6 +27,7 @@ from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
+from metalearn.exactness import exactness
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
@@ -262,6 +263,20 @@ class Training:
             best = BestSoFar(mean=found.mean, interval=found.interval, step=self.step)
             self.best, self.stale = _Best(best, weights), 0
         return found
+
+    def exactness(self) -> dict[str, float]:
+        """The hypergradient's distance from the exact one, on tasks that are never trained on.
+
+        Empty where it is not asked for, or not defined; see `metalearn.exactness`.
+        """
+        if not self.config.hypergradient_error:
+            return {}
+        batch = self.episodes.sample(self.config.steps * self.tasks, self.tasks)
+        chunk = self.config.tasks_per_chunk
+        found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
+        if found is None:
+            return {}
+        return {"hypergradient_error": found.error, "hypergradient_cosine": found.cosine}
 
     @property
     def done(self) -> bool:

@@ -263,10 +263,11 @@ def main() -> int:
     read, refused = outcome.count(READ), outcome.count(REFUSED)
     wrong = outcome.found.total() - read - refused
     slow_form, slow_number, seconds = outcome.slowest
+    milliseconds = f"{1000 * seconds:.0f} ms"
     say(
         f"{arguments.files} mutated files: {read} read, {refused} refused, {wrong} otherwise; "
         f"resident memory grew by {grown / 2**20:.0f} MiB (allowed {MEMORY // 2**20}); slowest: "
-        f"{slow_form}, file {slow_number}, {1000 * seconds:.0f} ms of CPU (allowed {PATIENCE:.0f} s)"
+        f"{slow_form}, file {slow_number}, {milliseconds} of CPU (allowed {PATIENCE:.0f} s)"
     )
     if arguments.out is not None:
         record = {
