@@ -136,7 +136,7 @@ def test_the_plan_says_whether_it_is_measured() -> None:
         ({"hypergradient_error": True}, "measured at each validation"),
         ({"hypergradient_error": True, "method": "protonet"}, "not defined"),
     ):
-        config = dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
+        config = dataclasses.replace(SMALL, **changes)
         assert measured_error(Training(config, torch.device("cpu"))).startswith(expected)
 
 
