@@ -67,16 +67,22 @@ def hypergradient_figure(runs: Sequence[Finished], path: Path) -> None:
     methods = by_method(with_error(runs))
     for color, own in zip(_colors(), methods.values(), strict=False):
         along = _series(own, "step").mean(0)
-        for axes, name in ((left, ERROR), (right, "residual")):
+        shown = ((left, ERROR, "-"), (right, "residual", "-"), (right, "stationarity", "--"))
+        for axes, name, style in shown:
             if name not in own[0].metrics[0]:
                 continue  # an unrolled lower level has no adjoint system
             values = _series(own, name)
             middle = np.exp(np.log(np.maximum(values, 1e-16)).mean(0))
-            axes.plot(along, middle, color=color, label=_label(own), marker=".", ms=4)
+            axes.plot(along, middle, style, color=color, label=_label(own), marker=".", ms=4)
             axes.fill_between(along, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
     left.axhline(1, color="0.5", linestyle=":", label="as wrong as no hypergradient")
     left.set(ylabel="true error |d − d*| / |d*|", title="against the exact hypergradient")
-    right.set(ylabel="|b − Hv| / |b|, worst task", title="certificate: residual of the adjoint")
+    right.set(
+        ylabel="worst task since the last point",
+        title="certificate: adjoint |b − Hv| / |b| (solid), lower |∂g/∂φ| (dashed)",
+    )
+    right.title.set_fontsize("medium")
+    left.title.set_fontsize("medium")
     for axes in (left, right):
         axes.set_yscale("log")
         axes.set_xlabel("upper steps")
