@@ -186,7 +186,7 @@ def hypergradient_table(runs: Sequence[Finished]) -> Rows:
             "d*: both levels solved in float64; on training tasks that are never trained on "
             f"({known[0].config.train}), at each validation; first, last: median of the seeds",
             "cosine: median of d'd* / (|d| |d*|)",
-            "lower, adjoint: what the certificate says of either level: median |dg/dphi|, and median "
+            "lower, adjoint: the certificate of either level: median |dg/dphi|, and median "
             "relative residual of the adjoint system, of training, first seed; – without adjoint",
         ],
     )
