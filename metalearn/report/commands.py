@@ -25,7 +25,7 @@ from metalearn.report.figures import (
 from metalearn.report.measured import load
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
 from metalearn.retest import load_retested
-from metalearn.run import Run
+from metalearn.run import CONFIG, Run
 from metalearn.train import train
 
 
@@ -132,7 +132,7 @@ class CompareConfig:
         settings: of every run; run, method and seed are set by the above.
     """
 
-    out: Path
+    out: Path = Path("runs/compare")
     methods: tuple[MethodName, ...] = ("memory-reduced", "itd-bio", "anil", "maml-baseline")
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -198,20 +198,31 @@ def compare(config: CompareConfig, *, console: Console) -> None:
         for method in config.methods:
             folder = config.out / f"{method}-{seed}"
             asked = dataclasses.replace(config.settings, run=folder, method=method, seed=seed)
-            run = Run(folder)
-            if not (folder / "config.json").exists():
-                train(asked, console=console)
-                continue
-            before = run.config()
-            if dataclasses.replace(before, device=asked.device, run=folder) != asked:
-                raise RunError(f"{folder} has other settings: give --out a new folder.")
-            if not run.finished:
-                train(TrainConfig(resume=folder), console=console)
+            ensure(asked, console=console)
     asked_for = {f"{method}-{seed}" for method in config.methods for seed in config.seeds}
     runs = [run for run in collect(config.out) if run.folder.name in asked_for]
     rows = accuracy_table(runs, reference=config.methods[0])
     rows.show(console)
     _write(rows, config.out / "accuracy.md")
+
+
+def ensure(asked: TrainConfig, *, console: Console) -> None:
+    """Train in the settings' folder, go on there, or leave what is finished as it is.
+
+    Raises:
+        MetalearnError: the run can't be made, or the folder holds one with other settings.
+        Stopped: by a signal; the same call goes on.
+        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+    """
+    folder = asked.run
+    if folder is None or not (folder / CONFIG).exists():
+        train(asked, console=console)
+        return
+    run = Run(folder)
+    if dataclasses.replace(run.config(), device=asked.device, run=folder) != asked:
+        raise RunError(f"{folder} has other settings: give --out a new folder.")
+    if not run.finished:
+        train(TrainConfig(resume=folder), console=console)
 
 
 def _write(rows: Rows, path: Path) -> None:

@@ -35,7 +35,7 @@ class MeasureConfig:
         settings: of the runs; method and lower_steps are set by the above.
     """
 
-    out: Path
+    out: Path = Path("memory.json")
     methods: tuple[MethodName, ...] = (
         "memory-reduced",
         "memory-reduced-exact",
