@@ -26,9 +26,10 @@ from metalearn.checkpoint import load
 from metalearn.files import write_json
 from metalearn.run import EVENTS, RESULT, Run
 
+STEPS: Final = 200
 SETTINGS: Final = (
-    "--steps=60",
-    "--validate-every=10",
+    f"--steps={STEPS}",
+    "--validate-every=20",
     "--checkpoint-every=1",
     "--validation-episodes=20",
     "--test-episodes=40",
@@ -66,16 +67,16 @@ def differences(run: Path, whole: Path) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Killed:
-    """One process that was ended: after how many seconds, and what the folder then held.
+class Moment:
+    """When to end a process: so long after a checkpoint of so many upper steps is there.
 
     Attributes:
-        seconds: from its first word in the events; before it, nothing can be lost.
-        step: upper steps of the checkpoint it left; None: it left none.
+        step: upper steps; 0: from the run's first word in the events on.
+        seconds: after that.
     """
 
+    step: int
     seconds: float
-    step: int | None
 
 
 def _train(*arguments: str) -> subprocess.Popen[bytes]:
@@ -99,31 +100,34 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return process.poll() is None
 
 
-def kill(run: Path, arguments: list[str], seconds: float) -> Killed | None:
-    """Train, and end it so long after it began or went on; None if it was done before that."""
+def _step(run: Path) -> int:
+    """Upper steps of the last checkpoint; 0 if there is none."""
+    checkpoint = Run(run).checkpoint
+    return load(checkpoint)[1].step if checkpoint.exists() else 0
+
+
+def kill(run: Path, arguments: list[str], moment: Moment) -> int | None:
+    """Train, and end it at this moment; the steps it then came to, None if it was done before."""
     before = _words(run)
     process = _train(*arguments)
     try:
-        while _words(run) == before and _wait(process, 0.01):
+        while (_words(run) == before or _step(run) < moment.step) and _wait(process, 0.01):
             pass
-        alive = _wait(process, seconds)
+        alive = _wait(process, moment.seconds)
     finally:
         process.kill()
         _, said = process.communicate()
-    if not alive:
-        if process.returncode != 0:
-            raise RuntimeError(f"training failed: {said.decode()}")
-        return None
-    checkpoint = Run(run).checkpoint
-    return Killed(seconds, load(checkpoint)[1].step if checkpoint.exists() else None)
+    if not alive and process.returncode != 0:
+        raise RuntimeError(f"training failed: {said.decode()}")
+    return _step(run) if alive else None
 
 
-def interrupted(run: Path, settings: list[str], moments: list[float]) -> list[Killed]:
-    """Train with one kill at each of these times; fewer if the run ends before."""
+def interrupted(run: Path, settings: list[str], moments: list[Moment]) -> list[int]:
+    """Train, with a kill at each moment that comes before the end; the steps it came to each time."""
     found = []
     arguments = [f"--run={run}", *settings]
-    for seconds in moments:
-        ended = kill(run, arguments, seconds)
+    for moment in moments:
+        ended = kill(run, arguments, moment)
         if ended is not None:
             found.append(ended)
         if (run / RESULT).exists():
@@ -144,7 +148,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     origin = provenance.commit()
-    killed: list[Killed] = []
+    killed: list[int] = []
     differing: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -158,14 +162,15 @@ def main() -> int:
         runs = 0
         while len(killed) < arguments.times:  # a run that ends before has a follower
             left = arguments.times - len(killed)
-            moments = [draw.uniform(0, 2 * result.seconds / arguments.times) for _ in range(left)]
+            # Some come before the run has gone on at all: the one before has come past their step.
+            steps = sorted(draw.randrange(STEPS) for _ in range(left))
+            moments = [Moment(step, draw.uniform(0, 0.2)) for step in steps]
             run = Path(folder) / f"run {runs}"
             killed += interrupted(run, list(SETTINGS), moments)
             differing += differences(run, whole)
             runs += 1
-    steps = [ended.step for ended in killed]
     sys.stdout.write(
-        f"killed {len(killed)} times in {runs} runs, after upper steps {steps}: "
+        f"killed {len(killed)} times in {runs} runs, after upper steps {killed}: "
         f"{'bit-identical' if not differing else 'DIFFERENT: ' + ', '.join(differing)} "
         f"({time.monotonic() - began:.0f} s)\n"
     )
@@ -173,7 +178,7 @@ def main() -> int:
         "times": len(killed),
         "seed": arguments.seed,
         "settings": list(SETTINGS),
-        "kills": [{"seconds": ended.seconds, "step": ended.step} for ended in killed],
+        "killed_after_steps": killed,
         "differing": differing,
         "runs": runs,
         "accuracy": result.accuracy,

@@ -25,7 +25,7 @@ from metalearn.errors import RunError
 from metalearn.methods import presets
 from metalearn.run import Run
 from metalearn.training import Training
-from tests.metalearn.kills import differences, interrupted
+from tests.metalearn.kills import Moment, differences, interrupted
 
 SMALL = [
     "--steps=12",
@@ -144,7 +144,7 @@ def test_other_data_or_another_meaning_is_not_gone_on_with(
 
 def test_a_run_killed_again_and_again_is_resumed_bit_by_bit(whole: Path, tmp_path: Path) -> None:
     """As `python -m tests.metalearn.kills` does at larger size."""
-    killed = interrupted(tmp_path / "run", SMALL, [0.0, 0.05, 0.15])
+    killed = interrupted(tmp_path / "run", SMALL, [Moment(0, 0.0), Moment(3, 0.0), Moment(6, 0.02)])
     assert killed
     same(tmp_path / "run", whole)
     assert differences(tmp_path / "run", whole) == []
