@@ -123,7 +123,7 @@ def kill(run: Path, arguments: list[str], moment: Moment) -> int | None:
 
 
 def interrupted(run: Path, settings: list[str], moments: list[Moment]) -> list[int]:
-    """Train, with a kill at each moment that comes before the end; the steps it came to each time."""
+    """Train, with a kill at each moment before the end; the steps it came to each time."""
     found = []
     arguments = [f"--run={run}", *settings]
     for moment in moments:
