@@ -123,7 +123,7 @@ class TrainConfig:
         validation_episodes: episodes of one validation.
         hypergradient_error: at each validation, measure how far the hypergradient is from the exact
             one on training tasks that are never trained on, where the lower level has one
-            minimiser; costs about five upper steps each time.
+            minimiser; costs a few upper steps each time.
         test_episodes: episodes of the final test.
         seed: of the initial weights and the training episodes; validation and test episodes are the
             same in all runs.

@@ -146,12 +146,16 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         cifar_fs(config, named("cifar-fs-5way-5shot"), console=console)
 
 
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 if __name__ == "__main__":
     try:
         run(tyro.cli(ExperimentConfig, description=__doc__), console=Console())
     except Stopped as stopped:
-        Console(stderr=True).print(f"stopped: {stopped}, or this command again.", markup=False)
+        _say(f"stopped: {stopped}, or this command again.")
         sys.exit(stopped.status)
     except (MetalearnError, HypergradError, OSError) as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}", markup=False)
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
