@@ -40,7 +40,7 @@ METHODS: Final[tuple[MethodName, ...]] = (
     "memory-reduced-exact",
     "itd-bio",
     "anil",
-    "maml-baseline",
+    "maml-learn2learn",
 )
 SEEDS: Final = (0, 1, 2)
 LOWER_STEPS: Final = (1, 3, 5, 10, 20)  # MAML's take 0.1 GiB each here
