@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: train test lint format verify checkouts mutants bench docs clean
+.PHONY: experiments-omniglot experiments-cifarfs
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
@@ -39,6 +40,14 @@ checkouts: $(READY)  ## copies of the source text with a bug each: the suite mus
 mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
 	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
 		$(if $(SAMPLE),--sample $(SAMPLE))
+
+experiments-omniglot: $(READY)  ## 5-way and 20-way 1-shot; two hours of two cores, goes on if stopped
+	$(if $(SOURCE),$(BIN)/metalearn prepare omniglot --source $(SOURCE))
+	$(BIN)/python -m metalearn.experiments omniglot
+
+experiments-cifarfs: $(READY)  ## five methods from three seeds; two hours of two cores, goes on if stopped
+	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
+	$(BIN)/python -m metalearn.experiments cifar-fs
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -1,7 +1,7 @@
 """The commands: `metalearn train`, `metalearn evaluate --run RUN`, `metalearn prepare DATASET`.
 
-Settings of `train` can come from a YAML file, too: `metalearn train --config FILE`, which further
-arguments override.
+Settings of `train`, and those that the runs of `compare` and `measure` share, can come from a YAML
+file, too: `metalearn train --config FILE`, which further arguments override.
 """
 
 from __future__ import annotations
@@ -88,8 +88,14 @@ def _commands(usual: TrainConfig) -> object:
         Annotated[TrainConfig, tyro.conf.subcommand("train", default=usual)]
         | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
         | Annotated[RetestConfig, tyro.conf.subcommand("test")]
-        | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
-        | Annotated[MeasureConfig, tyro.conf.subcommand("measure")]
+        | Annotated[
+            CompareConfig,
+            tyro.conf.subcommand("compare", default=CompareConfig(settings=usual)),
+        ]
+        | Annotated[
+            MeasureConfig,
+            tyro.conf.subcommand("measure", default=MeasureConfig(settings=usual)),
+        ]
         | Annotated[FigureConfig, tyro.conf.subcommand("figure")]
         | Annotated[TableConfig, tyro.conf.subcommand("table")]
         | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]

@@ -121,6 +121,9 @@ class TrainConfig:
         checkpoint_every: upper steps between checkpoints, from which a stopped run is resumed.
         patience: validations without a new best after which training ends; by default never.
         validation_episodes: episodes of one validation.
+        hypergradient_error: at each validation, measure how far the hypergradient is from the exact
+            one on training tasks that are never trained on, where the lower level has one
+            minimiser; costs a few upper steps each time.
         test_episodes: episodes of the final test.
         seed: of the initial weights and the training episodes; validation and test episodes are the
             same in all runs.
@@ -161,6 +164,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     patience: int | None = None
     validation_episodes: int = 200
+    hypergradient_error: bool = False
     test_episodes: int = 600
     seed: int = 0
     device: Device = "auto"
@@ -201,6 +205,11 @@ class TrainConfig:
             raise ConfigError(f"seed was given as {self.seed}: it must be below 2^63.")
         if self.threads > 1024:
             raise ConfigError(f"threads was given as {self.threads}: it must be at most 1024.")
+        if self.hypergradient_error and self.precision == "float16":
+            raise ConfigError(
+                "hypergradient_error was given with precision float16, whose gradients only a "
+                "scaled loss keeps: use float32 or bfloat16."
+            )
         for name in ("step_size", "l2", "learning_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))

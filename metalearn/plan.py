@@ -9,6 +9,7 @@ from rich.console import Console
 
 from metalearn.episodes import Sampler
 from metalearn.evaluate import TOGETHER
+from metalearn.exactness import exact_of
 from metalearn.memory import LiveBytes
 from metalearn.methods.adjust import describe
 from metalearn.training import Training, build_optimiser, upper_step
@@ -52,6 +53,15 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
     return peak
 
 
+def measured_error(training: Training) -> str:
+    """Whether the hypergradient's distance from the exact one will be recorded."""
+    if not training.config.hypergradient_error:
+        return "not measured (--hypergradient-error)"
+    if exact_of(training.method) is None:
+        return "not defined, for the lower level has not one minimiser"
+    return "measured at each validation"
+
+
 def _resident(training: Training, *more: Sampler) -> list[Tensor]:
     """Images in memory; those that the host keeps mapped from a file are none of it."""
     samplers = (training.episodes, training.validation, *more)
@@ -79,6 +89,7 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
         f"{configured.schedule}",
         f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
         f"test: {config.test_episodes} episodes, {config.test}",
+        f"hypergradient's error: {measured_error(training)}",
         f"memory: {predicted_bytes(training) / 2**20:.1f} MiB of tensors at the peak of an upper "
         f"step, {evaluation_bytes(training, test) / 2**20:.1f} MiB at that of an evaluation, on "
         f"{training.device}, beside the interpreter and its libraries",

@@ -9,6 +9,12 @@ from metalearn.data.pool import Pool
 from metalearn.episodes import Episodes, Sampler
 
 
+def ahead(sampler: Sampler) -> Sampler | Prefetch:
+    """The sampler itself where images are where they are wanted, else one that draws ahead."""
+    pool = sampler.pool
+    return sampler if pool.device == pool.images.device else Prefetch(sampler)
+
+
 class Prefetch:
     """Draws what a sampler draws, one batch ahead on a thread of its own.
 

@@ -17,8 +17,13 @@ _FORMAT: Final = {
     "residual": "{:.0e}",
     "stationarity": "{:.0e}",
     "failed": "{:.1%}",
+    "hypergradient_error": "{:.0e}",
 }
-_LABEL: Final = {"residual": "CG residual", "failed": "tasks failed"}
+_LABEL: Final = {
+    "residual": "CG residual",
+    "failed": "tasks failed",
+    "hypergradient_error": "hypergradient's error",
+}
 # Said only where there is something to say.
 _IF_ANY: Final = ("failed",)
 

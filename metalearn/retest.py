@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,8 +19,9 @@ from metalearn.evaluate import INTERVAL, accuracy
 from metalearn.files import write_json
 from metalearn.methods.adjust import tested_by
 from metalearn.methods.method import Method
-from metalearn.result import EVALUATION_SEED
+from metalearn.result import EVALUATION_SEED, TestProtocol
 from metalearn.run import Run
+from metalearn.schema import parse, read
 from metalearn.training import build_model, evaluation_sampler, identity
 
 
@@ -67,6 +67,51 @@ class Point:
     interval: float
     calibration: Calibration
     per_episode: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retested:
+    """The file that `metalearn test` writes.
+
+    Attributes:
+        run: name of the run's folder.
+        method: name of its preset.
+        backbone: its name and its number of filters, where that is a setting.
+        normalisation: the backbone's.
+        seed: of the run.
+        protocol: the episodes.
+        interval_formula: how intervals are computed.
+        points: one for each number of lower steps.
+        commit: of the code.
+        dirty: whether the code differed from it.
+        versions: of Python and packages.
+        device: it ran on.
+    """
+
+    run: str
+    method: str
+    backbone: str
+    normalisation: str
+    seed: int
+    protocol: TestProtocol
+    interval_formula: str
+    points: list[Point]
+    commit: str
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+
+
+def load_retested(path: Path) -> Retested:
+    """Read what `metalearn test` wrote.
+
+    Raises:
+        RunError: it is unreadable or damaged.
+    """
+    try:
+        return read(Retested, parse(path.read_bytes()), "it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is unreadable or damaged ({error}): test again.") from error
 
 
 def retest(config: RetestConfig, *, console: Console) -> list[Point]:
@@ -127,21 +172,28 @@ def _methods(settings: TrainConfig, steps: tuple[int, ...]) -> list[tuple[int | 
 def _write(
     config: RetestConfig, settings: TrainConfig, points: list[Point], device: torch.device
 ) -> None:
-    record: dict[str, Any] = {
-        "data": dataclasses.asdict(identity(settings)),
-        "method": settings.method,
-        "backbone": settings.backbone_line(),
-        "normalisation": settings.normalisation,
-        "seed": settings.seed,
-        "protocol": dataclasses.asdict(config.protocol)
-        | {"split": config.split, "episodes": config.episodes, "episode_seed": EVALUATION_SEED},
-        "interval_formula": INTERVAL,
-        "points": [dataclasses.asdict(point) for point in points],
+    data = identity(settings)
+    record = Retested(
+        run=config.run.resolve().name,
+        method=settings.method,
+        backbone=settings.backbone_line(),
+        normalisation=settings.normalisation,
+        seed=settings.seed,
+        protocol=TestProtocol(
+            data=data.name,
+            data_sha256=data.sha256,
+            split=config.split,
+            **dataclasses.asdict(config.protocol),
+            episodes=config.episodes,
+            episode_seed=EVALUATION_SEED,
+        ),
+        interval_formula=INTERVAL,
+        points=points,
         **provenance.commit(),
-        "versions": provenance.versions(),
-        "device": provenance.device_name(device),
-    }
+        versions=provenance.versions(),
+        device=provenance.device_name(device),
+    )
     try:
-        write_json(config.out, record)
+        write_json(config.out, dataclasses.asdict(record))
     except OSError as error:
         raise RunError(f"{config.out} can't be written ({error}): give another --out.") from error

@@ -12,6 +12,7 @@ from metalearn.config import TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
 
 _OPTION: Final = "--config"
+_COMMANDS: Final = ("train", "compare", "measure")
 
 
 def split_off(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -30,8 +31,8 @@ def split_off(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             found.append(argument.removeprefix(f"{_OPTION}="))
         else:
             rest.append(argument)
-    if found and "train" not in rest[:1]:
-        raise ConfigError(f"{_OPTION} is for `metalearn train`; give the others their settings.")
+    if found and (not rest or rest[0] not in _COMMANDS):
+        raise ConfigError(f"{_OPTION} is for {', '.join(_COMMANDS)}; the others train nothing.")
     if len(found) > 1 or "" in found:
         raise ConfigError(f"{_OPTION} was given {found}: give it once, with a file.")
     return rest, Path(found[0]) if found else None

@@ -188,6 +188,7 @@ class _Job:
             metrics = training.look(step - training.validated)
             found = training.validate()
             metrics |= {"validation": found.mean, "validation_interval": found.interval}
+            metrics |= training.exactness()
             if training.best is not None and training.best.found.step == step:
                 run.write_weights(training.best.weights)
             run.append_metrics({"step": step, "seconds": self.seconds} | metrics)

@@ -27,11 +27,13 @@ from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
+from metalearn.exactness import exactness
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
+from metalearn.prefetch import ahead
 from metalearn.result import EVALUATION_SEED
 
 _GENERATORS: Final = "generator."
@@ -191,7 +193,7 @@ class Training:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.episodes = training_sampler(config, device=device)
+        self.episodes = ahead(training_sampler(config, device=device))
         self.validation = evaluation_sampler("validation", config, device=device)
         self.configured = config.configured()
         self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
@@ -241,7 +243,16 @@ class Training:
         Raises:
             NotFiniteError: one of them is NaN or infinite.
         """
-        loss = self.losses[max(0, self.step - since) : self.step].mean().item()
+        first = max(0, self.step - since)
+        losses = self.losses[first : self.step]
+        if not bool(losses.isfinite().all()):
+            at = first + int(losses.isfinite().logical_not().nonzero()[0])
+            raise NotFiniteError(
+                f"the loss is {self.losses[at].item()} at upper step {at + 1}, training episodes "
+                f"{at * self.tasks} to {(at + 1) * self.tasks - 1}: lower the learning rate "
+                f"({self.configured.learning_rate})."
+            )
+        loss = losses.mean().item()
         found = {"loss": loss} | self.evidence.last(since)
         for name, value in found.items():
             if not math.isfinite(value):
@@ -262,6 +273,20 @@ class Training:
             best = BestSoFar(mean=found.mean, interval=found.interval, step=self.step)
             self.best, self.stale = _Best(best, weights), 0
         return found
+
+    def exactness(self) -> dict[str, float]:
+        """The hypergradient's distance from the exact one, on tasks that are never trained on.
+
+        Empty where it is not asked for, or not defined; see `metalearn.exactness`.
+        """
+        if not self.config.hypergradient_error:
+            return {}
+        batch = self.episodes.sample(self.config.steps * self.tasks, self.tasks)
+        chunk = self.config.tasks_per_chunk
+        found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
+        if found is None:
+            return {}
+        return {"hypergradient_error": found.error, "hypergradient_cosine": found.cosine}
 
     @property
     def done(self) -> bool:

@@ -141,6 +141,17 @@ def _from(url: str, remote: Remote, folder: Path, progress: Progress) -> None:
         progress.remove_task(task)
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong, without the objects that requests wraps around it."""
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {_TIMEOUT:.0f} s"
+    if isinstance(error, requests.ConnectionError):
+        inner = error.args[0] if error.args else error
+        cause = str(getattr(inner, "reason", inner))
+        return f"no connection ({cause.rpartition(': ')[2][:200]})"
+    return str(error)[:200]
+
+
 def _fetch(remote: Remote, folder: Path, progress: Progress) -> None:
     place = folder / remote.name
     algorithm, _, digest = remote.checksum.partition(":")
@@ -158,7 +169,7 @@ def _fetch(remote: Remote, folder: Path, progress: Progress) -> None:
         try:
             _from(url, remote, folder, progress)
         except (requests.RequestException, _Broken) as error:
-            failures.append(f"  {url}: {str(error)[:200]}")
+            failures.append(f"  {url}: {_reason(error)}")
         else:
             return
     raise DataError(
@@ -197,6 +208,7 @@ def download(
             f"published checksum. Get {BY_HAND[dataset]}, put it into {folder} and run "
             f"`metalearn prepare {dataset} --source {folder}`."
         )
+    pooch.get_logger().setLevel("WARNING")  # the bars say what is downloaded
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metalearn.data.cache import data_folder
 from metalearn.data.glyphs import glyph_images
-from metalearn.data.published import DatasetName
+from metalearn.data.published import DatasetName, published
 from metalearn.data.store import MANIFEST, open_store
 from metalearn.errors import DataError
 
@@ -19,7 +19,8 @@ class Identity:
     """What data a run has seen.
 
     Attributes:
-        name: of the data set; "partial" stands behind it where images that were published lack.
+        name: of the data set, with its size where that is not the published one; "partial" stands
+            behind it where images that were published lack.
         sha256: of the glyphs' pixels, or of a prepared data set's manifest (which holds those of
             its files).
     """
@@ -51,5 +52,9 @@ def prepared_identity(dataset: DatasetName, *, root: Path | None = None) -> Iden
     store = open_store(folder)
     store.verify()
     manifest = (folder / MANIFEST).read_bytes()
-    name = f"{dataset}, partial" if json.loads(manifest).get("partial") else dataset
+    content = json.loads(manifest)
+    side, usual = content["images"]["side"], published(dataset).side
+    name = dataset if side == usual else f"{dataset} at {side} pixels"
+    if content.get("partial"):
+        name += ", partial"
     return Identity(name, hashlib.sha256(manifest).hexdigest())

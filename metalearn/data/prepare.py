@@ -244,7 +244,10 @@ def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
             about=_about(known, sources, lacking),
         )
     if console is not None:
+        for path, source in zip(paths, sources, strict=True):
+            console.print(f"{path}: read as {source.layout}", soft_wrap=True, highlight=False)
         for split, entry in store.manifest["splits"].items():
             console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")
-        console.print(f"written to {store.path}" + (", partial" if lacking else ""))
+        said = f"written to {store.path}" + (f", partial: {'; '.join(lacking)}" if lacking else "")
+        console.print(said, soft_wrap=True, highlight=False)
     return store

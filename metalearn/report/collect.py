@@ -63,6 +63,24 @@ def collect(folder: Path) -> list[Finished]:
     return found
 
 
+ERROR: Final = "hypergradient_error"
+
+
+def with_error(runs: Sequence[Finished]) -> list[Finished]:
+    """The runs that recorded how far their hypergradient is from the exact one.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = [run for run in runs if all(ERROR in line for line in run.metrics)]
+    if not found:
+        raise RunError(
+            "no run here has recorded its hypergradient's error: train with "
+            "--hypergradient-error, by a method whose lower level has one minimiser."
+        )
+    return found
+
+
 # What may differ between the seeds of a method, and what may not between methods.
 _FREE: Final = {"run", "resume", "seed", "device", "threads", "tracker", "data_root", "residency"}
 _SHARED: Final = {"backbone", "filters", "normalisation", "train", "validation_episodes"}

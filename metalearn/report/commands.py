@@ -16,10 +16,16 @@ from metalearn.config import MethodName, TrainConfig
 from metalearn.errors import ConfigError, RunError
 from metalearn.files import write_atomically
 from metalearn.report.collect import collect
-from metalearn.report.figures import accuracy_figure, memory_figure
+from metalearn.report.figures import (
+    accuracy_figure,
+    adaptation_figure,
+    hypergradient_figure,
+    memory_figure,
+)
 from metalearn.report.measured import load
-from metalearn.report.tables import Rows, accuracy_table, memory_table
-from metalearn.run import Run
+from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
+from metalearn.retest import load_retested
+from metalearn.run import CONFIG, Run
 from metalearn.train import train
 
 
@@ -51,10 +57,44 @@ class MemoryConfig:
     out: Path | None = None
 
 
-_What = (
-    Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy", prefix_name=False)]
-    | Annotated[MemoryConfig, tyro.conf.subcommand("memory", prefix_name=False)]
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypergradientConfig:
+    """How far hypergradients were from the exact ones, in runs with --hypergradient-error.
+
+    Attributes:
+        runs: the folder that holds them.
+        out: the file to write: a PNG, or Markdown; a table is printed in any case.
+    """
+
+    runs: Path
+    out: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationConfig:
+    """Accuracy against K at test time, and the reliability diagram.
+
+    Attributes:
+        tested: the files that `metalearn test --lower-steps` wrote.
+        out: the PNG to write.
+    """
+
+    tested: tuple[Path, ...]
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tested:
+            raise ConfigError("tested was given as none: give a file of `metalearn test`.")
+
+
+_Accuracy = Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy", prefix_name=False)]
+_Memory = Annotated[MemoryConfig, tyro.conf.subcommand("memory", prefix_name=False)]
+_Hypergradient = Annotated[
+    HypergradientConfig, tyro.conf.subcommand("hypergradient", prefix_name=False)
+]
+_Adaptation = Annotated[AdaptationConfig, tyro.conf.subcommand("adaptation", prefix_name=False)]
+_Table = _Accuracy | _Memory | _Hypergradient
+_Figure = _Accuracy | _Memory | _Hypergradient | _Adaptation
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +102,10 @@ class FigureConfig:
     """Draw a figure from result files.
 
     Attributes:
-        what: accuracy or memory.
+        what: accuracy, memory, hypergradient or adaptation.
     """
 
-    what: Annotated[_What, tyro.conf.arg(name="")]
+    what: Annotated[_Figure, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +113,10 @@ class TableConfig:
     """Print a table from result files.
 
     Attributes:
-        what: accuracy or memory.
+        what: accuracy, memory or hypergradient.
     """
 
-    what: Annotated[_What, tyro.conf.arg(name="")]
+    what: Annotated[_Table, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +132,7 @@ class CompareConfig:
         settings: of every run; run, method and seed are set by the above.
     """
 
-    out: Path
+    out: Path = Path("runs/compare")
     methods: tuple[MethodName, ...] = ("memory-reduced", "itd-bio", "anil", "maml-baseline")
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -108,16 +148,20 @@ def figure(config: FigureConfig, *, console: Console) -> None:
     Raises:
         MetalearnError: there is nothing to draw, or the file can't be written.
     """
-    what: AccuracyConfig | MemoryConfig = config.what
-    name = "accuracy.png" if isinstance(what, AccuracyConfig) else "memory.png"
-    path = what.out or Path(name)
+    what = config.what
+    path = what.out or Path(type(what).__name__.removesuffix("Config").lower() + ".png")
     if path.suffix != ".png":
         raise ConfigError(f"out was given as {path}: a figure is a PNG, so end it in .png.")
     with _written(path):
-        if isinstance(what, AccuracyConfig):
-            accuracy_figure(collect(what.runs), path)
-        else:
-            memory_figure(load(what.measured), path)
+        match what:
+            case AccuracyConfig():
+                accuracy_figure(collect(what.runs), path)
+            case MemoryConfig():
+                memory_figure(load(what.measured), path)
+            case HypergradientConfig():
+                hypergradient_figure(collect(what.runs), path)
+            case AdaptationConfig():
+                adaptation_figure([load_retested(file) for file in what.tested], path)
     console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -127,12 +171,14 @@ def table(config: TableConfig, *, console: Console) -> None:
     Raises:
         MetalearnError: there is nothing to tabulate, or the file can't be written.
     """
-    what: AccuracyConfig | MemoryConfig = config.what
-    rows = (
-        accuracy_table(collect(what.runs), reference=what.reference)
-        if isinstance(what, AccuracyConfig)
-        else memory_table(load(what.measured))
-    )
+    what = config.what
+    match what:
+        case AccuracyConfig():
+            rows = accuracy_table(collect(what.runs), reference=what.reference)
+        case MemoryConfig():
+            rows = memory_table(load(what.measured))
+        case HypergradientConfig():
+            rows = hypergradient_table(collect(what.runs))
     rows.show(console)
     if what.out is not None:
         _write(rows, what.out)
@@ -152,20 +198,31 @@ def compare(config: CompareConfig, *, console: Console) -> None:
         for method in config.methods:
             folder = config.out / f"{method}-{seed}"
             asked = dataclasses.replace(config.settings, run=folder, method=method, seed=seed)
-            run = Run(folder)
-            if not (folder / "config.json").exists():
-                train(asked, console=console)
-                continue
-            before = run.config()
-            if dataclasses.replace(before, device=asked.device, run=folder) != asked:
-                raise RunError(f"{folder} has other settings: give --out a new folder.")
-            if not run.finished:
-                train(TrainConfig(resume=folder), console=console)
+            ensure(asked, console=console)
     asked_for = {f"{method}-{seed}" for method in config.methods for seed in config.seeds}
     runs = [run for run in collect(config.out) if run.folder.name in asked_for]
     rows = accuracy_table(runs, reference=config.methods[0])
     rows.show(console)
     _write(rows, config.out / "accuracy.md")
+
+
+def ensure(asked: TrainConfig, *, console: Console) -> None:
+    """Train in the settings' folder, go on there, or leave what is finished as it is.
+
+    Raises:
+        MetalearnError: the run can't be made, or the folder holds one with other settings.
+        Stopped: by a signal; the same call goes on.
+        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+    """
+    folder = asked.run
+    if folder is None or not (folder / CONFIG).exists():
+        train(asked, console=console)
+        return
+    run = Run(folder)
+    if dataclasses.replace(run.config(), device=asked.device, run=folder) != asked:
+        raise RunError(f"{folder} has other settings: give --out a new folder.")
+    if not run.finished:
+        train(TrainConfig(resume=folder), console=console)
 
 
 def _write(rows: Rows, path: Path) -> None:

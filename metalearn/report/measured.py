@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import torch
 from rich.console import Console
 
 from metalearn import provenance
@@ -17,7 +20,8 @@ from metalearn.plan import predicted_bytes
 from metalearn.schema import parse, read
 from metalearn.training import Training
 
-LIVE_BYTES = "live tensor bytes"
+LIVE_BYTES: Final = "live tensor bytes"
+ALLOCATOR: Final = "CUDA allocator's peak"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class MeasureConfig:
         settings: of the runs; method and lower_steps are set by the above.
     """
 
-    out: Path
+    out: Path = Path("memory.json")
     methods: tuple[MethodName, ...] = (
         "memory-reduced",
         "memory-reduced-exact",
@@ -80,12 +84,15 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
     peaks: dict[str, dict[str, int]] = {}
     for method in config.methods:
         peaks[method] = {}
+        own = dataclasses.replace(usual, method=method, tasks_per_step=tasks)
+        # a method that solves until it is done is the same for every K
+        once = _peak(own) if numbers(own.subject).K is None else None
         for steps in config.steps:
-            peak = _peak(dataclasses.replace(usual, method=method, tasks_per_step=tasks), steps)
+            peak = once or _peak(dataclasses.replace(own, lower_steps=steps))
             peaks[method][str(steps)] = peak
             console.print(f"{method}, K = {steps}: {peak / 2**20:.1f} MiB", highlight=False)
     found = Measured(
-        measure=LIVE_BYTES,
+        measure=ALLOCATOR if device.type == "cuda" else LIVE_BYTES,
         protocol=(
             f"{usual.data}, {usual.train}, {tasks} tasks, {usual.backbone_line()}, "
             f"normalisation {usual.normalisation}, {device.type}"
@@ -103,10 +110,16 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
     return found
 
 
-def _peak(config: TrainConfig, steps: int) -> int:
-    if numbers(config.subject).K is not None:  # else it solves until it is done, whatever K
-        config = dataclasses.replace(config, lower_steps=steps)
-    return predicted_bytes(Training(config, config.place()))
+def _peak(config: TrainConfig) -> int:
+    """Peak of one upper step: by the allocator on CUDA, else by the tensors that are alive."""
+    training = Training(config, config.place())
+    if training.device.type != "cuda":
+        return predicted_bytes(training)
+    gc.collect()  # what the method before has left
+    torch.cuda.reset_peak_memory_stats(training.device)
+    training.advance()
+    peak: int = torch.cuda.max_memory_allocated(training.device)
+    return peak
 
 
 def load(path: Path) -> Measured:

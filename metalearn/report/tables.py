@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median, median_low
 from typing import Final
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from metalearn.errors import RunError
 from metalearn.evaluate import INTERVAL
-from metalearn.report.collect import Finished, by_method
+from metalearn.report.collect import ERROR, Finished, by_method, with_error
 from metalearn.report.measured import Measured
 from metalearn.report.paired import paired
 
@@ -37,9 +38,15 @@ class Rows:
 
     def show(self, console: Console) -> None:
         """Print it."""
-        table = Table(*self.columns, title=self.title, title_justify="left")
+        table = Table(title=self.title, title_justify="left")
+        for number, column in enumerate(self.columns):
+            # a name that is cut short is another's, too
+            table.add_column(column, no_wrap=number == 0, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
+        if not console.is_terminal:  # in a file nothing has to fit
+            wide = console.measure(table, options=console.options.update(width=10_000)).maximum
+            console = Console(file=console.file, width=wide, color_system=None)
         console.print(table)
         for note in self.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -74,6 +81,12 @@ def reaching(run: Finished, accuracy: float) -> float:
     return float(next(times, math.inf))
 
 
+def usual_best(own: Sequence[Finished]) -> float:
+    """The best validation of a method's median seed; at least half of its seeds reach it."""
+    bests: list[float] = [max(line["validation"] for line in run.metrics) for run in own]
+    return median_low(bests)
+
+
 def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) -> Rows:
     """Accuracy, paired difference, memory and time of each method.
 
@@ -88,9 +101,7 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
     first = reference or min(methods)
     if first not in methods:
         raise RunError(f"no run of {first} is here: there are {', '.join(methods)}.")
-    worst = min(
-        max(m["validation"] for run in own for m in run.metrics) for own in methods.values()
-    )
+    worst = min(map(usual_best, methods.values()))
     rows = []
     for method, own in sorted(methods.items(), key=lambda item: item[0] != first):
         accuracies = [run.result.accuracy for run in own]
@@ -101,7 +112,6 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
         rows.append(
             [
                 method,
-                own[0].result.variant,
                 percent(mean, half),
                 ", ".join(f"{100 * a:.2f}" for a in accuracies),
                 apart,
@@ -114,7 +124,6 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
         title=f"Accuracy (%): {protocol_line(runs)}",
         columns=[
             "method",
-            "variant",
             "accuracy",
             "each seed",
             f"less {first}",
@@ -129,8 +138,56 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
             "episodes), in brackets ± for other seeds (Student's t)",
             "step: peak live tensor bytes of one upper step",
             "seconds to: of training and validation, until a validation reaches the best of the "
-            "method whose best is worst; median of the seeds",
+            "method whose best is worst (of each method the median seed's); median of the seeds",
             "failed: tasks of training whose lower level or adjoint failed, first seed",
+            *(f"{method}: {_variant(own[0])}" for method, own in sorted(methods.items())),
+        ],
+    )
+
+
+def _variant(run: Finished) -> str:
+    found = run.result
+    return f"{found.variant}: {found.departures}" if found.departures else found.variant
+
+
+def hypergradient_table(runs: Sequence[Finished]) -> Rows:
+    """How far each method's hypergradient is from the exact one, over training.
+
+    Raises:
+        RunError: no run has recorded it, or the runs can't be compared.
+    """
+    known = with_error(runs)
+    rows = []
+    for method, own in sorted(by_method(known).items()):
+        errors = [[line[ERROR] for line in run.metrics] for run in own]
+        every = [value for each in errors for value in each]
+        cosines = [line["hypergradient_cosine"] for run in own for line in run.metrics]
+        certificate = own[0].result.certificate
+        left = [
+            f"{certificate[level]['training']['median']:.1e}" if certificate else "–"
+            for level in ("stationarity", "residual")
+        ]
+        rows.append(
+            [
+                method,
+                f"{median(each[0] for each in errors):.1e}",
+                f"{median(every):.1e}",
+                f"{median(each[-1] for each in errors):.1e}",
+                f"{max(every):.1e}",
+                f"{median(cosines):.3f}",
+                *left,
+            ]
+        )
+    return Rows(
+        title=f"Error of the hypergradient, |d − d*| / |d*|: {protocol_line(known)}",
+        columns=["method", "first", "median", "last", "worst", "cosine", "lower", "adjoint"],
+        rows=rows,
+        notes=[
+            "d*: both levels solved in float64; on training tasks that are never trained on "
+            f"({known[0].config.train}), at each validation; first, last: median of the seeds",
+            "cosine: median of d'd* / (|d| |d*|)",
+            "lower, adjoint: the certificate of either level: median |dg/dphi|, and median "
+            "relative residual of the adjoint system, of training, first seed; – without adjoint",
         ],
     )
 

@@ -1,7 +1,7 @@
 """Reads many mutated data files: each must be read or be refused, and nothing else may happen.
 
 `python -m tests.metalearn.fuzz --files 2000` prints what came of them and fails if any raised
-another exception, took long, ran code, or took more than 1 GiB.
+another exception, took long, ran code, or took more than 1 GiB; `--out FILE` writes it down.
 """
 
 import argparse
@@ -11,18 +11,22 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metalearn import provenance
 from metalearn.data.prepare import PrepareConfig, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.store import open_store
 from metalearn.data.unpickle import unpickle
 from metalearn.errors import MetalearnError
+from metalearn.files import write_json
 from tests.metalearn import legacy
 
 MEMORY = 2**30  # bytes that reading may take
@@ -163,8 +167,25 @@ def _read_store(path: Path) -> None:
         open_store(path).split(split).pool()
 
 
-def fuzz(count: int, *, seed: int, folder: Path) -> Counter[tuple[str, str]]:
-    """What came of `count` mutated files, by form and outcome."""
+@dataclass(slots=True)
+class Outcome:
+    """What came of the mutated files.
+
+    Attributes:
+        found: how many, by form and result.
+        slowest: the form and number of the file that took longest, and the CPU seconds it took.
+    """
+
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    slowest: tuple[str, int, float] = ("none", 0, 0.0)
+
+    def count(self, *results: str) -> int:
+        """How many files ended in one of these results."""
+        return sum(n for (_, result), n in self.found.items() if result in results)
+
+
+def fuzz(count: int, *, seed: int, folder: Path) -> Outcome:
+    """Mutate and read `count` files, each form in turn."""
     forms = _forms()
     for form, (_, files) in forms.items():
         legacy.put(folder / form, files)
@@ -177,7 +198,7 @@ def fuzz(count: int, *, seed: int, folder: Path) -> Counter[tuple[str, str]]:
             allow_partial=True,
         )
     )
-    found: Counter[tuple[str, str]] = Counter()
+    outcome = Outcome()
     names = [*forms, "store"]
 
     def read(form: str) -> None:
@@ -190,7 +211,7 @@ def fuzz(count: int, *, seed: int, folder: Path) -> Counter[tuple[str, str]]:
     for form in names:  # what is refused before it is mutated would tell nothing
         result = judge(lambda form=form: read(form), patience=PATIENCE)  # type: ignore[misc]
         if result != READ:
-            found[form, f"unmutated: {result}"] += 1
+            outcome.found[form, f"unmutated: {result}"] += 1
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
         form = names[number % len(names)]
@@ -198,12 +219,16 @@ def fuzz(count: int, *, seed: int, folder: Path) -> Counter[tuple[str, str]]:
         path = draw.choice(there)
         whole = path.read_bytes()
         path.write_bytes(mutate(whole, draw))
+        began = time.process_time()
         result = judge(lambda form=form: read(form), patience=PATIENCE)  # type: ignore[misc]
+        seconds = time.process_time() - began
         path.write_bytes(whole)
+        if seconds > outcome.slowest[2]:
+            outcome.slowest = form, number, seconds
         if result not in (READ, REFUSED):
             say(f"{form}, file {number}: {result}")
-        found[form, result] += 1
-    return found
+        outcome.found[form, result] += 1
+    return outcome
 
 
 def say(line: str) -> None:
@@ -220,23 +245,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    origin = provenance.commit()
     limit = _in_use() + MEMORY
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(arguments.files, seed=arguments.seed, folder=Path(folder))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for form in sorted({form for form, _ in found}):
-        counts = ", ".join(f"{n} {r}" for (f, r), n in sorted(found.items()) if f == form)
-        say(f"{form:<26} {counts}")
-    read, refused = (sum(n for (_, r), n in found.items() if r == x) for x in (READ, REFUSED))
-    wrong = found.total() - read - refused
+        outcome = fuzz(arguments.files, seed=arguments.seed, folder=Path(folder))
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    forms: dict[str, dict[str, int]] = {}
+    for (form, result), count in sorted(outcome.found.items()):
+        forms.setdefault(form, {})[result] = count
+    for form, results in forms.items():
+        say(f"{form:<26} {', '.join(f'{count} {result}' for result, count in results.items())}")
+    read, refused = outcome.count(READ), outcome.count(REFUSED)
+    wrong = outcome.found.total() - read - refused
+    slow_form, slow_number, seconds = outcome.slowest
+    milliseconds = f"{1000 * seconds:.0f} ms"
     say(
         f"{arguments.files} mutated files: {read} read, {refused} refused, {wrong} otherwise; "
-        f"resident memory grew by {(after - before) / 1024:.0f} MiB (allowed {MEMORY // 2**20})"
+        f"resident memory grew by {grown / 2**20:.0f} MiB (allowed {MEMORY // 2**20}); slowest: "
+        f"{slow_form}, file {slow_number}, {milliseconds} of CPU (allowed {PATIENCE:.0f} s)"
     )
+    if arguments.out is not None:
+        record = {
+            "files": arguments.files,
+            "seed": arguments.seed,
+            "read": read,
+            "refused": refused,
+            "otherwise": wrong,
+            "forms": forms,
+            "real_data": bool(real_files()),
+            "peak_growth_bytes": grown,
+            "slowest": {"form": slow_form, "file": slow_number, "cpu_seconds": seconds},
+            **origin,
+            "versions": provenance.versions(),
+        }
+        write_json(arguments.out, record)
     return int(wrong > 0 or refused * 4 < arguments.files)
 
 

@@ -208,8 +208,10 @@ def test_files_that_give_no_settings_are_refused(
 
 
 def test_a_file_is_for_training() -> None:
-    with pytest.raises(ConfigError, match="--config is for `metalearn train`"):
-        split_off(["compare", "--config", "a"])
+    for command in ("train", "compare", "measure"):
+        assert split_off([command, "--config", "a"]) == ([command], Path("a"))
+    with pytest.raises(ConfigError, match="--config is for train, compare, measure"):
+        split_off(["table", "--config", "a"])
 
 
 @pytest.mark.parametrize("arguments", [["--config"], ["--config=a", "--config", "b"]])

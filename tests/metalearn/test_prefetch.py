@@ -1,6 +1,7 @@
 """Prefetched episodes are the sampler's own."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from metalearn.data import Pool
 from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import EpisodeError
 from metalearn.prefetch import Prefetch
+from metalearn.prefetch import ahead as drawn_ahead
 
 
 def test_the_same_episodes_in_any_order(train_pool: Pool) -> None:
@@ -46,3 +48,12 @@ def test_a_refusal_comes_through(train_pool: Pool) -> None:
         pytest.raises(EpisodeError, match="index of at least 0"),
     ):
         ahead.sample(-1, 1)
+
+
+def test_only_images_that_are_elsewhere_are_drawn_ahead(train_pool: Pool) -> None:
+    sampler = Sampler(pool=train_pool, way=3, shot=1, query=1, seed=0)
+    assert drawn_ahead(sampler) is sampler
+    elsewhere = replace(sampler, pool=replace(train_pool, target=torch.device("meta")))
+    found = drawn_ahead(elsewhere)
+    assert isinstance(found, Prefetch)
+    found.close()

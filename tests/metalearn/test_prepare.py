@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metalearn.cli import main
-from metalearn.data import Pool, Residency, Split, prepared, prepared_pool
+from metalearn.data import Pool, Residency, Split, prepared, prepared_identity, prepared_pool
 from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName, published
 from metalearn.data.store import Store, open_store
@@ -130,6 +130,13 @@ def test_what_is_missing_needs_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["s"]  # nothing half-written
     main([*arguments, "--allow-partial"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 's'}: read as official CIFAR-100 pickles" in said
+    assert "partial: 64 classes of train have fewer than 600 images" in said
+    assert prepared_identity("cifar-fs", root=tmp_path / "out").name == "cifar-fs, partial"
+    main([*arguments, "--allow-partial", "--side=16", f"--root={tmp_path / 'small'}"])
+    small = prepared_identity("cifar-fs", root=tmp_path / "small").name
+    assert small == "cifar-fs at 16 pixels, partial"
     manifest = json.loads((tmp_path / "out" / "cifar-fs" / "manifest.json").read_text())
     assert manifest["partial"]
     assert len(manifest["lacking"]) == 3

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 
 from metalearn.cli import main
 from metalearn.errors import RunError
 from metalearn.report.collect import Finished, by_method, collect
-from metalearn.report.measured import Measured
+from metalearn.report.measured import Measured, load
 from metalearn.report.paired import paired
-from metalearn.report.tables import accuracy_table, memory_table, reaching
+from metalearn.report.tables import (
+    accuracy_table,
+    hypergradient_table,
+    memory_table,
+    reaching,
+    usual_best,
+)
 
 SETTINGS = [
     "--settings.steps=2",
@@ -29,6 +38,7 @@ SETTINGS = [
     "--settings.threads=1",
     "--settings.device=cpu",
     "--settings.tracker=none",
+    "--settings.hypergradient-error",
 ]
 COMPARE = ["--methods", "protonet", "memory-reduced", "--seeds", "0", "1", *SETTINGS]
 
@@ -138,6 +148,33 @@ def test_time_is_to_the_first_validation_that_is_good_enough(folder: Path) -> No
     assert [reaching(run, level) for level in (0.4, 0.6, 0.9)] == [3.0, 7.0, math.inf]
 
 
+def test_the_worst_method_reaches_its_own_best(folder: Path) -> None:
+    first = collect(folder)[0]
+
+    def run(seed: int, *validations: float) -> Finished:
+        metrics = [
+            {"step": n, "seconds": 1.0 * n, "validation": v} for n, v in enumerate(validations, 1)
+        ]
+        return dataclasses.replace(altered(first, seed=seed), metrics=metrics)
+
+    # One lucky seed is not what the method reaches.
+    own = [run(0, 0.5, 0.6), run(1, 0.9, 0.7)]
+    assert usual_best(own) == 0.6
+    rows = accuracy_table(own).rows
+    assert [row[5] for row in rows] == ["2"]
+    assert accuracy_table(own).columns[5] == "seconds to 60.0 %"
+
+
+def test_names_are_never_cut_short(folder: Path) -> None:
+    rows = accuracy_table(collect(folder))
+    for terminal in (True, False):
+        page = io.StringIO()
+        rows.show(Console(file=page, width=60, force_terminal=terminal, color_system=None))
+        assert any(line.startswith("│ memory-reduced ") for line in page.getvalue().splitlines())
+        whole = [line for line in page.getvalue().splitlines() if rows.columns[5] in line]
+        assert len(whole) == (0 if terminal else 1)
+
+
 def test_tables_and_figures_are_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,14 +196,18 @@ def test_tables_and_figures_are_written(
     peaks = json.loads(measured.read_text())["peaks"]
     assert peaks.keys() == {"memory-reduced", "itd-bio"}
     assert peaks["itd-bio"]["6"] > peaks["itd-bio"]["2"]
-    for kind, source in (("accuracy", f"--runs={folder}"), ("memory", f"--measured={measured}")):
+    for kind, source in (
+        ("accuracy", f"--runs={folder}"),
+        ("memory", f"--measured={measured}"),
+        ("hypergradient", f"--runs={folder}"),
+    ):
         out = tmp_path / f"{kind}.png"
         main(["figure", kind, source, f"--out={out}"])
         with Image.open(out) as image:
             assert min(image.size) > 400
         page = tmp_path / f"{kind}.md"
         main(["table", kind, source, f"--out={page}"])
-        assert page.read_text().count("\n|") >= 4
+        assert page.read_text().count("\n|") >= 3  # heading, rule, and a row for each method
     assert "5-way 1-shot" in capsys.readouterr().out
     said = refused(["figure", "memory", f"--measured={folder / 'accuracy.md'}"], capsys)
     assert "unreadable or damaged" in said
@@ -174,6 +215,39 @@ def test_tables_and_figures_are_written(
         ["figure", "accuracy", f"--runs={folder}", f"--out={measured / 'below.png'}"], capsys
     )
     assert "can't be written" in said
+
+
+def test_the_hypergradients_table_by_hand(folder: Path) -> None:
+    first = next(run for run in collect(folder) if run.result.method == "memory-reduced")
+
+    def run(seed: int, *errors: float) -> Finished:
+        metrics = [
+            line | {"hypergradient_error": error, "hypergradient_cosine": 1 - error / 4}
+            for line, error in zip(first.metrics, errors, strict=True)
+        ]
+        return dataclasses.replace(altered(first, seed=seed), metrics=metrics)
+
+    rows = hypergradient_table([run(0, 2.0, 0.5), run(1, 1.0, 0.3)]).rows
+    # medians of (2, 1), of (2, 0.5, 1, 0.3) and of (0.5, 0.3)
+    assert [row[:6] for row in rows] == [
+        ["memory-reduced", "1.5e+00", "7.5e-01", "4.0e-01", "2.0e+00", "0.812"]
+    ]
+
+
+def test_runs_without_the_error_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["table", "hypergradient", f"--runs={folder / 'protonet-0'}"], capsys)
+    assert "train with --hypergradient-error" in said
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_the_allocators_peak_is_measured(tmp_path: Path) -> None:
+    settings = [each for each in SETTINGS if "device" not in each]
+    main(["measure", f"--out={tmp_path / 'm.json'}", "--methods=itd-bio", "--steps=2", *settings])
+    found = load(tmp_path / "m.json")
+    assert found.measure == "CUDA allocator's peak"
+    assert found.peaks["itd-bio"]["2"] > 2 * 5 * 3 * 28 * 28 * 4  # at least the images
 
 
 def test_the_memory_table_by_hand() -> None:
@@ -213,6 +287,10 @@ def test_a_learner_can_be_tested_otherwise(
     )
     record = json.loads(out.read_text())
     assert record["protocol"]["way"] == 3
+    picture = tmp_path / "adaptation.png"
+    main(["figure", "adaptation", "--tested", str(out), f"--out={picture}"])
+    with Image.open(picture) as image:
+        assert min(image.size) > 400
     start, later = record["points"]
     assert (start["lower_steps"], later["lower_steps"]) == (0, 5)
     # A head of zeros names the first class throughout: a third of the queries are right, at 1/3.
@@ -225,3 +303,9 @@ def test_a_learner_can_be_tested_otherwise(
         ["test", f"--run={folder / 'protonet-0'}", f"--out={out}", "--lower-steps", "3"], capsys
     )
     assert "lower_steps 3 was given with ProtoNet" in said
+    other = tmp_path / "other.json"
+    main(["test", f"--run={folder / 'protonet-0'}", f"--out={other}", "--episodes=4"])
+    said = refused(["figure", "adaptation", "--tested", str(out), str(other)], capsys)
+    assert "are of different episodes" in said
+    said = refused(["figure", "adaptation", "--tested", str(folder / "accuracy.md")], capsys)
+    assert "unreadable or damaged" in said

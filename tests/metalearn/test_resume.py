@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from metalearn.errors import RunError
 from metalearn.methods import presets
 from metalearn.run import Run
 from metalearn.training import Training
+from tests.metalearn.kills import Moment, differences, interrupted
 
 SMALL = [
     "--steps=12",
@@ -140,20 +142,25 @@ def test_other_data_or_another_meaning_is_not_gone_on_with(
     assert "now means Preset(" in refused(["train", f"--resume={stopped}"], capsys)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3])
-def test_a_killed_run_is_resumed_bit_by_bit(delay: float, whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(run, f"--run={run}", *SMALL)
-    wait_for(run / "config.json", process)
-    time.sleep(delay)
-    process.kill()
-    process.communicate()
-    if (run / "result.json").exists():
-        with pytest.raises(SystemExit):
-            main(["train", f"--resume={run}"])
-    else:
-        main(["train", f"--resume={run}"])
-    same(run, whole)
+def test_a_run_killed_again_and_again_is_resumed_bit_by_bit(whole: Path, tmp_path: Path) -> None:
+    """As `python -m tests.metalearn.kills` does at larger size."""
+    killed = interrupted(tmp_path / "run", SMALL, [Moment(0, 0.0), Moment(3, 0.0), Moment(6, 0.02)])
+    assert killed
+    same(tmp_path / "run", whole)
+    assert differences(tmp_path / "run", whole) == []
+
+
+def test_one_bit_is_a_difference(whole: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(whole, tmp_path / "other")
+    weights = Run(whole).weights()
+    name = next(iter(weights))
+    weights[name] = torch.nextafter(weights[name], weights[name] + 1)
+    Run(other).write_weights(weights)
+    metrics = (whole / "metrics.jsonl").read_text()
+    (other / "metrics.jsonl").write_text(metrics.replace('"failed": 0.0', '"failed": 1e-300', 1))
+    result = Run(whole).result()
+    Run(other).write_result(dataclasses.replace(result, best_step=result.best_step + 1))
+    assert differences(other, whole) == ["metrics", "weights", "best_step"]
 
 
 def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The long experiments, each one command that can be stopped and goes on: see `__main__`."""

@@ -1,0 +1,83 @@
+"""The long experiments, run small: what they keep is enough for their tables and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from metalearn.cli import main
+from metalearn.config import Protocol, TrainConfig
+from metalearn.errors import RunError
+from metalearn.experiments.__main__ import (
+    KEPT,
+    METHODS,
+    ExperimentConfig,
+    cifar_fs,
+    named,
+    omniglot,
+)
+from metalearn.report.collect import collect
+from metalearn.run import Run
+
+SMALL = TrainConfig(
+    filters=4,
+    train=Protocol(way=5, shot=1, query=2),
+    tasks_per_step=2,
+    steps=2,
+    validate_every=1,
+    validation_episodes=4,
+    test_episodes=4,
+    hypergradient_error=True,
+    threads=1,
+    device="cpu",
+    tracker="none",
+)
+
+
+def test_their_settings_are_those_of_the_published_protocols() -> None:
+    for way in (5, 20):
+        found = named(f"omniglot-{way}way-1shot")
+        assert (found.data, found.test) == ("omniglot", Protocol(way=way, shot=1, query=5))
+        assert (found.test_episodes, found.filters) == (1000, 64)
+    shared = named("cifar-fs-5way-5shot")
+    assert (shared.test.way, shared.test.shot, shared.test.query) == (5, 5, 15)
+    for method in METHODS:  # each can be made under these settings, with the same episodes
+        assert dataclasses.replace(shared, method=method).configured().tasks_per_step == 4
+
+
+def test_a_comparison_keeps_what_its_tables_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(file=io.StringIO())
+    config = ExperimentConfig(name="cifar-fs", runs=tmp_path / "runs", results=tmp_path / "results")
+    cifar_fs(config, SMALL, methods=("memory-reduced", "protonet"), seeds=(0,), console=console)
+    out = tmp_path / "results" / "cifar-fs-5way-5shot"
+    assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
+    for name in ("accuracy", "hypergradient", "memory"):
+        assert "memory-reduced" in (out / f"{name}.md").read_text()
+        with Image.open(out / f"{name}.png") as image:
+            assert min(image.size) > 400
+    main(["table", "accuracy", f"--runs={out}"])
+    assert "less memory-reduced" in capsys.readouterr().out
+    assert [run.result.method for run in collect(out)] == ["memory-reduced", "protonet"]
+
+
+def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    config = ExperimentConfig(name="omniglot", runs=tmp_path / "runs", results=tmp_path / "results")
+    asked = dataclasses.replace(SMALL, method="protonet")
+    omniglot(config, {"a": asked}, console=console)
+    kept = Run(tmp_path / "results" / "a").result()
+    (tmp_path / "runs" / "a" / "result.json").unlink()  # as if it had been stopped before
+    omniglot(config, {"a": asked}, console=console)
+    omniglot(config, {"a": asked}, console=console)
+    assert Run(tmp_path / "results" / "a").result().per_episode == kept.per_episode
+    events = (tmp_path / "results" / "a" / "events.jsonl").read_text()
+    assert events.count("resumed") == 1
+    with pytest.raises(RunError, match="has other settings"):
+        omniglot(config, {"a": dataclasses.replace(asked, seed=1)}, console=console)
