@@ -39,11 +39,10 @@ def cost(run: Callable[[], object], present: Iterable[Tensor]) -> Cost:
     """Count, in one run for each kind of figure, so that none disturbs another.
 
     Args:
-        run: what to count; finds no gradients of `present`.
+        run: what to count, called before; finds no gradients of `present`.
         present: tensors to count from the start: weights and images.
     """
     present = list(present)
-    _fresh(run, present)  # what the first call alone makes is not counted
     cuda_bytes = None
     if present[0].device.type == "cuda":
         torch.cuda.synchronize()

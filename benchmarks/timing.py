@@ -44,16 +44,14 @@ class Ratio:
 def interleaved(
     runs: Sequence[Run], *, rounds: int, calls: Sequence[int] | None = None, cuda: bool = False
 ) -> list[list[float]]:
-    """Seconds of each run in each round, taken in turns after one warm-up round.
+    """Seconds of each run in each round, taken in turns.
 
     Args:
-        runs: the contenders.
+        runs: the contenders, each called before (what a first call does beside is not timed).
         rounds: how many.
         calls: how often each is called in its turn, the time being divided by it; None: once.
         cuda: wait for the device before and after, and take the wall clock.
     """
-    for run in runs:
-        run()
     repeats = [1] * len(runs) if calls is None else calls
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds):
