@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify checkouts mutants bench docs clean
+.PHONY: train test lint format verify checkouts mutants bench bench-check bench-baseline bench-gpu docs clean
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
 	$(BIN)/metalearn train
@@ -40,8 +40,18 @@ mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE
 	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
 		$(if $(SAMPLE),--sample $(SAMPLE))
 
-bench: $(READY)  ## speed and memory
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: $(READY)  ## speed and memory; QUICK=1 for a minute's selection
+	$(TEST_THREADS) $(BIN)/python -m pytest benchmarks --benchmark-only $(if $(QUICK),--quick)
+
+bench-check: $(READY)  ## figures that don't depend on the machine, against benchmarks/baseline.json
+	$(TEST_THREADS) $(BIN)/python -m benchmarks.gate
+
+bench-baseline: $(READY)  ## record them anew, on purpose
+	$(TEST_THREADS) $(BIN)/python -m benchmarks.gate --record
+
+bench-gpu: $(READY)  ## the whole table on a GPU, in benchmarks/results
+	$(BIN)/python -m benchmarks.steps --device cuda --out benchmarks/results/steps-cuda.json
+	$(BIN)/python -m benchmarks.published --device cuda --out benchmarks/results/published-cuda.json
 
 docs: $(READY)  ## the site, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from benchmarks.provenance import SEED
 from hypergrad import Certificate
@@ -162,15 +163,15 @@ class Step:
         return max(float(one.adjoint.residual.max()) for one in self.certificates)
 
 
-def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[Model, Callable[[], None]]:
+def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[nn.Module, Callable[[], None]]:
     """One forward and one backward of the backbone alone on all images of a step: the limit."""
-    model = Model(setting.backbone(), {}).to(device)
+    backbone = setting.backbone().to(device)
     episodes = setting.episodes(device=device)
     support = episodes.support_labels.shape[1]
 
     def run() -> None:
-        model.zero_grad(set_to_none=True)
-        features = model.features(episodes.images, support)
+        backbone.zero_grad(set_to_none=True)
+        features = backbone(episodes.images, support)
         features.backward(torch.ones_like(features))
 
-    return model, run
+    return backbone, run

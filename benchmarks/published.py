@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import published_methods as scripts
 from benchmarks.costs import Cost, cost
@@ -75,7 +75,7 @@ class Contender:
 
     name: str
     steps: int | None
-    model: Model
+    model: nn.Module
     images: Tensor
     run: Callable[[], None]
     same_as: str | None = None
