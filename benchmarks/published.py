@@ -9,9 +9,10 @@ no method that learns the backbone can do without. Bytes are peak live bytes of 
 images included, over those of that pass.
 
 "As published" is a script's way of computing (benchmarks/published_methods.py says which);
-Heads descend by steps of 0.005 in place of the scripts' 0.05 and 0.1. On noise and an untrained
-backbone those lie above 2/L: descent amplifies rounding, and two float32 programs of one
-hypergradient differ by percents (in float64 by 1e-8). What is measured does not depend on it.
+Heads descend by steps of 0.005 in place of the scripts' 0.05 and 0.1, networks by 0.001. On noise
+and an untrained backbone larger ones lie above 2/L: descent amplifies rounding, and two float32
+programs of one hypergradient differ by percents (in float64 by 1e-8). What is measured does not
+depend on it.
 
 "Best effort" is the same method as `metalearn` runs it: features once where the method allows it,
 all tasks together, or in chunks of one task, which is what costs the least memory.
@@ -42,7 +43,7 @@ from metalearn.methods import Method, Model
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.heads import LinearHeads
 
-STEP_SIZE = 0.005  # of heads
+HEAD_STEP, NETWORK_STEP = 0.005, 0.001
 AGREEMENT = 1e-3  # of the hypergradient's norm, float32
 SCRIPTS: dict[str, tuple[str, Callable[[Published, Model, scripts.Task, float], None]]] = {
     "Algorithm 1, as published": ("memory-reduced", scripts.algorithm_1),
@@ -91,7 +92,8 @@ class Contender:
 def subject(name: str, steps: int) -> Method:
     """The method here, with steps that descend."""
     found = method(name, steps)
-    return adjusted(found, step_size=STEP_SIZE) if isinstance(found, LinearHeads) else found
+    size = HEAD_STEP if isinstance(found, LinearHeads) else NETWORK_STEP
+    return adjusted(found, step_size=size)
 
 
 def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> list[Contender]:
@@ -254,8 +256,8 @@ def main() -> None:
         )
         assert isinstance(found["settings"], list)
         found["settings"].append(one)
+        write(asked.out, found)
         Console(width=110).print(table(one))
-    write(asked.out, found)
 
 
 if __name__ == "__main__":
