@@ -5,11 +5,13 @@ What a step costs does not depend on what the images show.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.provenance import SEED
 from hypergrad import Certificate
@@ -161,6 +163,25 @@ class Step:
         if not self.certificates:
             return None
         return max(float(one.adjoint.residual.max()) for one in self.certificates)
+
+    def gradient(self) -> Tensor:
+        """The hypergradient, flat, by one call."""
+        self()
+        parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters()]
+        return torch.cat([part.flatten() for part in parts])
+
+    def parameters(self) -> list[Tensor]:
+        """What is learned."""
+        return list(self.model.parameters())
+
+    def rounding(self) -> float:
+        """Relative distance of the hypergradient from that of the same program in float64."""
+        exact = copy.copy(self)
+        exact.model = copy.deepcopy(self.model).double()
+        exact.episodes = dataclasses.replace(self.episodes, images=self.episodes.images.double())
+        exact.certificates = []
+        reference = exact.gradient()
+        return float((self.gradient() - reference).norm() / reference.norm())
 
 
 def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[nn.Module, Callable[[], None]]:

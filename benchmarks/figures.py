@@ -92,7 +92,7 @@ def _of_method(name: str, limit: Cost) -> Iterator[tuple[str, Figure]]:
 def _step_cost(subject: Method, tasks_per_chunk: int | None = None) -> tuple[Step, Cost]:
     step = Step(subject, SMALL, tasks_per_chunk=tasks_per_chunk)
     step()
-    return step, cost(step, [*step.model.parameters(), step.episodes.images])
+    return step, cost(step, [*step.parameters(), step.episodes.images])
 
 
 def generic() -> dict[str, Figure]:

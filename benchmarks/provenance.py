@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -14,7 +15,10 @@ _CODE = ("../hypergrad", "../metalearn", ".", ":(exclude)results", ":(exclude)ba
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, object]:
-    """To be called before anything is measured: files may change meanwhile."""
+    """To be called before anything is measured, since files may change meanwhile.
+
+    What git says is asked once in a process.
+    """
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "changed_since": _git("status", "--porcelain", "--", *_CODE).splitlines(),
@@ -32,6 +36,7 @@ def write(path: Path, found: dict[str, object]) -> None:
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+@functools.cache
 def _git(*words: str) -> str:
     here = Path(__file__).parent
     try:
