@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +121,6 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.3f}"
 
 
-def measure() -> dict[str, Figure]:
-    """All figures."""
-    return counted() | generic() | timed()
-
-
 def load(path: Path = BASELINE) -> dict[str, Figure]:
     """The committed figures."""
     recorded = json.loads(path.read_text(encoding="utf-8"))["figures"]
@@ -140,20 +136,21 @@ def record(figures: dict[str, Figure], path: Path = BASELINE) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--record", action="store_true", help="write the baseline anew")
-    parser.add_argument("--repeat", type=int, default=1, help="compare so many times in a row")
+    parser.add_argument("--repeat", type=int, default=1, help="take times so often in a row")
     parser.add_argument("--out", type=Path, help="a file for the times of all repeats")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     keep_pages()
     console = Console(width=120)
     if asked.record:
-        record(measure())
+        record(counted() | generic() | timed())
         console.print(f"recorded in {BASELINE}: commit it with what changed it", highlight=False)
         return
     baseline, origin = load(), provenance()
     passed, times = 0, []
+    counts = counted() | generic()  # the same on every run (tests/benchmarks/test_gate.py)
     for _ in range(asked.repeat):
-        now = measure()
+        now = counts | timed()
         moves = moved(baseline, now)
         if moves:
             console.print(table(moves))
@@ -163,8 +160,9 @@ def main() -> None:
         passed += not failed
         times.append({name: one.value for name, one in now.items() if one.kind == "time"})
     if asked.out is not None:
-        found = {"provenance": origin, "runs": asked.repeat, "passed": passed, "times": times}
-        write(asked.out, found)
+        load_average = os.getloadavg()[0]
+        found = {"runs": asked.repeat, "passed": passed, "load": load_average, "times": times}
+        write(asked.out, {"provenance": origin} | found)
     if passed < asked.repeat:
         sys.exit("what rose is a regression, or is recorded on purpose by make bench-baseline")
 
