@@ -61,7 +61,9 @@ def predicted_bytes(name: str, setting: dict[str, Any], steps: int) -> float | N
     if name.startswith("MAML"):
         return None
     if name in ("ITD-BiO, as published", "ANIL, as published"):
-        return steps * (support * image + head_step(support, features)) + query * image
+        again = image - NUMBER * 3 * side**2  # the pixels are kept once
+        recomputed = support * image + (steps - 1) * support * again
+        return recomputed + steps * head_step(support, features) + query * image
     unrolled = name.startswith(("ITD", "ANIL"))
     return once + (together * steps * head_step(support, features) if unrolled else 0)
 

@@ -15,8 +15,8 @@ Margins, and why they are what they are:
 - operations below autograd: 5 %, for decompositions that differ between versions. A product more
   in each step of CG or a loop over four tasks adds 30 % and more.
 - time is the least process time over the least of the backbone's own pass in the same process, so
-  that other processes' work does not count. 25 %: ten times what it moves on a machine that is
-  loaded otherwise (benchmarks/results/gate.json), and half of what a loop over eight tasks adds.
+  that other processes' work does not count. 25 % is for machines that are loaded otherwise, where
+  caches are shared (`--repeat 20` takes the times so often in a row); counts see what is smaller.
 """
 
 from __future__ import annotations
