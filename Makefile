@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify checkouts mutants bench docs clean
+.PHONY: train test lint format verify checkouts mutants bench bench-check bench-baseline bench-gpu docs clean
 .PHONY: experiments-omniglot experiments-cifarfs
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
@@ -49,8 +49,18 @@ experiments-cifarfs: $(READY)  ## five methods from three seeds; two hours of tw
 	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
 	$(BIN)/python -m metalearn.experiments cifar-fs
 
-bench: $(READY)  ## speed and memory
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: $(READY)  ## speed and memory; QUICK=1 for a minute's selection
+	$(TEST_THREADS) $(BIN)/python -m pytest benchmarks --benchmark-only $(if $(QUICK),--quick)
+
+bench-check: $(READY)  ## figures that don't depend on the machine, against benchmarks/baseline.json
+	$(TEST_THREADS) $(BIN)/python -m benchmarks.gate
+
+bench-baseline: $(READY)  ## record them anew, on purpose
+	$(TEST_THREADS) $(BIN)/python -m benchmarks.gate --record
+
+bench-gpu: $(READY)  ## the whole table on a GPU, in benchmarks/results
+	$(BIN)/python -m benchmarks.steps --device cuda --out benchmarks/results/steps-cuda.json
+	$(BIN)/python -m benchmarks.published --device cuda --out benchmarks/results/published-cuda.json
 
 docs: $(READY)  ## the site, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.provenance import SEED
+
 CONDITION = 100.0  # of the quadratics
-SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)

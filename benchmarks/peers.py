@@ -31,19 +31,16 @@ A peer that is not installed is reported as absent. How each is run:
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.peer_cases import CONDITION, SEED, Case, logistic, quadratic
-from benchmarks.peer_methods import PACKAGES, RTOL, Method, methods, version
+from benchmarks.peer_cases import CONDITION, Case, logistic, quadratic
+from benchmarks.peer_methods import PACKAGES, RTOL, methods, version
+from benchmarks.provenance import provenance, write
+from benchmarks.timing import interleaved, ratios, seconds
 
 CASES: dict[str, Callable[[], Case]] = {
     "quadratic-100": lambda: quadratic(100),
@@ -78,26 +75,21 @@ def main() -> None:
     for label in absent:
         print(f"absent: {label}")
     if asked.out is not None:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(results, indent=1) + "\n")
+        write(asked.out, results)
 
 
 def measure(case: Case, rounds: int) -> list[Row]:
     """Errors first, then times in turns; the first method of each group is its reference."""
     entries = list(methods(case))
     errors = [case.error(entry.run()) for entry in entries]
-    calls = [max(1, int(TURN / _seconds(entry, 1))) for entry in entries]
-    times: list[list[float]] = [[] for _ in entries]
-    for turn in range(rounds):
-        for position in range(len(entries)):
-            index = (position + turn) % len(entries)
-            times[index].append(_seconds(entries[index], calls[index]))
+    calls = [max(1, int(TURN / seconds(entry.run))) for entry in entries]
+    times = interleaved([entry.run for entry in entries], rounds=rounds, calls=calls)
     references = {entry.given: index for index, entry in reversed(list(enumerate(entries)))}
+    against = {index: ratios(times, index) for index in references.values()}
     rows: list[Row] = []
-    for entry, error, own in zip(entries, errors, times, strict=True):
+    for index, (entry, error) in enumerate(zip(entries, errors, strict=True)):
         reference = references[entry.given]
-        ratios = [mine / ours for mine, ours in zip(own, times[reference], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        ratio = against[reference][index]
         rows.append(
             {
                 "package": entry.package,
@@ -106,19 +98,12 @@ def measure(case: Case, rounds: int) -> list[Row]:
                 "steps": entry.steps,
                 "error": error,
                 "equal_error": error <= EQUAL * errors[reference],
-                "ratio": middle,
-                "ratio_quartiles": [low, high],
-                "milliseconds": statistics.median(own) * 1e3,
+                "ratio": ratio.median,
+                "ratio_quartiles": [ratio.low, ratio.high],
+                "milliseconds": ratio.seconds * 1e3,
             }
         )
     return rows
-
-
-def _seconds(entry: Method, calls: int) -> float:
-    began = time.perf_counter()
-    for _ in range(calls):
-        entry.run()
-    return (time.perf_counter() - began) / calls
 
 
 def table(case: Case, rows: list[Row]) -> str:
@@ -167,32 +152,12 @@ def _record(case: Case, rows: list[Row]) -> Row:
 
 
 def _provenance(rounds: int) -> Row:
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "changed_since": git("status", "--porcelain", "--", "../hypergrad", ".").splitlines(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    return provenance() | {
         "peers": {label: version(module) or "absent" for module, label in PACKAGES.items()},
-        "device": f"cpu, {platform.machine()}, {_processor()}",
-        "threads": torch.get_num_threads(),
         "rounds": rounds,
-        "seed": SEED,
         "rtol": RTOL,
         "quadratic_condition": CONDITION,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-    return named[0].partition(":")[2].strip() if named else platform.processor()
 
 
 if __name__ == "__main__":

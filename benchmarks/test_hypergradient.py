@@ -1,7 +1,8 @@
-"""The kernel and its adjoint solvers on quadratics: what they cost, and what they solved.
+"""A generic hypergradient: what does it cost, by solver, and against the peers that are installed?
 
 Run by ``make bench``; skipped in normal test runs. Times are for this machine only: compare the
-rows of one run with each other, and read ``extra_info`` before the times.
+rows of one run with each other, and read ``extra_info`` before the times. Peers have an environment
+of their own (benchmarks/peers.py): where none is installed, this library is compared with itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from hypergrad import CG, Bilevel, Cholesky, LinearSolver, Neumann, hypergradient
+from benchmarks.peers import CASES, measure
+from benchmarks.provenance import provenance
+from hypergrad import CG, Bilevel, Cholesky, Hypergradient, LinearSolver, Neumann, hypergradient
+from metalearn.memory import LiveBytes
+from tests.metalearn.measure import SavedBytes
 
 CONDITION = 100.0
 SOLVERS: dict[str, LinearSolver] = {
@@ -41,16 +46,38 @@ def test_quadratic(benchmark: BenchmarkFixture, name: str, size: int, tasks: int
         return phi.square().sum(-1) / 2
 
     problem = Bilevel(upper=upper, lower=lower)
-    result = benchmark(lambda: hypergradient(problem, theta, phi[..., 0], solver=SOLVERS[name]))
+
+    def run() -> Hypergradient[Tensor]:
+        return hypergradient(problem, theta, phi[..., 0], solver=SOLVERS[name])
+
+    with LiveBytes([matrix, theta, phi]) as live, SavedBytes() as saved:
+        run()
+    result = benchmark(run)
     # f = |A^{-1} theta|^2 / 2, so grad F = mean A^{-1} phi*
     exact = torch.linalg.solve(matrix, phi)[..., 0].mean(0)
     error = float((result.grad - exact).norm() / exact.norm())
     adjoint = result.certificate.adjoint
-    benchmark.extra_info |= {
+    benchmark.extra_info |= provenance() | {
         "error": error,
         "worst_residual": float(adjoint.residual.max()),
         "matvecs": adjoint.matvecs,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "peak_bytes": live.peak,
+        "saved_bytes": saved.peak,
     }
     assert error <= 2 * CONDITION * adjoint.residual.max() + 1e-12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadratic-100",
+        *(pytest.param(name, marks=pytest.mark.full) for name in CASES if name != "quadratic-100"),
+    ],
+)
+def test_against_peers(benchmark: BenchmarkFixture, name: str) -> None:
+    case = CASES[name]()
+    rows = measure(case, rounds=5)
+    problem: Bilevel[Tensor, Tensor] = Bilevel(upper=case.upper, lower=case.lower)
+    found = benchmark(lambda: hypergradient(problem, case.theta, case.phi, solver=CG(rtol=1e-6)))
+    benchmark.extra_info |= provenance() | {"error": case.error(found.grad), "rows": rows}
+    assert rows[0]["ratio"] == 1  # this library is its own reference

@@ -1,0 +1,74 @@
+"""What one step costs, in figures that are the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.memory import LiveBytes
+from tests.metalearn.measure import Convolutions, SavedBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one run.
+
+    Attributes:
+        peak_bytes: most bytes of tensors alive at a time, weights and images included.
+        saved_bytes: most bytes of distinct storages that graphs kept for backward at a time.
+        convolutions: calls, forward and backward.
+        forward: multiplications of forward convolutions.
+        backward: of backward convolutions.
+        operations: of all kinds.
+        cuda_bytes: the CUDA allocator's peak, weights and images included; None on the CPU.
+    """
+
+    peak_bytes: int
+    saved_bytes: int
+    convolutions: int
+    forward: int
+    backward: int
+    operations: int
+    cuda_bytes: int | None
+
+
+def cost(run: Callable[[], object], present: Iterable[Tensor]) -> Cost:
+    """Count, in one run for each kind of figure, so that none disturbs another.
+
+    Args:
+        run: what to count, called before; finds no gradients of `present`.
+        present: tensors to count from the start: weights and images.
+    """
+    present = list(present)
+    cuda_bytes = None
+    if present[0].device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        _fresh(run, present)
+        torch.cuda.synchronize()
+        cuda_bytes = torch.cuda.max_memory_allocated()
+    with LiveBytes(present) as live:
+        _fresh(run, present)
+    with SavedBytes() as saved:
+        _fresh(run, present)
+    with Convolutions() as done:
+        _fresh(run, present)
+    backward = done.multiplications["convolution_backward"]
+    return Cost(
+        peak_bytes=live.peak,
+        saved_bytes=saved.peak,
+        convolutions=sum(done.calls.values()),
+        forward=done.multiplications["convolution"],
+        backward=backward,
+        operations=done.operations,
+        cuda_bytes=cuda_bytes,
+    )
+
+
+def _fresh(run: Callable[[], object], present: list[Tensor]) -> None:
+    for tensor in present:
+        tensor.grad = None
+    run()

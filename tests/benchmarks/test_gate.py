@@ -1,0 +1,123 @@
+"""The gate is open for the code as it is, and closes for each regression it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.figures import Figure, counted, generic
+from benchmarks.gate import MARGINS, load, moved, table
+from hypergrad import Implicit, Unrolled
+from metalearn.episodes import Episodes
+from metalearn.methods import LinearHeads, Model
+from metalearn.methods.accumulate import chunks
+from verification.planting import SourceBug, planted
+
+
+@pytest.fixture(scope="module")
+def honest() -> dict[str, Figure]:
+    return counted(["memory-reduced"])
+
+
+def test_counts_are_the_same_on_every_run(honest: dict[str, Figure]) -> None:
+    assert moved(honest, counted(["memory-reduced"])) == []
+    assert honest["memory-reduced: peak bytes that a lower step adds"].value == 0
+    assert honest["memory-reduced: passes of the backbone at K = 6"].value == 1
+
+
+def rose(honest: dict[str, Figure], now: dict[str, Figure]) -> set[str]:
+    moves = moved(honest, now)
+    assert table(moves).row_count == len(moves)
+    return {move.name.partition(": ")[2] for move in moves if move.verdict == "rose"}
+
+
+def test_a_graph_that_is_kept_alive(
+    honest: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through, alive = Implicit.minimise, []
+
+    def minimise(self: Implicit, lower: Any, theta: Any, phi: Any, by: Any, watch: Any) -> Any:
+        alive.append(Unrolled().minimise(lower, theta, phi, by, watch))
+        return through(self, lower, theta, phi, by, watch)
+
+    monkeypatch.setattr(Implicit, "minimise", minimise)
+    found = rose(honest, counted(["memory-reduced"]))
+    assert "peak bytes that a lower step adds" in found
+    assert "saved bytes that a lower step adds" in found
+
+
+def test_features_that_are_recomputed(
+    honest: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Model.features
+
+    def twice(self: Model, images: Tensor, support: int) -> Tensor:
+        with torch.no_grad():
+            features(self, images, support)
+        return features(self, images, support)
+
+    monkeypatch.setattr(Model, "features", twice)
+    found = rose(honest, counted(["memory-reduced"]))
+    assert {"passes of the backbone at K = 6", "convolutions called at K = 6"} <= found
+
+
+def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = LinearHeads.loss
+
+    def looped(self: LinearHeads, model: Model, episodes: Episodes, *, watch: Any) -> Tensor:
+        each = [loss(self, model, one, watch=watch) for one in chunks(episodes, 1)]
+        return torch.stack(each).mean()
+
+    monkeypatch.setattr(LinearHeads, "loss", looped)
+    found = rose(honest, counted(["memory-reduced"]))
+    assert {"operations at K = 6", "Hessian products at K = 6"} <= found
+    assert "passes of the backbone at K = 6" not in found  # no more work, only more calls
+
+
+def test_one_more_product_in_each_step_of_cg() -> None:
+    before = generic()
+    with planted(
+        SourceBug("hypergrad.linear.cg", "ap = product(p)", "ap = (product(p) + product(p)) / 2")
+    ):
+        after = generic()
+    assert "Hessian products of a step" in rose(before, after)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "operations", "time"])
+def test_a_margin_is_where_it_says(kind: Any) -> None:
+    margin = MARGINS[kind]
+
+    def verdicts(value: float) -> list[str]:
+        moves = moved({"x": Figure(1000.0, kind)}, {"x": Figure(value, kind)})
+        return [move.verdict for move in moves]
+
+    assert verdicts(1000 * (1 + margin) - 1) == verdicts(1000 * (1 - margin) + 1) == []
+    assert verdicts(1000 * (1 + margin) + 1) == verdicts(float("nan")) == ["rose"]
+    assert verdicts(1000 * (1 - margin) - 1) == ["fell"]
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "fails"),
+    [
+        (lambda figures: figures | {"other": Figure(1, "count")}, "new", True),
+        (lambda figures: {}, "gone", True),
+        (lambda figures: {"x": Figure(0, "count")}, "fell", False),
+    ],
+)
+def test_what_else_moves(
+    change: Callable[[dict[str, Figure]], dict[str, Figure]], verdict: str, fails: bool
+) -> None:
+    baseline = {"x": Figure(3, "count")}
+    (move,) = moved(baseline, change(baseline))
+    assert (move.verdict, move.fails) == (verdict, fails)
+
+
+def test_the_baseline_has_a_slope_of_zero_for_whatever_is_differentiated_implicitly() -> None:
+    baseline = load()
+    for name in ("memory-reduced", "imaml", "fomaml", "reptile"):
+        for what in ("peak", "saved"):
+            assert baseline[f"{name}: {what} bytes that a lower step adds"].value == 0
