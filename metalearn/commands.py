@@ -6,9 +6,10 @@ arguments override.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 import tyro
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.data.prepare import PrepareConfig, prepare
-from metalearn.errors import MetalearnError, Stopped
+from metalearn.errors import MetalearnError, RankError, Stopped
 from metalearn.report.commands import (
     CompareConfig,
     FigureConfig,
@@ -30,6 +31,9 @@ from metalearn.reproduce import reproduce
 from metalearn.retest import RetestConfig, retest
 from metalearn.settings_file import settings, split_off
 from metalearn.train import train
+
+# What all ranks know is said by one of them.
+_LEADS: Final = os.environ.get("RANK", "0") == "0"
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -47,8 +51,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         )
         _run(command, console)
     except Stopped as stopped:
-        _say(f"stopped: {stopped}")
+        if _LEADS:
+            _say(f"stopped: {stopped}")
         sys.exit(stopped.status)
+    except RankError as error:  # the same on all ranks
+        if _LEADS:
+            _say(f"RankError: {error}")
+        sys.exit(1)
     except (MetalearnError, HypergradError) as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(1)

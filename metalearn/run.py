@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metalearn.config import TrainConfig, from_json, to_json
 from metalearn.errors import RunError
-from metalearn.files import write_atomically, write_json
+from metalearn.files import is_temporary, write_atomically, write_json
 from metalearn.result import Result
 from metalearn.schema import parse, read
 
@@ -58,6 +58,8 @@ class Run:
             folder = Path("runs") / f"{config.data}-{config.method}-{time}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder)
+            run.sweep()
             if any(folder.iterdir()):
                 raise RunError(f"{folder} holds files already: give --run a new or empty folder.")
             write_json(folder / CONFIG, to_json(config))
@@ -65,7 +67,18 @@ class Run:
             raise RunError(
                 f"{folder} can't be written to ({error}): give another --run."
             ) from error
-        return cls(folder)
+        return run
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are settings of a run."""
+        return (self.folder / CONFIG).exists()
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed in the middle of writing a file."""
+        for path in self.folder.iterdir():
+            if is_temporary(path):
+                path.unlink()
 
     @property
     def finished(self) -> bool:
