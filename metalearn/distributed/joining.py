@@ -77,10 +77,18 @@ def joined(device: torch.device) -> Iterator[tuple[World, torch.device]]:
 
 
 def _leave_together(store: Store, rank: int, size: int) -> None:
-    """Close no connection while another rank's last collective may still be using it."""
-    store.set(f"done/{rank}", "")
+    """Close no connection that another rank may still use; rank 0, whose is the store, goes last.
+
+    Raises:
+        LostRankError: a rank does not come to the end.
+    """
+    everyone = range(size)
     try:
-        store.wait([f"done/{other}" for other in range(size)])
+        store.set(f"done/{rank}", "")
+        store.wait([f"done/{other}" for other in everyone])
+        store.set(f"left/{rank}", "")
+        if rank == 0:
+            store.wait([f"left/{other}" for other in everyone])
     except RuntimeError as error:
         raise LostRankError(f"rank {rank} of {size} waited in vain for all to end.") from error
 
