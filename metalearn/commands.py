@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -32,9 +32,6 @@ from metalearn.retest import RetestConfig, retest
 from metalearn.settings_file import settings, split_off
 from metalearn.train import train
 
-# What all ranks know is said by one of them.
-_LEADS: Final = os.environ.get("RANK", "0") == "0"
-
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a refusal ends with its message and exit status 1, Ctrl-C with 130.
@@ -51,11 +48,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
         )
         _run(command, console)
     except Stopped as stopped:
-        if _LEADS:
+        if _leads():
             _say(f"stopped: {stopped}")
         sys.exit(stopped.status)
     except RankError as error:  # the same on all ranks
-        if _LEADS:
+        if _leads():
             _say(f"RankError: {error}")
         sys.exit(1)
     except (MetalearnError, HypergradError) as error:
@@ -103,6 +100,11 @@ def _commands(usual: TrainConfig) -> object:
         | Annotated[TableConfig, tyro.conf.subcommand("table")]
         | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     )
+
+
+def _leads() -> bool:
+    """Whether this process says what all ranks know."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

@@ -9,8 +9,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,6 @@ from metalearn.curves import draw_curves
 from metalearn.distributed import World, joined, launched
 from metalearn.errors import (
     ConfigError,
-    LostRankError,
     MemoryExhaustedError,
     NotFiniteError,
     RankError,
@@ -223,14 +222,7 @@ class _Job:
         )
         with self.display.running(), closing(board), Stop() as stop:
             while not training.done:
-                try:
-                    self._advance(run, board, stop)
-                except LostRankError:
-                    raise
-                except (HypergradError, NotFiniteError, MemoryExhaustedError, RankError) as error:
-                    if world.leads:
-                        self._keep_failure(run, error)
-                    raise
+                self._advance(run, board, stop)
                 self._stop_if(stop.asked if world.size == 1 else training.asked, run)
             self._save(run)
             tested = self._test(lambda: self._stop_if(self._agreed(stop), run))
@@ -277,16 +269,20 @@ class _Job:
     def _advance(self, run: Run, board: Tracker, stop: Stop) -> None:
         """Take an upper step, and look, validate and save where it is time to."""
         config, training = self.config, self.training
-        training.advance(stop.asked)
+        with self._failure_kept(run):
+            training.advance(stop.asked)
         step = training.step
         last = step == config.steps
         validate = last or step % config.validate_every == 0
         save = step % config.checkpoint_every == 0
         if validate or save or step % _LOOK_EVERY == 0:
-            self.display.update(step, training.look(min(_LOOK_EVERY, step)))
+            with self._failure_kept(run):
+                latest = training.look(min(_LOOK_EVERY, step))
+            self.display.update(step, latest)
         if validate:
-            metrics = training.look(step - training.validated)
-            found = training.validate()
+            with self._failure_kept(run):
+                metrics = training.look(step - training.validated)
+                found = training.validate()
             metrics |= {"validation": found.mean, "validation_interval": found.interval}
             self._lead("writing a validation", lambda: self._write(run, board, metrics))
             self.metrics += 1
@@ -312,6 +308,16 @@ class _Job:
             key=self._key(run), origin=self.origin, metrics=self.metrics, seconds=self.seconds
         )
         checkpoint.save(path, *state)
+
+    @contextmanager
+    def _failure_kept(self, run: Run) -> Iterator[None]:
+        """Keep the state in which training failed; what fails in writing files leaves none."""
+        try:
+            yield
+        except (HypergradError, NotFiniteError, MemoryExhaustedError, RankError) as error:
+            if self.world.leads:
+                self._keep_failure(run, error)
+            raise
 
     def _keep_failure(self, run: Run, error: Exception) -> None:
         """Save the state that failed, beside the last good one, and say where it is."""
