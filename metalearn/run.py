@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -182,7 +183,9 @@ class Run:
         self._append(EVENTS, {"time": time, "event": event} | details)
 
     def _append(self, name: str, value: dict[str, Any]) -> None:
-        with (self.folder / name).open("a") as file:
+        # A folder from elsewhere may hold a link in this file's place, to a file outside.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(self.folder / name, flags, 0o666), "a") as file:
             file.write(json.dumps(value, allow_nan=False) + "\n")
 
     def _json(self, name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from metalearn.errors import (
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
 from metalearn.exhaustion import memory_named
+from metalearn.fitting import refuse_misfit
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
@@ -358,10 +359,20 @@ class Training:
             return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
         kept: dict[int, dict[str, Any]] = {}
-        for name, tensor in part("optimiser").items():
-            index, key = name.split(".", 1)
-            kept.setdefault(int(index), {})[key] = tensor
         try:
+            refuse_misfit(
+                tensors,
+                progress,
+                model=self.model,
+                optimiser=self.optimiser,
+                schedule=self.schedule,
+                scaler={} if self.scaler is None else self.scaler.state_dict(),
+                steps=self.config.steps,
+                tasks=self.tasks,
+            )
+            for name, tensor in part("optimiser").items():
+                index, key = name.split(".", 1)
+                kept.setdefault(int(index), {})[key] = tensor
             self.model.load_state_dict(part("model"))
             self.optimiser.load_state_dict({"state": kept, "param_groups": progress.optimiser})
             self.schedule.load_state_dict(progress.schedule)
