@@ -46,7 +46,7 @@ def test_a_sparse_set_takes_neither_disk_nor_memory(tmp_path: Path) -> None:
     grown, found = _grown(tmp_path, copied=False)
     assert found.bytes > 0.99 * SIZE
     assert found.on_disk < SIZE / 20
-    assert grown < SIZE / 4  # the model, its activations, torch's own
+    assert grown < SIZE / 2  # the model, its activations, torch's own: 150 MB, whatever the set
     # what the check is worth: a copy is noticed
     grown, _ = _grown(tmp_path, copied=True)
     assert grown > SIZE
