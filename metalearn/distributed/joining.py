@@ -52,6 +52,9 @@ def joined(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     rank = int(os.environ["RANK"])
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
+        # torchrun keeps one store over its restarts, in which gloo would find the addresses of
+        # ranks that are gone
+        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             "nccl" if own.type == "cuda" else "gloo",
             store=PrefixStore("collectives", store),

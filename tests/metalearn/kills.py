@@ -40,7 +40,7 @@ SETTINGS = [
     "--device=cpu",
     "--tracker=none",
 ]
-_DEADLINE = 300.0  # seconds that one run may take, all its restarts included
+_DEADLINE = 400.0  # seconds that one run may take, all its restarts included
 
 
 @dataclass(frozen=True, slots=True)
