@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.metalearn import kills
+from tests.metalearn.distributed import kills
 
 
 @pytest.fixture(scope="module")

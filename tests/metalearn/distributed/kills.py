@@ -1,4 +1,4 @@
-"""`python -m tests.metalearn.kills`: SIGKILL random ranks under torchrun, compare what comes out.
+"""`python -m tests.metalearn.distributed.kills`: SIGKILL random ranks under torchrun, compare what comes out.
 
 Every run is that of `torchrun --max-restarts`, two ranks, until it completes; kills come at random
 moments, and half of them inside the writing of a checkpoint. A run has passed if it completed, its
