@@ -83,6 +83,7 @@ def hooks_or_bucket(world: World, name: str, rounds: int) -> dict[str, Any]:
         return found.square().mean()
 
     def by_hooks() -> None:
+        parallel.zero_grad(set_to_none=True)
         loss(parallel).backward()
 
     def by_bucket() -> None:

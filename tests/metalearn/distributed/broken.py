@@ -117,6 +117,23 @@ def changed_data(step: int, rank: int, image: Path, *arguments: str) -> None:
     main(["train", *arguments])
 
 
+def other_weights(step: int, rank: int, *arguments: str) -> None:
+    """What faulty hardware does: one bit of one weight on one rank."""
+    honest: Gradient = metalearn.training._descend
+    count = 0
+
+    def descend(optimiser: torch.optim.Optimizer, *scaler: Any) -> None:
+        nonlocal count
+        count += 1
+        honest(optimiser, *scaler)
+        if count == step + 1 and int(os.environ["RANK"]) == rank:
+            weight = optimiser.param_groups[0]["params"][0]
+            weight.data.view(torch.int32).view(-1)[0] ^= 1
+
+    metalearn.training._descend = descend
+    main(["train", *arguments])
+
+
 def other_settings(folder: Path, *arguments: str) -> None:
     """Rank 1 was started by another command."""
     own = f"--seed={os.environ['RANK']}"

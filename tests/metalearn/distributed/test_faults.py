@@ -209,3 +209,12 @@ def test_data_that_change_under_a_run_leave_no_result(tmp_path: Path) -> None:
     images.write_bytes(before)
     ended = ranks(2, broken.nothing_broken, f"--resume={run}", folder=tmp_path)
     assert [rank.code for rank in ended] == [0, 0], ended
+
+
+def test_weights_that_differ_are_not_saved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = ranks(2, broken.other_weights, BROKEN_AT, 1, f"--run={run}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "ranks [1] of 2 have another weights than rank 0" in words(ended)
+    _, progress = checkpoint.load(run / "checkpoint.safetensors")
+    assert progress.step == 2
