@@ -1,6 +1,6 @@
 """`python -m tests.metalearn.soak --minutes 60`: does a long run keep what it should let go?
 
-Trains on glyphs without end, validating and saving as runs do, and looks at the process every 50
+Trains on glyphs without end, validating and saving as runs do, and looks at the process every 20
 steps: resident memory, whose slope over the second half is to be below 1 MiB in 1,000 steps, and
 open files, whose number is not to grow.
 """
@@ -25,7 +25,7 @@ from metalearn.config import TrainConfig
 from metalearn.files import write_json
 from metalearn.training import Training
 
-EVERY = 50
+EVERY = 20
 MOST = 2**20  # bytes of growth in 1,000 steps
 _KEY = RunKey(config="", configured="", data="")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks import beyond_memory
 from metalearn.data.store import Store
@@ -20,7 +21,7 @@ def _train(root: Path, answers: Any, copied: bool) -> None:
             stored = honest(store, name)
             return type(stored)(stored.split, stored.images.copy(), stored.counts, stored.names)
 
-        Store.split = split  # type: ignore[method-assign]
+        mock.patch.object(Store, "split", split).start()
     answers.put(
         (beyond_memory.resident(), beyond_memory.trained(root, steps=5), beyond_memory.resident())
     )

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+import metalearn.methods
 import metalearn.training
 from metalearn.cli import main
 
@@ -29,7 +31,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
         happens: the fault.
         factor: of that step's loss.
     """
-    honest: Gradient = metalearn.training.accumulate
+    honest: Gradient = metalearn.methods.accumulate
     count = 0
 
     def accumulate(*arguments: Any, **named: Any) -> Any:
@@ -41,7 +43,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
             happens()
         return honest(*arguments, **named) * (factor if now else 1.0)
 
-    metalearn.training.accumulate = accumulate  # type: ignore[assignment]
+    mock.patch.object(metalearn.training, "accumulate", accumulate).start()
 
 
 def nan(step: int, rank: int, *arguments: str) -> None:
@@ -130,7 +132,7 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight = optimiser.param_groups[0]["params"][0]
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
-    metalearn.training._descend = descend
+    mock.patch.object(metalearn.training, "_descend", descend).start()
     main(["train", *arguments])
 
 

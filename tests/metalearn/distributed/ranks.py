@@ -7,9 +7,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # A server that has imported everything once: each rank is then a fork of it, at no cost.
@@ -37,7 +38,7 @@ def ranks(
     folder: Path,
     until: int | None = None,
     timeout: float = 90.0,
-    **environment: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Ended]:
     """Call `target(*arguments)` on each of `size` ranks.
 
@@ -54,7 +55,7 @@ def ranks(
     processes = []
     try:
         for rank in range(size):
-            own = environment | {
+            own = dict(environment) | {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(size),

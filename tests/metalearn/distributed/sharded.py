@@ -37,7 +37,8 @@ def upper_loss(features: Tensor, targets: Tensor) -> Tensor:
     objective = RidgeRegression(targets[:, :S], 0.1)
     head = objective.minimiser(support.detach())
     head = hypergrad.attach(objective, support, head, solver=CG(rtol=1e-13))
-    return (query @ head.mT - targets[:, S:]).square().mean()
+    error: Tensor = query @ head.mT - targets[:, S:]
+    return error.square().mean()
 
 
 def fsdp(out: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_hung_rank_is_named_with_its_step(whole: Path, tmp_path: Path) -> None
         *SMALL,
         folder=tmp_path,
         until=0,
-        **{TIMEOUT_VARIABLE: "4"},
+        environment={TIMEOUT_VARIABLE: "4"},
     )
     assert ended[0].code == 1, ended
     said = words(ended)

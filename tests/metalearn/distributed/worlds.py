@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -47,7 +48,7 @@ def train_with_a_wrong_share(configs: dict[str, TrainConfig], steps: int, out: P
         each = count // world.size
         return range(world.rank * each, (world.rank + 1) * each)
 
-    World.share = share  # type: ignore[method-assign]
+    mock.patch.object(World, "share", share).start()
     train(configs, steps, None, out)
 
 
@@ -62,5 +63,5 @@ def train_with_equal_weights(configs: dict[str, TrainConfig], steps: int, out: P
             values = values * tasks / len(world.share(tasks)) / world.size
         return honest(world, values, what)
 
-    World.total = total  # type: ignore[method-assign, assignment]
+    mock.patch.object(World, "total", total).start()
     train(configs, steps, None, out)
