@@ -37,7 +37,7 @@ def ranks(
     *arguments: Any,
     folder: Path,
     until: int | None = None,
-    timeout: float = 90.0,
+    timeout: float = 200.0,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Ended]:
     """Call `target(*arguments)` on each of `size` ranks.
