@@ -17,6 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 
@@ -220,8 +221,15 @@ def main() -> None:
             outcomes.append(outcome)
             if not outcome.same:
                 sys.stdout.write((folder / "said.log").read_text())
+            # after each run: what has been seen is kept if this process is ended
+            write_json(options.out, _record(outcomes, options.seed) | origin)
+    if not all(outcome.same for outcome in outcomes):
+        sys.exit(1)
+
+
+def _record(outcomes: list[Outcome], seed: int) -> dict[str, Any]:
     kills = [kill for outcome in outcomes for kill in outcome.kills]
-    record = {
+    return {
         "kills": len(kills),
         "inside_save": sum(kill.inside_save for kill in kills),
         "runs": len(outcomes),
@@ -229,14 +237,10 @@ def main() -> None:
         "same_weights": sum(outcome.same for outcome in outcomes),
         "ranks": RANKS,
         "settings": SETTINGS,
-        "seed": options.seed,
+        "seed": seed,
         "outcomes": [asdict(outcome) for outcome in outcomes],
-        **origin,
         "versions": provenance.versions(),
     }
-    write_json(options.out, record)
-    if not all(outcome.same for outcome in outcomes):
-        sys.exit(1)
 
 
 if __name__ == "__main__":
