@@ -6,6 +6,7 @@ Tensors as safetensors, everything else as JSON in that file's header: nothing i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
@@ -115,3 +116,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], Progress]:
             f"the checkpoint {path} is unreadable or damaged ({error}): start the run again."
         ) from error
     return tensors, progress
+
+
+def digest(model: nn.Module) -> bytes:
+    """SHA-256 of a model's weights, bit by bit."""
+    found = hashlib.sha256()
+    for value in model.state_dict().values():
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.digest()

@@ -6,6 +6,7 @@ file, too: `metalearn train --config FILE`, which further arguments override.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
@@ -16,7 +17,7 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.data.prepare import PrepareConfig, prepare
-from metalearn.errors import MetalearnError, Stopped
+from metalearn.errors import MetalearnError, RankError, Stopped
 from metalearn.report.commands import (
     CompareConfig,
     FigureConfig,
@@ -47,8 +48,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         )
         _run(command, console)
     except Stopped as stopped:
-        _say(f"stopped: {stopped}")
+        if _leads():
+            _say(f"stopped: {stopped}")
         sys.exit(stopped.status)
+    except RankError as error:  # the same on all ranks
+        if _leads():
+            _say(f"RankError: {error}")
+        sys.exit(1)
     except (MetalearnError, HypergradError) as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
@@ -100,6 +106,11 @@ def _commands(usual: TrainConfig) -> object:
         | Annotated[TableConfig, tyro.conf.subcommand("table")]
         | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     )
+
+
+def _leads() -> bool:
+    """Whether this process says what all ranks know."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

@@ -106,7 +106,7 @@ class TrainConfig:
         drop_rate: of resnet12's DropBlock.
         normalisation: transductive: by each task's own batch, support and query apart; stored:
             running averages in testing; group: each image by itself.
-        precision: of the backbone's products; lower levels are in float32.
+        precision: of the backbone's products; lower levels are in float32, or float64 with it.
         channels_last: memory layout of images and weights.
         recompute: compute the backbone's activations again in backward instead of keeping them.
         train: training episodes.

@@ -30,6 +30,18 @@ class NotFiniteError(MetalearnError, ArithmeticError):
     """A loss that is NaN or infinite."""
 
 
+class MemoryExhaustedError(MetalearnError, RuntimeError):
+    """An upper step that needs more memory than there is."""
+
+
+class RankError(MetalearnError, RuntimeError):
+    """What one rank of several raised, raised on all of them."""
+
+
+class LostRankError(MetalearnError, RuntimeError):
+    """A rank that the others waited for in vain."""
+
+
 class Stopped(MetalearnError):
     """A run that a signal stopped between two upper steps, with its state saved.
 

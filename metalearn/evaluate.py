@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metalearn.calibration import Calibration, calibration
+from metalearn.distributed import ALONE, World
 from metalearn.episodes import Sampler
 from metalearn.errors import NotFiniteError
 from metalearn.methods import Method, Model
@@ -57,6 +58,7 @@ def accuracy(
     *,
     tasks_per_chunk: int | None = None,
     between: Callable[[], None] = lambda: None,
+    world: World = ALONE,
 ) -> Accuracy:
     """Answer the sampler's first `episodes` episodes, the model in its testing mode.
 
@@ -66,29 +68,40 @@ def accuracy(
         sampler: draws the episodes.
         episodes: how many.
         tasks_per_chunk: the most episodes at once; None: 20.
-        between: called before each chunk; may raise to stop.
+        between: called before each chunk (of each rank), on all ranks; may raise to stop.
+        world: the ranks that share the chunks; each of them gets the accuracy of all episodes, the
+            same as from one rank.
 
     Raises:
         NotFiniteError: an answer is NaN or infinite.
+        RankError: on all of several ranks, what one of them would have raised.
         hypergrad.NotFiniteError: the features or the head of an episode are not finite.
     """
     together = min(TOGETHER, tasks_per_chunk or TOGETHER)
-    parts, answers, labels = [], [], []
+    queries = sampler.way * sampler.query
+    # on the host: sums of a GPU come in any order, and the record is compared exactly
+    kind = next((p.dtype for p in model.parameters()), torch.float32)
+    answers = torch.zeros(episodes, queries, sampler.way, dtype=kind)
+    labels = torch.zeros(episodes, queries, dtype=torch.long)
     training = model.training
     model.eval()
-    for start in range(0, episodes, together):
+    starts = range(0, episodes, together)
+    for turn in range(0, len(starts), world.size):
         between()
-        batch = sampler.sample(start, min(together, episodes - start))
-        logits = method.predict(model, batch)
-        if not bool(logits.isfinite().all()):
-            raise NotFiniteError(
-                f"answers to episodes {start} to {start + len(logits) - 1} of the "
-                f"{sampler.pool.split} split are NaN or infinite: lower the learning rate."
-            )
-        parts.append((logits.argmax(-1) == batch.query_labels).double().mean(-1))
-        # to the host: sums of a GPU come in any order, and the record is compared exactly
-        answers.append(logits.flatten(0, 1).cpu())
-        labels.append(batch.query_labels.flatten().cpu())
+        with world.together(f"episodes from {starts[turn]} of the {sampler.pool.split} split"):
+            for start in starts[turn : turn + world.size][world.rank : world.rank + 1]:
+                batch = sampler.sample(start, min(together, episodes - start))
+                logits = method.predict(model, batch)
+                if not bool(logits.isfinite().all()):
+                    raise NotFiniteError(
+                        f"answers to episodes {start} to {start + len(logits) - 1} of the "
+                        f"{sampler.pool.split} split are NaN or infinite: lower the learning rate."
+                    )
+                answers[start : start + len(logits)] = logits.cpu()
+                labels[start : start + len(logits)] = batch.query_labels.cpu()
     model.train(training)
-    found = calibration(torch.cat(answers), torch.cat(labels))
-    return Accuracy(episodes=torch.cat(parts).cpu(), calibration=found)
+    answers = world.total(answers, f"the answers of the {sampler.pool.split} split")
+    labels = world.total(labels, f"the labels of the {sampler.pool.split} split")
+    right = (answers.argmax(-1) == labels).double().mean(-1)
+    found = calibration(answers.flatten(0, 1), labels.flatten())
+    return Accuracy(episodes=right, calibration=found)

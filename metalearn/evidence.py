@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad import Certificate, Status
@@ -25,6 +26,9 @@ class Evidence:
             then running out of steps is no failure, and the residuals tell how far it came.
         device: of the certificates.
     """
+
+    COLUMNS: ClassVar = 4
+    """What there is of one task: see `since`."""
 
     def __init__(
         self, *, steps: int, tasks: int, fixed_steps: bool, device: torch.device | str = "cpu"
@@ -57,6 +61,17 @@ class Evidence:
         for name, buffer in self._buffers().items():
             buffer[:seen] = state[name]
         self.seen = seen
+
+    def since(self, seen: int) -> Float[Tensor, "tasks 4"]:
+        """What was collected after the first `seen` tasks, on the host: each task's numbers."""
+        columns = [buffer[seen : self.seen].double() for buffer in self._buffers().values()]
+        return torch.stack(columns, dim=1).cpu()
+
+    def add(self, rows: Float[Tensor, "tasks 4"]) -> None:
+        """Take what `since` gave, elsewhere perhaps; exactly, for it widened every number."""
+        for buffer, column in zip(self._buffers().values(), rows.T, strict=True):
+            buffer[self.seen : self.seen + len(rows)] = column
+        self.seen += len(rows)
 
     def _buffers(self) -> dict[str, Tensor]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is what `write_atomically` leaves if the process is killed in it."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name) is not None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,7 +28,7 @@ def predicted_bytes(training: Training) -> int:
     resident: list[Tensor] = [*weights, *_resident(training)]
     optimiser = build_optimiser(training.configured, model)
     with LiveBytes(resident) as live:
-        batch = training.episodes.sample(0, training.tasks)
+        batch = training.episodes.sample(0, len(training.own))
         upper_step(
             training.method,
             model,

@@ -13,7 +13,8 @@ from metalearn.errors import RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.result import Result, stated
 from metalearn.run import Run
-from metalearn.training import build_model, evaluation_sampler, identity
+from metalearn.samplers import evaluation_sampler, identity
+from metalearn.training import build_model
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:

@@ -21,8 +21,9 @@ from metalearn.methods.adjust import tested_by
 from metalearn.methods.method import Method
 from metalearn.result import EVALUATION_SEED, TestProtocol
 from metalearn.run import Run
+from metalearn.samplers import evaluation_sampler, identity
 from metalearn.schema import parse, read
-from metalearn.training import build_model, evaluation_sampler, identity
+from metalearn.training import build_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

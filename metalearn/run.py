@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from metalearn.config import TrainConfig, from_json, to_json
 from metalearn.errors import RunError
-from metalearn.files import write_atomically, write_json
+from metalearn.files import is_temporary, write_atomically, write_json
 from metalearn.result import Result
 from metalearn.schema import parse, read
 
@@ -58,6 +59,8 @@ class Run:
             folder = Path("runs") / f"{config.data}-{config.method}-{time}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder)
+            run.sweep()
             if any(folder.iterdir()):
                 raise RunError(f"{folder} holds files already: give --run a new or empty folder.")
             write_json(folder / CONFIG, to_json(config))
@@ -65,7 +68,18 @@ class Run:
             raise RunError(
                 f"{folder} can't be written to ({error}): give another --run."
             ) from error
-        return cls(folder)
+        return run
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are settings of a run."""
+        return (self.folder / CONFIG).exists()
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed in the middle of writing a file."""
+        for path in self.folder.iterdir():
+            if is_temporary(path):
+                path.unlink()
 
     @property
     def finished(self) -> bool:
@@ -169,7 +183,9 @@ class Run:
         self._append(EVENTS, {"time": time, "event": event} | details)
 
     def _append(self, name: str, value: dict[str, Any]) -> None:
-        with (self.folder / name).open("a") as file:
+        # A folder from elsewhere may hold a link in this file's place, to a file outside.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(self.folder / name, flags, 0o666), "a") as file:
             file.write(json.dumps(value, allow_nan=False) + "\n")
 
     def _json(self, name: str) -> dict[str, Any]:

@@ -3,91 +3,42 @@
 from __future__ import annotations
 
 import math
+import signal
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metalearn.augmentation import Augmentation, Photo
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.checkpoint import BestSoFar, Progress, RunKey
-from metalearn.config import Protocol, TrainConfig
+from metalearn.config import TrainConfig
 from metalearn.data import (
-    Identity,
     Pool,
-    Split,
-    glyph_pool,
-    glyphs_identity,
-    prepared_identity,
-    prepared_pool,
 )
-from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
-from metalearn.errors import ConfigError, NotFiniteError, RunError
+from metalearn.distributed import ALONE, World, exchanged
+from metalearn.episodes import Episodes
+from metalearn.errors import (
+    ConfigError,
+    NotFiniteError,
+    RunError,
+)
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
 from metalearn.exactness import exactness
+from metalearn.exhaustion import memory_named
+from metalearn.fitting import refuse_misfit
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
 from metalearn.prefetch import ahead
-from metalearn.result import EVALUATION_SEED
+from metalearn.samplers import evaluation_sampler, training_sampler
 
 _GENERATORS: Final = "generator."
-
-
-def identity(config: TrainConfig) -> Identity:
-    """The data of a run, checked.
-
-    Raises:
-        DataError: the images can't be rendered, read, or were changed since they were prepared.
-    """
-    if config.data == "glyphs":
-        return glyphs_identity()
-    return prepared_identity(config.data, root=config.data_root)
-
-
-def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
-    """The training episodes of a run.
-
-    Raises:
-        EpisodeError: the split has too few classes or images.
-        DataError: the images can't be rendered or read.
-    """
-    return _sampler("train", config.train, config, seed=config.seed, device=device)
-
-
-def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
-    """The validation or test episodes of a run; see `training_sampler`."""
-    return _sampler(split, config.test, config, seed=EVALUATION_SEED, device=device)
-
-
-def _sampler(
-    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
-) -> Sampler:
-    augmentation: Augmentation | None = None
-    if config.data == "glyphs":
-        pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
-    else:
-        pool = prepared_pool(
-            config.data, split, root=config.data_root, device=device, residency=config.residency
-        )
-        if config.data == "omniglot":
-            pool = pool.rotated()
-        elif config.augment and split == "train":
-            # as published: 8 pixels for 84, 4 for 32
-            augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
-    return Sampler(
-        pool=pool,
-        way=protocol.way,
-        shot=protocol.shot,
-        query=protocol.query,
-        seed=seed,
-        augmentation=augmentation,
-    )
 
 
 def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
@@ -162,12 +113,36 @@ def upper_step(
     loss = accumulate(
         method, model, episodes, watch=watch, tasks_per_chunk=tasks_per_chunk, scaler=scaler
     )
+    _descend(optimiser, scaler)
+    return loss
+
+
+def _descend(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
     if scaler is None:
         optimiser.step()
     else:
         scaler.step(optimiser)
         scaler.update()
-    return loss
+
+
+def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
+    """Refuse ranks that would have nothing to do, or would do something else than one."""
+    if world.size > tasks:
+        raise ConfigError(
+            f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
+            f"{tasks}, or give more --tasks-per-step."
+        )
+    if world.size > 1 and config.normalisation == "stored" and config.tasks_per_chunk is not None:
+        raise ConfigError(
+            "normalisation stored was given with tasks_per_chunk to several ranks: running "
+            "averages move once for each chunk, so that chunks of several ranks would give others. "
+            "Leave tasks_per_chunk out."
+        )
+
+
+def _mixed(seed: int, index: int) -> int:
+    """One seed for torch's generator out of two numbers."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(slots=True)
@@ -184,19 +159,30 @@ class Training:
     Args:
         config: its settings.
         device: to run on.
+        world: the ranks that share the tasks.
 
     Attributes:
         step: upper steps taken.
         validated: the upper step of the last validation.
         stale: validations since the best.
+        asked: the signal that one of several ranks was sent, as all of them know it.
+
+    Raises:
+        ConfigError: a setting can't work, alone or with so many ranks.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
+        self.config, self.device, self.world = config, device, world
         self.episodes = ahead(training_sampler(config, device=device))
         self.validation = evaluation_sampler("validation", config, device=device)
         self.configured = config.configured()
         self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
+        _refuse_ranks(world, self.tasks, config)
         self.model = build_model(config, self.episodes.pool, device=device)
         self.optimiser = build_optimiser(self.configured, self.model)
         schedules = torch.optim.lr_scheduler
@@ -216,26 +202,74 @@ class Training:
         self.losses = torch.zeros(config.steps, device=device)
         self.step = self.validated = self.stale = 0
         self.best: _Best | None = None
+        self.asked: signal.Signals | None = None
 
-    def advance(self) -> None:
+    @property
+    def own(self) -> range:
+        """This rank's part of the next upper step's tasks, as indices of episodes."""
+        own = self.world.share(self.tasks)
+        return range(self.step * self.tasks + own.start, self.step * self.tasks + own.stop)
+
+    def advance(self, asked: signal.Signals | None = None) -> None:
         """Take the next upper step.
+
+        Args:
+            asked: the signal that this rank was sent, to be known to all ranks as `self.asked`.
 
         Raises:
             hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
+            MemoryExhaustedError: the tasks need more memory than there is.
+            RankError: on all of several ranks, what one of them would have raised.
+            LostRankError: a rank hangs or is gone.
         """
-        batch = self.episodes.sample(self.step * self.tasks, self.tasks)
-        loss = upper_step(
-            self.method,
-            self.model,
-            self.optimiser,
-            batch,
-            watch=self.evidence,
-            tasks_per_chunk=self.config.tasks_per_chunk,
-            scaler=self.scaler,
-        )
-        self.losses[self.step] = loss
+        if self.world.size == 1:
+            self._advance_alone()
+        else:
+            self._advance_together(asked)
         self.schedule.step()
         self.step += 1
+
+    def _advance_alone(self) -> None:
+        with memory_named(self.step + 1, self.config):
+            batch = self.episodes.sample(self.own.start, self.tasks)
+            loss = upper_step(
+                self.method,
+                self.model,
+                self.optimiser,
+                batch,
+                watch=self.evidence,
+                tasks_per_chunk=self.config.tasks_per_chunk,
+                scaler=self.scaler,
+            )
+        self.losses[self.step] = loss
+
+    def _advance_together(self, asked: signal.Signals | None) -> None:
+        # what a rank drops is its own and, like an episode, follows from the seed and the step
+        torch.manual_seed(_mixed(self.config.seed, self.own.start))
+        self.optimiser.zero_grad(set_to_none=True)
+
+        def gradient() -> Tensor:
+            with memory_named(self.step + 1, self.config):
+                return accumulate(
+                    self.method,
+                    self.model,
+                    self.episodes.sample(self.own.start, len(self.own)),
+                    watch=self.evidence,
+                    tasks_per_chunk=self.config.tasks_per_chunk,
+                    scaler=self.scaler,
+                )
+
+        agreed = exchanged(
+            self.world,
+            gradient,
+            self.model,
+            self.evidence,
+            asked=asked,
+            scaled=self.scaler is not None,
+            what=f"upper step {self.step + 1}",
+        )
+        _descend(self.optimiser, self.scaler)
+        self.losses[self.step], self.asked = agreed.loss, agreed.asked
 
     def look(self, since: int) -> dict[str, float]:
         """Mean loss and worst certificate of the last `since` upper steps.
@@ -264,7 +298,13 @@ class Training:
 
     def validate(self) -> Accuracy:
         """Accuracy on the validation episodes; if it is the best so far, `best` is this step."""
-        found = accuracy(self.method, self.model, self.validation, self.config.validation_episodes)
+        found = accuracy(
+            self.method,
+            self.model,
+            self.validation,
+            self.config.validation_episodes,
+            world=self.world,
+        )
         self.validated = self.step
         self.stale += 1
         if self.best is None or found.mean > self.best.found.mean:
@@ -344,10 +384,20 @@ class Training:
             return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
         kept: dict[int, dict[str, Any]] = {}
-        for name, tensor in part("optimiser").items():
-            index, key = name.split(".", 1)
-            kept.setdefault(int(index), {})[key] = tensor
         try:
+            refuse_misfit(
+                tensors,
+                progress,
+                model=self.model,
+                optimiser=self.optimiser,
+                schedule=self.schedule,
+                scaler={} if self.scaler is None else self.scaler.state_dict(),
+                steps=self.config.steps,
+                tasks=self.tasks,
+            )
+            for name, tensor in part("optimiser").items():
+                index, key = name.split(".", 1)
+                kept.setdefault(int(index), {})[key] = tensor
             self.model.load_state_dict(part("model"))
             self.optimiser.load_state_dict({"state": kept, "param_groups": progress.optimiser})
             self.schedule.load_state_dict(progress.schedule)

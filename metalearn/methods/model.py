@@ -17,8 +17,9 @@ from metalearn.backbones import Backbone
 from metalearn.errors import ConfigError
 from metalearn.head import scores, with_constant
 
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
-"""Of the backbone's products, under autocast. Weights, features and lower levels stay float32.
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
+"""Of the backbone's products. The 16 bits are autocast: weights, features and lower levels stay
+float32. In float64, which is slow and tells what is rounding, all of them are.
 
 Methods that adapt the whole network take float32 only: there the lower level is the network.
 """
@@ -56,9 +57,12 @@ class Model(nn.Module):
         self.backbone: nn.Module = backbone
         self.own = nn.ParameterDict(dict(own))
         self.precision: Precision = precision
+        if precision == "float64":
+            self.double()
 
     def features(self, images: Float[Tensor, "T n C H W"], support: int) -> Float[Tensor, "T n D"]:
         """The backbone's features and the constant 1, in the weights' precision."""
+        images = images.double() if self.precision == "float64" else images
         with self._autocast(images.device):
             features = cast(Backbone, self.backbone)(images, support)
         return with_constant(features.to(images.dtype))
@@ -69,6 +73,6 @@ class Model(nn.Module):
         return scores(self.own[HEAD], with_constant(features))
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.precision == "float32":
+        if self.precision not in _AUTOCAST:
             return nullcontext()
         return torch.autocast(device.type, _AUTOCAST[self.precision])

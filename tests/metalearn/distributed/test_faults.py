@@ -1,0 +1,220 @@
+"""Each fault ends in a message that says what to do, on all ranks, with the last state intact."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metalearn import checkpoint
+from metalearn.data.source import Part
+from metalearn.data.store import write_store
+from metalearn.distributed import TIMEOUT_VARIABLE
+from metalearn.run import Run
+from tests.metalearn.distributed import broken
+from tests.metalearn.distributed.ranks import Ended, ranks
+
+SMALL = [
+    "--steps=6",
+    "--validate-every=6",
+    "--checkpoint-every=2",
+    "--validation-episodes=2",
+    "--test-episodes=2",
+    "--filters=4",
+    "--tasks-per-step=2",
+    "--train.way=3",
+    "--test.way=3",
+    "--method=protonet",
+    "--threads=1",
+    "--device=cpu",
+    "--tracker=none",
+]
+BROKEN_AT = 4  # a step after two checkpoints' worth of them: the last is of step 2
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that other users can read: pytest's own lie behind a closed door."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+def words(ended: list[Ended]) -> str:
+    return " ".join(" ".join(rank.said.split()) for rank in ended)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = ranks(2, broken.nothing_broken, f"--run={folder / 'run'}", *SMALL, folder=folder)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    # one rank alone says and writes things
+    assert "test accuracy" in ended[0].said
+    assert ended[1].said == ""
+    assert broken.events(folder / "run") == ["started", "finished"]
+    assert len(Run(folder / "run").metrics()) == 1
+    assert Run(folder / "run").result().device.startswith("2 ranks, each cpu")
+    return folder / "run"
+
+
+def goes_on(run: Path, whole: Path, folder: Path, *, step: int = 2) -> None:
+    """The last checkpoint is whole, and leads to the weights of the run without a fault."""
+    _, progress = checkpoint.load(run / "checkpoint.safetensors")
+    assert progress.step == step
+    ended = ranks(2, broken.nothing_broken, f"--resume={run}", folder=folder)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    found, expected = Run(run).weights(), Run(whole).weights()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (broken.nan, "NotFiniteError: the loss is nan: lower the learning rate"),
+        (broken.out_of_memory, "ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB"),
+        (broken.too_large, "give fewer --tasks-per-chunk (now all), --recompute, or start"),
+    ],
+)
+def test_what_one_rank_raises_is_raised_on_all(
+    fault: Callable[..., None], message: str, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended = ranks(2, fault, BROKEN_AT, 1, f"--run={run}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert f"RankError: rank 1 of 2 failed at upper step {BROKEN_AT}: " in words(ended)
+    assert message in words(ended)
+    assert ended[1].said == ""  # what all know is said once
+    assert broken.events(run) == ["started", "failed"]
+    failed, progress = checkpoint.load(run / "failure.safetensors")
+    assert progress.step == BROKEN_AT - 1
+    assert all(bool(value.isfinite().all()) for name, value in failed.items() if "model" in name)
+    goes_on(run, whole, tmp_path)
+
+
+def test_a_hung_rank_is_named_with_its_step(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = ranks(
+        2,
+        broken.hung,
+        BROKEN_AT,
+        1,
+        f"--run={run}",
+        *SMALL,
+        folder=tmp_path,
+        until=0,
+        environment={TIMEOUT_VARIABLE: "15"},
+    )
+    assert ended[0].code == 1, ended
+    said = words(ended)
+    assert (
+        f"LostRankError: ranks [1] of 2 did not come to upper step {BROKEN_AT} within 15 s" in said
+    )
+    assert f"rank 1 was last seen at the hypergradients of upper step {BROKEN_AT - 1}" in said
+    goes_on(run, whole, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (broken.full_disk, "No space left on device"),
+        (broken.file_limit, "File too large"),
+        (broken.read_only, "Permission denied"),
+    ],
+)
+def test_a_folder_that_takes_no_more_stops_all_ranks(
+    fault: Callable[..., None], message: str, whole: Path, tmp_path: Path, reachable: Path
+) -> None:
+    run = reachable / "run"
+    ended = ranks(2, fault, BROKEN_AT, 0, f"--run={run}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "rank 0 of 2 failed at saving the checkpoint: RunError:" in words(ended)
+    assert message in words(ended)
+    assert f"then continue with --resume {run}" in words(ended)
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+    run.chmod(0o755)
+    goes_on(run, whole, tmp_path)
+
+
+def test_a_folder_that_is_read_only_is_refused_at_the_start(
+    tmp_path: Path, reachable: Path
+) -> None:
+    locked = reachable / "locked"
+    locked.mkdir()
+    ended = ranks(2, broken.read_only, 0, 0, f"--run={locked / 'run'}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "rank 0 of 2 failed at making the run folder: RunError:" in words(ended)
+    assert "can't be written to" in words(ended)
+    assert "give another --run" in words(ended)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_damaged_checkpoint_stops_all_ranks(kept: int, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "result.json").unlink()
+    content = (run / "checkpoint.safetensors").read_bytes()
+    (run / "checkpoint.safetensors").write_bytes(content[:kept])
+    ended = ranks(2, broken.nothing_broken, f"--resume={run}", folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "failed at reading the checkpoint: RunError:" in words(ended)
+    assert "is unreadable or damaged" in words(ended)
+
+
+def test_ranks_of_other_settings_are_refused(tmp_path: Path) -> None:
+    ended = ranks(2, broken.other_settings, tmp_path / "run", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "ranks [1] of 2 have another settings, data, code or step than rank 0" in words(ended)
+
+
+def test_more_ranks_than_tasks_are_refused(tmp_path: Path) -> None:
+    ended = ranks(3, broken.nothing_broken, f"--run={tmp_path / 'run'}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1, 1], ended
+    assert "3 ranks were started for 2 tasks of an upper step: start at most 2" in words(ended)
+
+
+def _prepared(root: Path) -> Path:
+    """A small set in the place of one that is published."""
+    rng = np.random.default_rng(0)
+
+    def part(name: str) -> Part:
+        images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        return Part(name, len(images), lambda: images)
+
+    splits = {s: [part(f"{s}-{i}") for i in range(4)] for s in ("train", "validation", "test")}
+    write_store(root / "cifar-fs", splits, side=32, channels=3, about={})  # type: ignore[arg-type]
+    return root / "cifar-fs" / "train.images.npy"
+
+
+def test_data_that_change_under_a_run_leave_no_result(tmp_path: Path) -> None:
+    images = _prepared(tmp_path / "data")
+    run, data = tmp_path / "run", ["--data=cifar-fs", f"--data-root={tmp_path / 'data'}"]
+    before = images.read_bytes()
+    ended = ranks(
+        2, broken.changed_data, 3, 0, images, f"--run={run}", *SMALL, *data, folder=tmp_path
+    )
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "train.images.npy was changed: prepare the data set again" in words(ended)
+    assert not (run / "result.json").exists()
+    ended = ranks(2, broken.nothing_broken, f"--resume={run}", folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "train.images.npy was changed: prepare the data set again" in words(ended)
+    images.write_bytes(before)
+    ended = ranks(2, broken.nothing_broken, f"--resume={run}", folder=tmp_path)
+    assert [rank.code for rank in ended] == [0, 0], ended
+
+
+def test_weights_that_differ_are_not_saved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = ranks(2, broken.other_weights, BROKEN_AT, 1, f"--run={run}", *SMALL, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "ranks [1] of 2 have another weights than rank 0" in words(ended)
+    _, progress = checkpoint.load(run / "checkpoint.safetensors")
+    assert progress.step == 2

@@ -1,0 +1,92 @@
+"""A checkpoint from elsewhere is either that of the run, or refused before anything is used."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn.checkpoint import Progress, RunKey
+from metalearn.config import TrainConfig
+from metalearn.errors import RunError
+from metalearn.training import Training
+
+CONFIG = TrainConfig(
+    steps=4, filters=4, tasks_per_step=1, validation_episodes=2, schedule="cosine", threads=1
+)
+KEY = RunKey(config="c", configured="m", data="d")
+
+
+@pytest.fixture(scope="module")
+def state() -> tuple[dict[str, Tensor], Progress]:
+    training = Training(CONFIG, torch.device("cpu"))
+    training.advance()
+    training.validate()
+    training.advance()
+    tensors, progress = training.state(key=KEY, origin={}, metrics=1, seconds=0.0)
+    return {name: tensor.clone() for name, tensor in tensors.items()}, progress
+
+
+def restored(tensors: dict[str, Tensor], progress: Progress) -> None:
+    Training(CONFIG, torch.device("cpu")).restore(tensors, progress)
+
+
+def test_its_own_state_fits(state: tuple[dict[str, Tensor], Progress]) -> None:
+    restored(*state)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("optimiser.0.exp_avg", torch.zeros(1), "optimiser.0.exp_avg has shape"),
+        ("optimiser.99.exp_avg", torch.zeros(1), "of a parameter that there is not"),
+        ("optimiser.-1.exp_avg", torch.zeros(1), "of a parameter that there is not"),
+        ("optimiser.x.exp_avg", torch.zeros(1), "invalid literal"),
+        ("losses", torch.zeros(1), "losses has shape"),
+        ("evidence.residual", torch.zeros(1), "evidence.residual has shape"),
+        ("best.backbone.convs.0.weight", torch.zeros(1), "best.backbone.convs.0.weight has shape"),
+        ("model.backbone.convs.0.weight", torch.zeros(1), "convs.0.weight has shape"),
+        ("another", torch.zeros(1), "another has shape"),
+    ],
+)
+def test_tensors_of_another_shape_are_refused(
+    name: str, tensor: Tensor, message: str, state: tuple[dict[str, Tensor], Progress]
+) -> None:
+    with pytest.raises(RunError, match=message):
+        restored(state[0] | {name: tensor}, state[1])
+
+
+def test_missing_tensors_are_refused(state: tuple[dict[str, Tensor], Progress]) -> None:
+    tensors = {name: value for name, value in state[0].items() if name != "losses"}
+    with pytest.raises(RunError, match="'losses'. are missing"):
+        restored(tensors, state[1])
+
+
+def _group(progress: Progress, **values: Any) -> dict[str, Any]:
+    return {"optimiser": [progress.optimiser[0] | values]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: {"step": -1},
+        lambda p: {"step": 5},
+        lambda p: {"seen": 10**9},
+        lambda p: {"stale": -3},
+        lambda p: {"optimiser": []},
+        lambda p: _group(p, lr="high"),
+        lambda p: _group(p, params=[0]),
+        lambda p: _group(p, another=1),
+        lambda p: {"schedule": p.schedule | {"optimizer": "none"}},
+        lambda p: {"schedule": p.schedule | {"T_max": "x"}},
+        lambda p: {"scaler": {"scale": 1.0}},
+    ],
+)
+def test_plain_values_of_another_kind_are_refused(
+    change: Any, state: tuple[dict[str, Tensor], Progress]
+) -> None:
+    with pytest.raises(RunError, match="does not fit the run's settings"):
+        restored(state[0], dataclasses.replace(state[1], **change(state[1])))
