@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from metalearn.building import build_optimiser
 from metalearn.episodes import Sampler
 from metalearn.evaluate import TOGETHER
 from metalearn.exactness import exact_of
 from metalearn.memory import LiveBytes
 from metalearn.methods.adjust import describe
-from metalearn.training import Training, build_optimiser, upper_step
+from metalearn.training import Training, upper_step
 
 if TYPE_CHECKING:
     from torch import Tensor

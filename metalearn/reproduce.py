@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 
 from metalearn import provenance
+from metalearn.building import build_model
 from metalearn.config import EvaluateConfig
 from metalearn.errors import RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.result import Result, stated
 from metalearn.run import Run
 from metalearn.samplers import evaluation_sampler, identity
-from metalearn.training import build_model
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metalearn import provenance
+from metalearn.building import build_model
 from metalearn.calibration import Calibration
 from metalearn.config import Protocol, TrainConfig
 from metalearn.data import Split
@@ -23,7 +24,6 @@ from metalearn.result import EVALUATION_SEED, TestProtocol
 from metalearn.run import Run
 from metalearn.samplers import evaluation_sampler, identity
 from metalearn.schema import parse, read
-from metalearn.training import build_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,19 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metalearn.backbones import Conv4, ResNet12
+from metalearn.building import build_model, build_optimiser
 from metalearn.checkpoint import BestSoFar, Progress, RunKey
 from metalearn.config import TrainConfig
-from metalearn.data import (
-    Pool,
-)
 from metalearn.distributed import ALONE, World, exchanged
 from metalearn.episodes import Episodes
-from metalearn.errors import (
-    ConfigError,
-    NotFiniteError,
-    RunError,
-)
+from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
 from metalearn.exactness import exactness
@@ -33,62 +26,10 @@ from metalearn.fitting import refuse_misfit
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
-from metalearn.methods.model import HEAD
-from metalearn.methods.presets import Preset
 from metalearn.prefetch import ahead
 from metalearn.samplers import evaluation_sampler, training_sampler
 
 _GENERATORS: Final = "generator."
-
-
-def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
-    """The model for a pool's images; its initial weights depend on the seed, not the device.
-
-    Raises:
-        ConfigError: backbone and images, or method and protocol, don't go together.
-    """
-    channels, size = pool.images.shape[2], pool.images.shape[-1]
-    generator = torch.Generator().manual_seed(config.seed)
-    backbone: Conv4 | ResNet12
-    if config.backbone == "resnet12":
-        backbone = ResNet12(
-            channels=channels,
-            size=size,
-            normalisation=config.normalisation,
-            drop_rate=config.drop_rate,
-            block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
-            recompute=config.recompute,
-            generator=generator,
-        )
-    else:
-        backbone = Conv4(
-            filters=config.filters if config.backbone == "conv4" else (96, 192, 384, 512),
-            channels=channels,
-            size=size,
-            normalisation=config.normalisation,
-            recompute=config.recompute,
-            generator=generator,
-        )
-    method = config.subject
-    own = method.variables(features=backbone.features, way=config.train.way, generator=generator)
-    if HEAD in own and config.train.way != config.test.way:
-        raise ConfigError(
-            f"method {config.method} learns an initial head for {config.train.way} classes, but "
-            f"is tested with {config.test.way}: give --train.way {config.test.way}."
-        )
-    model = Model(backbone, own, precision=config.precision).to(device)
-    if config.channels_last:
-        for weight in model.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return model
-
-
-def build_optimiser(configured: Preset, model: Model) -> torch.optim.Optimizer:
-    """The optimiser of the upper step."""
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[configured.optimiser]
-    made: torch.optim.Optimizer = kind(model.parameters(), lr=configured.learning_rate)
-    return made
 
 
 def upper_step(
