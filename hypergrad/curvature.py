@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import LinearMap, norm
-from hypergrad.linear.structured import HessianForm
+from hypergrad.linear.structured import HessianForm, Reducible, Reduction
 from hypergrad.linearise import Linearisation
 from hypergrad.objective import Objective, fresh_leaf, no_dependence
 from hypergrad.objectives.closed_form import ClosedForm
@@ -106,6 +106,9 @@ class _Known:
 
     def diagonal(self) -> Tensor:
         return self.form.diagonal()
+
+    def reduced(self, vector: Tensor) -> Reduction | None:
+        return self.form.reduced(vector) if isinstance(self.form, Reducible) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType, MethodType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hypergrad.linear.structured import Structured
-
-LinearMap: TypeAlias = Callable[[Tensor], Tensor]
-"""``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
+from hypergrad.linear.structured import LinearMap as LinearMap
+from hypergrad.linear.structured import Reducible, Reduction, Structured
 
 
 class Status(enum.IntEnum):
@@ -114,6 +111,8 @@ class Counted:
         # functions and methods know nothing, and a Protocol's isinstance takes 30 us
         plain = isinstance(apply, (FunctionType, MethodType))
         self._structured = apply if not plain and isinstance(apply, Structured) else None
+        given: object = apply
+        self._reducible = given if not plain and isinstance(given, Reducible) else None
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -128,6 +127,14 @@ class Counted:
     def diagonal(self) -> Tensor | None:
         """The diagonal, if the map knows it."""
         return None if self._structured is None else self._structured.diagonal() + self._damping
+
+    def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
+        """The map around a vector, where it knows fewer dimensions; its products count, too."""
+        found = None if self._reducible is None else self._reducible.reduced(vector)
+        if found is None:
+            return None
+        product = found.product
+        return replace(found, product=lambda v: self._damped(product(v), v))
 
     def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1

@@ -14,6 +14,7 @@ from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import Objective, evaluate, fresh_leaf, refuse_not_finite
 from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.span import in_coordinates
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
 
 
@@ -41,10 +42,14 @@ class Tolerance:
             )
 
     def met(
-        self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
+        self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"], *, moved: bool = False
     ) -> Bool[Tensor, "*batch"] | None:
-        """Which tasks have met it; None if there is nothing to meet."""
-        return size <= goal if self else None
+        """Which tasks have met it; None if there is nothing to meet.
+
+        A solver that stopped at the goal in other coordinates (``moved``) has met it if the size in
+        the true ones is that up to a tenth: rounding moves it by less, wrong coordinates by more.
+        """
+        return (size <= (1.1 if moved else 1.0) * goal) if self else None
 
     def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """What to reach, from the gradient's norm at the start."""
@@ -119,25 +124,29 @@ def descend(
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
 
-    With a tolerance, the last of the solver's memory is each task's goal, and a step that changes
-    nothing, which would repeat for ever, ends the loop.
+    Steps are taken in few coordinates where the objective knows such (`Spanned`); the evidence is
+    of the point itself. With a tolerance, the last of the solver's memory is each task's goal, and
+    a step that changes nothing, which would repeat for ever, ends the loop.
 
     Raises:
         InputError: the objective can't be used.
         NotFiniteError: the steps diverged.
     """
-    theta, phi, taken = detach(theta), detach(phi), 0
+    theta = detach(theta)
+    seen, phi, back = in_coordinates(lower, theta, detach(phi))
     memory: Memory = ()
+    taken = 0
     for _ in indices:
         old, known = leaves(phi), memory
-        phi, memory = solver.step(lower, theta, phi, memory)
+        phi, memory = solver.step(lower, seen, phi, memory)
         if tolerance and _same(leaves(phi), old) and _same(memory[: len(known)], known):
             break
         taken += 1
+    phi = back(phi)
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = memory[-1] if tolerance and memory else tolerance.goal(size)
-    met = tolerance.met(size, goal)
+    met = tolerance.met(size, goal, moved=seen is not theta)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
 
 
