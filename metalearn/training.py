@@ -23,7 +23,7 @@ from metalearn.data import (
     prepared_identity,
     prepared_pool,
 )
-from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler
+from metalearn.episodes import GLYPH_JITTER, Episodes, Sampler, Undrawn
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
@@ -123,7 +123,7 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
             f"method {config.method} learns an initial head for {config.train.way} classes, but "
             f"is tested with {config.test.way}: give --train.way {config.test.way}."
         )
-    model = Model(backbone, own, precision=config.precision).to(device)
+    model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
     if config.channels_last:
         for weight in model.parameters():
             if weight.ndim == 4:
@@ -142,7 +142,7 @@ def upper_step(
     method: Method,
     model: Model,
     optimiser: torch.optim.Optimizer,
-    episodes: Episodes,
+    episodes: Episodes | Undrawn,
     *,
     watch: Watch,
     tasks_per_chunk: int | None = None,
@@ -221,7 +221,7 @@ class Training:
         Raises:
             hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
         """
-        batch = self.episodes.sample(self.step * self.tasks, self.tasks)
+        batch = Undrawn(self.episodes, self.step * self.tasks, self.tasks)
         loss = upper_step(
             self.method,
             self.model,

@@ -130,7 +130,8 @@ def test_lower_solvers_end_where_they_would(
     assert close(found.phi, expected.phi, amplified)
     # |grad| moves by L |phi|'s error, and L is below |x|^2 < 100
     assert close(found.stationarity, expected.stationarity, 100 * amplified)
-    assert found.steps == expected.steps
+    if not isinstance(by, Newton):  # whose last gradients are rounding, above or below the goal
+        assert found.steps == expected.steps
     if found.converged is not None:
         assert expected.converged is not None
         assert bool((found.converged == expected.converged).all())
