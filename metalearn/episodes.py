@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metalearn.augmentation import Augmentation, Jitter
-from metalearn.data.pool import Pool, Split
+from metalearn.data.pool import Pool, Split, sent
 from metalearn.errors import EpisodeError
 
 GLYPH_JITTER: Final = Jitter()
@@ -152,7 +152,7 @@ class Sampler:
         flat = np.stack([d[0] for d in draws], axis=1)
         images = self.pool.gather(flat.flatten()).float() / 255
         if self.augmentation is not None:
-            uniform = torch.from_numpy(np.stack([d[1] for d in draws], axis=1)).to(device)
+            uniform = sent(torch.from_numpy(np.stack([d[1] for d in draws], axis=1)), device)
             images = self.augmentation.apply(images, uniform.flatten(0, 1))
         labels = torch.arange(self.way, device=device)
         return Episodes(

@@ -221,16 +221,20 @@ class Training:
         Raises:
             hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
         """
-        batch = Undrawn(self.episodes, self.step * self.tasks, self.tasks)
-        loss = upper_step(
-            self.method,
-            self.model,
-            self.optimiser,
-            batch,
-            watch=self.evidence,
-            tasks_per_chunk=self.config.tasks_per_chunk,
-            scaler=self.scaler,
-        )
+        batch, seen = Undrawn(self.episodes, self.step * self.tasks, self.tasks), self.evidence.seen
+        try:
+            loss = upper_step(
+                self.method,
+                self.model,
+                self.optimiser,
+                batch,
+                watch=self.evidence,
+                tasks_per_chunk=self.config.tasks_per_chunk,
+                scaler=self.scaler,
+            )
+        except Exception:
+            self.evidence.seen = seen  # a step that was not taken has no certificates
+            raise
         self.losses[self.step] = loss
         self.schedule.step()
         self.step += 1

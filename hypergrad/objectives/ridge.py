@@ -55,7 +55,7 @@ class RidgeRegression:
     def minimiser(self, theta: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch c d"]:
         """The exact head ``Y' (X X' + n l2 I)^{-1} X``, by one n x n solve a task."""
         shifted = _shifted_gram(theta, self.l2)
-        dual: Tensor = torch.linalg.solve(shifted, self.targets)
+        dual: Tensor = torch.linalg.solve_ex(shifted, self.targets)[0]  # positive definite
         return dual.mT @ theta
 
     def span(
@@ -87,7 +87,7 @@ class RidgeHessian:
     def inverse(self, rhs: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch q"]:
         """``H^{-1} B = (B - B X' (X X' + n l2 I)^{-1} X) / l2`` (Woodbury)."""
         x, head = self.features, self._head(rhs)
-        solved: Tensor = torch.linalg.solve(_shifted_gram(x, self.l2), x @ head.mT)
+        solved: Tensor = torch.linalg.solve_ex(_shifted_gram(x, self.l2), x @ head.mT)[0]
         return ((head - solved.mT @ x) / self.l2).reshape(rhs.shape)
 
     def diagonal(self) -> Float[Tensor, "*batch q"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.errors import deferred
 from metalearn.episodes import Episodes, Undrawn
 from metalearn.errors import ConfigError
 from metalearn.methods.method import Method, Watch
@@ -27,7 +28,9 @@ def accumulate(
 
     Each chunk runs forward and backward before the next; losses are means over tasks, so that a
     chunk of t out of T tasks counts t/T. The gradient is that of all tasks at once up to rounding
-    (where the backbone drops activations, up to which ones are drawn).
+    (where the backbone drops activations, up to which ones are drawn). The host looks at no value
+    before the end, where it looks once (`hypergrad.errors.deferred`), if the method's solvers have
+    no tolerance that they look for.
 
     Args:
         method: supplies the loss.
@@ -45,10 +48,12 @@ def accumulate(
         hypergrad.NotFiniteError: a lower level, or the adjoint on it, is not finite.
     """
     tasks = episodes.tasks
-    parts = [
-        _add(method, model, chunk, len(chunk.images) / tasks, watch, scaler)
-        for chunk in chunks(episodes, tasks if tasks_per_chunk is None else tasks_per_chunk)
-    ]
+    size = tasks if tasks_per_chunk is None else tasks_per_chunk
+    with deferred():
+        parts = [
+            _add(method, model, chunk, len(chunk.images) / tasks, watch, scaler)
+            for chunk in chunks(episodes, size)
+        ]
     return torch.stack(parts).sum()
 
 
