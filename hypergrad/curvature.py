@@ -83,9 +83,35 @@ class Hessian:
         """See :class:`Curvature`."""
         point = Linearisation(lower, theta, phi, needed=needed)
         if isinstance(lower, ClosedForm):
-            form = lower.hessian(detach(theta), detach(phi))
-            point.hessian = _Known(form, point.product)
+            return _KnownAt(point, lower.hessian(detach(theta), detach(phi)))
         return point
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownAt:
+    """A point whose Hessian is known; a point that held it would hold itself, and its graph."""
+
+    point: Linearisation[Any, Any]
+    form: HessianForm
+
+    @property
+    def batch(self) -> Size:
+        return self.point.batch
+
+    @property
+    def values(self) -> Tensor:
+        return self.point.values
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.point.gradient
+
+    @property
+    def hessian(self) -> LinearMap:
+        return _Known(self.form, self.point.product)
+
+    def cross(self, vector: Tensor) -> list[Tensor]:
+        return self.point.cross(vector)
 
 
 @dataclass(frozen=True, slots=True)
