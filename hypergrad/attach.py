@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hypergrad.certificate import Watch, warn
 from hypergrad.curvature import Curvature, Hessian
+from hypergrad.deferred import Deferred, noting, resumed
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.implicit import pull
 from hypergrad.linear.solution import LinearSolver
@@ -77,7 +78,18 @@ def link(
     if start is not None:
         vector_of(start, phi, "start", values.shape)  # for its checks
         start = detach(start)
-    call = _Call(lower, detach(theta), detach(phi), solver, curvature, watch, start, values, met)
+    call = _Call(
+        lower=lower,
+        theta=detach(theta),
+        phi=detach(phi),
+        solver=solver,
+        curvature=curvature,
+        watch=watch,
+        start=start,
+        values=values,
+        met=met,
+        checks=noting(),
+    )
     node: Callable[..., tuple[Tensor, ...]] = _Attach.apply
     return like(phi, node(call, *leaves(theta), *leaves(detach(phi))))
 
@@ -95,6 +107,7 @@ class _Call(Generic[Theta, Phi]):
     start: Phi | None
     values: Tensor  # (*batch,) of the lower objective when phi was attached
     met: Tensor | None  # (*batch,) whether the lower solver met its tolerance
+    checks: Deferred | None  # where its checks are noted; another thread may run backward
 
 
 class _Attach(torch.autograd.Function):
@@ -113,17 +126,18 @@ class _Attach(torch.autograd.Function):
         count = len(leaves(call.theta))
         needed = ctx.needs_input_grad[1 : 1 + count]
         theta, phi = like(call.theta, tensors[:count]), like(call.phi, tensors[count:])
-        gradients, certificate = pull(
-            call.lower,
-            theta,
-            phi,
-            like(call.phi, cotangents),
-            solver=call.solver,
-            curvature=call.curvature,
-            start=call.start,
-            needed=needed,
-            values=call.values,
-        )
+        with resumed(call.checks):
+            gradients, certificate = pull(
+                call.lower,
+                theta,
+                phi,
+                like(call.phi, cotangents),
+                solver=call.solver,
+                curvature=call.curvature,
+                start=call.start,
+                needed=needed,
+                values=call.values,
+            )
         call.watch(replace(certificate, lower_converged=call.met))
         if torch.is_grad_enabled():  # backward was called with create_graph=True
             gradients = refuse_twice(gradients, [*tensors, *cotangents])

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import LinearMap, norm
-from hypergrad.linear.structured import HessianForm
+from hypergrad.linear.structured import HessianForm, Reducible, Reduction
 from hypergrad.linearise import Linearisation
 from hypergrad.objective import Objective, fresh_leaf, no_dependence
 from hypergrad.objectives.closed_form import ClosedForm
@@ -83,9 +83,35 @@ class Hessian:
         """See :class:`Curvature`."""
         point = Linearisation(lower, theta, phi, needed=needed)
         if isinstance(lower, ClosedForm):
-            form = lower.hessian(detach(theta), detach(phi))
-            point.hessian = _Known(form, point.product)
+            return _KnownAt(point, lower.hessian(detach(theta), detach(phi)))
         return point
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownAt:
+    """A point whose Hessian is known; a point that held it would hold itself, and its graph."""
+
+    point: Linearisation[Any, Any]
+    form: HessianForm
+
+    @property
+    def batch(self) -> Size:
+        return self.point.batch
+
+    @property
+    def values(self) -> Tensor:
+        return self.point.values
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.point.gradient
+
+    @property
+    def hessian(self) -> LinearMap:
+        return _Known(self.form, self.point.product)
+
+    def cross(self, vector: Tensor) -> list[Tensor]:
+        return self.point.cross(vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,9 @@ class _Known:
 
     def diagonal(self) -> Tensor:
         return self.form.diagonal()
+
+    def reduced(self, vector: Tensor) -> Reduction | None:
+        return self.form.reduced(vector) if isinstance(self.form, Reducible) else None
 
 
 @dataclass(frozen=True, slots=True)

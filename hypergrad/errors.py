@@ -1,5 +1,8 @@
 """What this library raises: one base class, one class for each kind of remedy."""
 
+from hypergrad.deferred import Deferred as Deferred
+from hypergrad.deferred import deferred as deferred
+
 
 class HypergradError(Exception):
     """Base class of every exception that hypergrad raises."""

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
+from hypergrad.deferred import refuse
 from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.tree import (
     Phi,
@@ -118,14 +119,17 @@ def refuse_other_values(now: Tensor, then: Tensor) -> None:
     """
     bound = torch.finfo(now.dtype).eps ** 0.5 * torch.maximum(now.abs(), then.abs())
     changed = (now - then).abs() > bound
-    if bool(changed.any()):
+
+    def error() -> InputError:
         index = _index(changed) if changed.ndim else ()
-        raise InputError(
+        return InputError(
             f"the lower objective returned {float(then[index]):.6g} when phi was attached and "
             f"{float(now[index]):.6g} at the same point in backward. If it draws random numbers "
             "(dropout?), fix them outside of it or call eval(); if something that it captures was "
             "changed meanwhile (a buffer, a loop variable), pass that as a copy."
         )
+
+    refuse(changed.any(), error)
 
 
 def no_dependence() -> InputError:
@@ -143,7 +147,7 @@ def fresh_leaf(tensor: Tensor, *, requires_grad: bool = True) -> Tensor:
 
 
 def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
-    """Raise if a value is NaN or infinite, naming the first task that has one.
+    """Raise if a value is NaN or infinite, naming the first task; under `deferred`, at its end.
 
     Args:
         tensor: shape ``(*batch,)`` if ``per_task``, else ``(*batch, n)``.
@@ -153,15 +157,17 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
     Raises:
         NotFiniteError: with the task's index.
     """
-    if bool(tensor.isfinite().all()):
-        return
     bad = ~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1))
-    where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
-    more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
-    raise NotFiniteError(
-        f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of zero; "
-        "and for a lower solver that diverged (its step size must stay below 2/L)."
-    )
+
+    def error() -> NotFiniteError:
+        where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
+        more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
+        return NotFiniteError(
+            f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of "
+            "zero; and for a lower solver that diverged (its step size must stay below 2/L)."
+        )
+
+    refuse(bad.any(), error)
 
 
 def _index(mask: Tensor) -> int | tuple[int, ...]:

@@ -48,7 +48,7 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
             f"method {config.method} learns an initial head for {config.train.way} classes, but "
             f"is tested with {config.test.way}: give --train.way {config.test.way}."
         )
-    model = Model(backbone, own, precision=config.precision).to(device)
+    model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
     if config.channels_last:
         for weight in model.parameters():
             if weight.ndim == 4:

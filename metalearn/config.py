@@ -13,8 +13,9 @@ import torch
 from metalearn.backbones import Normalisation
 from metalearn.data import DatasetName, Residency
 from metalearn.errors import ConfigError
+from metalearn.memory import parse_bytes
 from metalearn.methods import Method, Precision
-from metalearn.methods.adjust import adjusted
+from metalearn.methods.adjust import AdjointName, adjusted
 from metalearn.methods.presets import Optimiser, Preset, Schedule, preset
 from metalearn.schema import read
 from metalearn.trackers import TrackerName
@@ -98,6 +99,8 @@ class TrainConfig:
         lower_steps: K in training, instead of the preset's.
         test_lower_steps: K in validation and testing, instead of the preset's.
         step_size: of the K steps, instead of the preset's.
+        adjoint: of softmax heads, instead of the preset's: cg: N steps of conjugate gradients, 20
+            unless adjoint_steps says otherwise; woodbury: a direct solve.
         adjoint_steps: N, instead of the preset's.
         l2: the head's regulariser, instead of the preset's.
         backbone: conv4: four blocks of as many filters each; conv4-wide: 96, 192, 384 and 512;
@@ -109,10 +112,14 @@ class TrainConfig:
         precision: of the backbone's products; lower levels are in float32, or float64 with it.
         channels_last: memory layout of images and weights.
         recompute: compute the backbone's activations again in backward instead of keeping them.
+        streamed: keep no activations at all: backward runs the backbone again, first on the
+            queries, then on the support. Half the memory of a chunk for a third more time.
         train: training episodes.
         test: validation and test episodes.
         tasks_per_step: B, tasks of one upper step, instead of the preset's.
         tasks_per_chunk: the most tasks at once, which bounds memory; by default all.
+        memory_budget: memory that a step may take (2GiB, 500MB), from which tasks_per_chunk is
+            found.
         steps: upper steps.
         learning_rate: of the upper step at the start, instead of the preset's.
         optimiser: of the upper step, instead of the preset's.
@@ -143,6 +150,7 @@ class TrainConfig:
     lower_steps: int | None = None
     test_lower_steps: int | None = None
     step_size: float | None = None
+    adjoint: AdjointName | None = None
     adjoint_steps: int | None = None
     l2: float | None = None
     backbone: BackboneName = "conv4"
@@ -152,10 +160,12 @@ class TrainConfig:
     precision: Precision = "float32"
     channels_last: bool = False
     recompute: bool = False
+    streamed: bool = False
     train: Protocol = Protocol(way=20, shot=1, query=2)
     test: Protocol = Protocol()
     tasks_per_step: int | None = None
     tasks_per_chunk: int | None = None
+    memory_budget: str | None = None
     steps: int = 800
     learning_rate: float | None = None
     optimiser: Optimiser | None = None
@@ -186,6 +196,8 @@ class TrainConfig:
         _one_of("data", self.data, ("glyphs", *get_args(DatasetName)))
         if self.optimiser is not None:
             _one_of("optimiser", self.optimiser, get_args(Optimiser))
+        if self.adjoint is not None:
+            _one_of("adjoint", self.adjoint, get_args(AdjointName))
         if self.schedule is not None:
             _one_of("schedule", self.schedule, get_args(Schedule))
         for name in ("filters", "steps", "validate_every", "checkpoint_every", "threads"):
@@ -193,6 +205,13 @@ class TrainConfig:
         for name in ("lower_steps", "adjoint_steps", "tasks_per_step", "tasks_per_chunk"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
+            if self.tasks_per_chunk is not None:
+                raise ConfigError(
+                    f"memory_budget {self.memory_budget} and tasks_per_chunk "
+                    f"{self.tasks_per_chunk} were given, of which one decides the other: give one."
+                )
         if self.test_lower_steps is not None:
             _at_least("test_lower_steps", self.test_lower_steps, 0)
         if self.patience is not None:
@@ -213,6 +232,10 @@ class TrainConfig:
         for name in ("step_size", "l2", "learning_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
+        if self.streamed and self.recompute:
+            raise ConfigError(
+                "streamed and recompute were given, which both compute activations again: give one."
+            )
         if not 0 <= self.drop_rate < 1:
             raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
         self.configured()
@@ -249,6 +272,7 @@ class TrainConfig:
                 lower_steps=self.lower_steps,
                 test_lower_steps=self.test_lower_steps,
                 step_size=self.step_size,
+                adjoint=self.adjoint,
                 adjoint_steps=self.adjoint_steps,
                 l2=self.l2,
             ),
@@ -265,6 +289,7 @@ class TrainConfig:
             "lower_steps",
             "test_lower_steps",
             "step_size",
+            "adjoint",
             "adjoint_steps",
             "l2",
             "tasks_per_step",

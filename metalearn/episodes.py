@@ -5,8 +5,8 @@ Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metalearn.augmentation import Augmentation, Jitter
-from metalearn.data.pool import Pool, Split
+from metalearn.data.pool import Pool, Split, sent
 from metalearn.errors import EpisodeError
 
 GLYPH_JITTER: Final = Jitter()
@@ -43,6 +43,49 @@ class Episodes:
     way: int
     shot: int
     query: int
+
+    @property
+    def tasks(self) -> int:
+        """T."""
+        return len(self.images)
+
+    def part(self, first: int, count: int) -> Episodes:
+        """Tasks `first` to `first + count - 1`, as views."""
+        own = slice(first, first + count)
+        return replace(
+            self,
+            images=self.images[own],
+            support_labels=self.support_labels[own],
+            query_labels=self.query_labels[own],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Undrawn:
+    """Episodes of a sampler, each part of which is drawn when it is asked for.
+
+    Attributes:
+        sampler: draws them.
+        start: index of the first.
+        tasks: T.
+    """
+
+    sampler: Draws
+    start: int
+    tasks: int
+
+    def part(self, first: int, count: int) -> Episodes:
+        """Tasks `first` to `first + count - 1`, drawn now."""
+        return self.sampler.sample(self.start + first, min(count, self.tasks - first))
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A `Sampler`, or what draws as one does."""
+
+    def sample(self, start: int, count: int) -> Episodes:
+        """Episodes `start` to `start + count - 1`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +152,7 @@ class Sampler:
         flat = np.stack([d[0] for d in draws], axis=1)
         images = self.pool.gather(flat.flatten()).float() / 255
         if self.augmentation is not None:
-            uniform = torch.from_numpy(np.stack([d[1] for d in draws], axis=1)).to(device)
+            uniform = sent(torch.from_numpy(np.stack([d[1] for d in draws], axis=1)), device)
             images = self.augmentation.apply(images, uniform.flatten(0, 1))
         labels = torch.arange(self.way, device=device)
         return Episodes(

@@ -3,44 +3,125 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import dataclasses
+import math
+from dataclasses import dataclass
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from metalearn.building import build_optimiser
-from metalearn.episodes import Sampler
+from metalearn.config import TrainConfig
+from metalearn.episodes import Sampler, Undrawn
+from metalearn.errors import ConfigError
 from metalearn.evaluate import TOGETHER
 from metalearn.exactness import exact_of
-from metalearn.memory import LiveBytes
+from metalearn.memory import LiveBytes, mebibytes, parse_bytes
 from metalearn.methods.adjust import describe
 from metalearn.training import Training, upper_step
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def predicted_bytes(training: Training) -> int:
     """Peak live tensor bytes of an upper step: images, weights and the optimiser's state included.
 
-    One step is taken on a copy of the model, and thrown away.
+    A step of two chunks is taken on a copy of the model, and thrown away: more chunks are no more
+    memory, and the second finds the gradients of the first.
     """
+    return _peak(training, training.config.tasks_per_chunk or len(training.own))
+
+
+def _peak(training: Training, tasks_per_chunk: int) -> int:
+    """What a step in chunks of this size takes: as counted, on CUDA as the allocator has it."""
     model = copy.deepcopy(training.model)
     weights = list(model.parameters())
-    resident: list[Tensor] = [*weights, *_resident(training)]
-    optimiser = build_optimiser(training.configured, model)
-    with LiveBytes(resident) as live:
-        batch = training.episodes.sample(0, len(training.own))
+    cuda = training.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(training.device)
+    with LiveBytes([*weights, *_resident(training)]) as live:
+        optimiser = build_optimiser(training.configured, model)
+        for weight in weights:  # a step of no size, to have the optimiser's state
+            weight.grad = torch.zeros_like(weight)
+        optimiser.step()
         upper_step(
             training.method,
             model,
             optimiser,
-            batch,
+            Undrawn(training.episodes, 0, min(len(training.own), 2 * tasks_per_chunk)),
             watch=lambda certificate: None,
-            tasks_per_chunk=training.config.tasks_per_chunk,
+            tasks_per_chunk=tasks_per_chunk,
             scaler=copy.deepcopy(training.scaler),
         )
+    if cuda:  # the copy is none of a run
+        copied = sum(weight.nbytes for weight in weights)
+        return torch.cuda.max_memory_allocated(training.device) - copied
     peak: int = live.peak
     return peak
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Peak bytes of an upper step, affine in the tasks of a chunk.
+
+    Attributes:
+        fixed: bytes whatever the tasks.
+        per_task: bytes of one task more.
+    """
+
+    fixed: int
+    per_task: int
+
+    @classmethod
+    def of(cls, training: Training) -> Fit:
+        """Through what chunks of one and of two tasks take."""
+        one, two = (_peak(training, tasks) for tasks in (1, min(2, len(training.own))))
+        return cls(fixed=one - (two - one), per_task=two - one)
+
+    def bytes(self, tasks_per_chunk: int) -> int:
+        """Predicted for chunks of this size."""
+        return self.fixed + tasks_per_chunk * self.per_task
+
+    def tasks(self, budget: int, tasks: int) -> int:
+        """The size of chunks for which a step of so many tasks keeps within a budget.
+
+        Chunks are as few as possible, then as small as possible.
+
+        Raises:
+            ConfigError: a single task takes more.
+        """
+        if self.bytes(1) > budget:
+            raise ConfigError(
+                f"memory_budget is {mebibytes(budget)}, but a step takes {mebibytes(self.bytes(1))}"
+                " with one task at a time: give more, or streamed, or a smaller backbone."
+            )
+        most = tasks if self.bytes(tasks) <= budget else (budget - self.fixed) // self.per_task
+        return math.ceil(tasks / math.ceil(tasks / most))
+
+
+def within_budget(training: Training, *, console: Console) -> TrainConfig:
+    """The settings with the chunk that a memory budget leads to in place of the budget.
+
+    Raises:
+        ConfigError: there is no such chunk.
+    """
+    config = training.config
+    if config.memory_budget is None:
+        return config
+    fit, budget = Fit.of(training), parse_bytes(config.memory_budget)
+    world, tasks = training.world, len(training.own)
+    # the chunks of all ranks must be the same: the smallest that any of them can afford
+    with world.together("the memory budget"):
+        chunk = fit.tasks(budget, tasks)
+    chunk = training.tasks - world.most(training.tasks - chunk, "the memory budget")
+    console.print(
+        f"memory: {config.memory_budget} asked for; {tasks} tasks in chunks of at most "
+        f"{chunk}, predicted to take {mebibytes(fit.bytes(chunk))} "
+        f"({mebibytes(fit.fixed)} and {mebibytes(fit.per_task)} a task)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return dataclasses.replace(config, memory_budget=None, tasks_per_chunk=chunk)
 
 
 def evaluation_bytes(training: Training, test: Sampler) -> int:
@@ -91,8 +172,9 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
         f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
         f"test: {config.test_episodes} episodes, {config.test}",
         f"hypergradient's error: {measured_error(training)}",
-        f"memory: {predicted_bytes(training) / 2**20:.1f} MiB of tensors at the peak of an upper "
-        f"step, {evaluation_bytes(training, test) / 2**20:.1f} MiB at that of an evaluation, on "
+        f"memory: {mebibytes(predicted_bytes(training))} of tensors at the peak of an upper step "
+        f"(at most {config.tasks_per_chunk or len(training.own)} tasks at once), "
+        f"{mebibytes(evaluation_bytes(training, test))} at that of an evaluation, on "
         f"{training.device}, beside the interpreter and its libraries",
     ]
     for line in lines:

@@ -33,7 +33,7 @@ from metalearn.errors import (
 )
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.methods.adjust import describe
-from metalearn.plan import predicted_bytes, say_plan
+from metalearn.plan import predicted_bytes, say_plan, within_budget
 from metalearn.progress import Display
 from metalearn.result import Result, stated
 from metalearn.run import Run
@@ -116,6 +116,8 @@ class _Job:
         self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device, world)
+        # Recorded as what it came to: another count elsewhere mustn't lead to other chunks.
+        self.config = self.training.config = within_budget(self.training, console=console)
         self.step_bytes = predicted_bytes(self.training)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -16,7 +16,7 @@ from metalearn.building import build_model, build_optimiser
 from metalearn.checkpoint import BestSoFar, Progress, RunKey
 from metalearn.config import TrainConfig
 from metalearn.distributed import ALONE, World, exchanged
-from metalearn.episodes import Episodes
+from metalearn.episodes import Episodes, Undrawn
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.evaluate import Accuracy, accuracy
 from metalearn.evidence import Evidence
@@ -36,7 +36,7 @@ def upper_step(
     method: Method,
     model: Model,
     optimiser: torch.optim.Optimizer,
-    episodes: Episodes,
+    episodes: Episodes | Undrawn,
     *,
     watch: Watch,
     tasks_per_chunk: int | None = None,
@@ -171,17 +171,21 @@ class Training:
         self.step += 1
 
     def _advance_alone(self) -> None:
-        with memory_named(self.step + 1, self.config):
-            batch = self.episodes.sample(self.own.start, self.tasks)
-            loss = upper_step(
-                self.method,
-                self.model,
-                self.optimiser,
-                batch,
-                watch=self.evidence,
-                tasks_per_chunk=self.config.tasks_per_chunk,
-                scaler=self.scaler,
-            )
+        seen = self.evidence.seen
+        try:
+            with memory_named(self.step + 1, self.config):
+                loss = upper_step(
+                    self.method,
+                    self.model,
+                    self.optimiser,
+                    Undrawn(self.episodes, self.own.start, self.tasks),
+                    watch=self.evidence,
+                    tasks_per_chunk=self.config.tasks_per_chunk,
+                    scaler=self.scaler,
+                )
+        except Exception:
+            self.evidence.seen = seen  # a step that was not taken has no certificates
+            raise
         self.losses[self.step] = loss
 
     def _advance_together(self, asked: signal.Signals | None) -> None:
@@ -194,7 +198,7 @@ class Training:
                 return accumulate(
                     self.method,
                     self.model,
-                    self.episodes.sample(self.own.start, len(self.own)),
+                    Undrawn(self.episodes, self.own.start, len(self.own)),
                     watch=self.evidence,
                     tasks_per_chunk=self.config.tasks_per_chunk,
                     scaler=self.scaler,

@@ -193,7 +193,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "M07",
         "CG takes r_0 = b though v_0 != 0",
         "D2",
-        _source("linear.run", "if start is None else b - product(x)", ""),
+        _source("linear.run", "if start is None else b - product.judge(x)", ""),
     ),
     Mutant(
         "M08",
@@ -300,7 +300,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "A01",
         "the right-hand side's scale is not put back",
         "D2",
-        _source("linear.run", "x=run.x * scale", "x=run.x"),
+        _source("linear.run", "x=product.scaled(run.x, scale)", "x=run.x"),
     ),
     Mutant(
         "A02",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.preconditioners import Preconditioner
-from hypergrad.linear.run import Run, check_stopping, iterate
+from hypergrad.linear.run import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
 
 
@@ -40,7 +40,8 @@ class CG:
             or your own: the product with one. Symmetric positive definite.
         check_every: how many steps between two looks whether all tasks have stopped, each of which
             makes the host wait for the device. Changes no result, only how many products follow
-            the last task's end.
+            the last task's end. None: never; ``max_steps`` products in one sweep, without restart,
+            and the host waits for nothing.
     """
 
     rtol: float = 1e-6
@@ -48,7 +49,7 @@ class CG:
     max_steps: int | None = None
     damping: float = 0.0
     preconditioner: Preconditioner | LinearMap | None = None
-    check_every: int = 1
+    check_every: int | None = 1
 
     def __post_init__(self) -> None:
         check_stopping("CG", self.rtol, self.atol, self.max_steps, self.check_every)
@@ -68,21 +69,23 @@ class CG:
         if inverse is not None and isinstance(inverse, Preconditioner):
             inverse = inverse.prepare(product, rhs)
         return iterate(
-            lambda *sweep: _sweep(product, inverse, self.check_every, *sweep),
+            lambda *sweep: _sweep(inverse, self.check_every, *sweep),
             product,
             rhs,
             start,
             rtol=self.rtol,
             atol=self.atol,
             max_steps=self.max_steps,
+            check_every=self.check_every,
             damping=self.damping,
+            reduce=inverse is None,
         )
 
 
 def _sweep(
-    product: LinearMap,
     inverse: LinearMap | None,
-    check_every: int,
+    check_every: int | None,
+    product: LinearMap,
     run: Run,
     goal: Tensor,
     active: Tensor,
@@ -115,7 +118,7 @@ def _sweep(
         run.steps += active
         square = dot(r, r)
         active = active > (square <= limit)  # active and not there yet
-        if (step + 1) % check_every == 0 and not bool(active.any()):
+        if all_ended(active, step, check_every):
             break
         old = rho
         if inverse is None:

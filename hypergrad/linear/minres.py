@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.linear.run import Run, check_stopping, iterate
+from hypergrad.linear.run import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot, norm
 
 
@@ -33,13 +33,13 @@ class MINRES:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.
         atol: absolute tolerance on the residual's norm.
         max_steps: at most this many steps; None means 10 n.
-        check_every: how many steps between two looks whether all tasks have stopped.
+        check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
     """
 
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int | None = None
-    check_every: int = 1
+    check_every: int | None = 1
 
     def __post_init__(self) -> None:
         check_stopping("MINRES", self.rtol, self.atol, self.max_steps, self.check_every)
@@ -54,18 +54,24 @@ class MINRES:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
         product = Counted(apply)
         return iterate(
-            lambda *sweep: _sweep(product, self.check_every, *sweep),
+            lambda *sweep: _sweep(self.check_every, *sweep),
             product,
             rhs,
             start,
             rtol=self.rtol,
             atol=self.atol,
             max_steps=self.max_steps,
+            check_every=self.check_every,
         )
 
 
 def _sweep(
-    product: LinearMap, check_every: int, run: Run, goal: Tensor, active: Tensor, budget: int
+    check_every: int | None,
+    product: LinearMap,
+    run: Run,
+    goal: Tensor,
+    active: Tensor,
+    budget: int,
 ) -> None:
     """Lanczos' tridiagonal matrix T, reduced to triangular form by one rotation a step; see Sweep.
 
@@ -113,7 +119,7 @@ def _sweep(
         run.steps += active
         phi = sn * phi
         active = active > (phi <= goal)  # active and not there yet
-        if (step + 1) % check_every == 0 and not bool(active.any()):
+        if all_ended(active, step, check_every):
             break
         v_old, v = v, torch.where(active[..., None], u / beta[..., None], nought)
     run.end(began, active, fault, Status.STAGNATED)

@@ -73,7 +73,7 @@ class Neumann:
         status[curvature <= 0] = Status.INDEFINITE
         status[~relative.isfinite()] = Status.NOT_FINITE
         return Solution(
-            x=x * scale,
+            x=product.scaled(x, scale),
             status=status,
             residual=relative,
             curvature=curvature,

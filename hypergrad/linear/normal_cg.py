@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.linear.run import Run, check_stopping, iterate
+from hypergrad.linear.run import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
 
 
@@ -29,13 +29,13 @@ class NormalCG:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.
         atol: absolute tolerance on the residual's norm.
         max_steps: at most this many steps; None means 10 n.
-        check_every: how many steps between two looks whether all tasks have stopped.
+        check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
     """
 
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int | None = None
-    check_every: int = 1
+    check_every: int | None = 1
 
     def __post_init__(self) -> None:
         check_stopping("NormalCG", self.rtol, self.atol, self.max_steps, self.check_every)
@@ -50,18 +50,24 @@ class NormalCG:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
         product = Counted(apply)
         return iterate(
-            lambda *sweep: _sweep(product, self.check_every, *sweep),
+            lambda *sweep: _sweep(self.check_every, *sweep),
             product,
             rhs,
             start,
             rtol=self.rtol,
             atol=self.atol,
             max_steps=self.max_steps,
+            check_every=self.check_every,
         )
 
 
 def _sweep(
-    product: LinearMap, check_every: int, run: Run, goal: Tensor, active: Tensor, budget: int
+    check_every: int | None,
+    product: LinearMap,
+    run: Run,
+    goal: Tensor,
+    active: Tensor,
+    budget: int,
 ) -> None:
     """CGLS from the current x; ``s = A r`` is the normal equations' residual; see Sweep."""
     x, r, began = run.x, run.residual, active
@@ -87,7 +93,7 @@ def _sweep(
         run.steps += active
         square = dot(r, r)
         active = active > (square <= limit)  # active and not there yet
-        if (step + 1) % check_every == 0 and not bool(active.any()):
+        if all_ended(active, step, check_every):
             break
         s = product(r)
         rho, old = dot(s, s), rho

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -18,7 +18,7 @@ _TRUST = 0.1
 
 
 def check_stopping(
-    name: str, rtol: float, atol: float, max_steps: int | None, check_every: int
+    name: str, rtol: float, atol: float, max_steps: int | None, check_every: int | None
 ) -> None:
     """Refuse stopping rules that make no sense, or never stop."""
     if not (0 <= rtol < 1 and atol >= 0):
@@ -29,8 +29,11 @@ def check_stopping(
         raise InputError(
             f"{name} got no tolerance and no max_steps: it would not know when to stop."
         )
-    if check_every < 1:
-        raise InputError(f"{name} got check_every={check_every}; it must be at least 1.")
+    if check_every is None:
+        if max_steps is None:
+            raise InputError(f"{name} got check_every=None, which needs max_steps: give both.")
+    elif check_every < 1:
+        raise InputError(f"{name} got check_every={check_every}; it must be at least 1, or None.")
 
 
 @dataclass(slots=True)
@@ -44,14 +47,14 @@ class Run:
     ended: Tensor  # (*batch,) the recurrence's opinion, a Status
 
     @classmethod
-    def begin(cls, b: Tensor, start: Tensor | None, product: LinearMap) -> Run:
+    def begin(cls, b: Tensor, start: Tensor | None, product: Counted) -> Run:
         """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero."""
         zero = (b == 0).all(dim=-1, keepdim=True)
-        x = torch.zeros_like(b) if start is None else torch.where(zero, 0.0, start)
+        x = product.zeros(b) if start is None else torch.where(zero, 0.0, start)
         steps = torch.zeros_like(zero[..., 0], dtype=torch.int64)
         return cls(
             x=x,
-            residual=b.clone() if start is None else b - product(x),
+            residual=b.clone() if start is None else b - product.judge(x),
             curvature=torch.full_like(b[..., 0], torch.inf),
             steps=steps,
             ended=torch.full_like(steps, Status.OUT_OF_STEPS),
@@ -73,10 +76,16 @@ class Run:
         self.ended = torch.where(began, ended, self.ended)
 
 
-Sweep: TypeAlias = Callable[[Run, Tensor, Tensor, int], None]
-"""``(run, goal, active, budget)``: take at most ``budget`` steps for each task in ``active``, until
-its recurrence says that ``|b - A x| <= goal``, and say by :meth:`Run.end` how they ended. A task
-that stops gets a zero direction, so that its x stays and its products stay finite."""
+Sweep: TypeAlias = Callable[[LinearMap, Run, Tensor, Tensor, int], None]
+"""``(product, run, goal, active, budget)``: take at most ``budget`` steps for each task in
+``active``, until its recurrence says that ``|b - A x| <= goal``, and say by :meth:`Run.end` how
+they ended. A task that stops gets a zero direction, so that its x stays and its products stay
+finite."""
+
+
+def all_ended(active: Tensor, step: int, check_every: int | None) -> bool:
+    """Whether no task is left, if this is a step after which to look: the host waits for it."""
+    return check_every is not None and (step + 1) % check_every == 0 and not bool(active.any())
 
 
 def iterate(
@@ -88,9 +97,14 @@ def iterate(
     rtol: float,
     atol: float,
     max_steps: int | None,
+    check_every: int | None,
     damping: float = 0.0,
+    reduce: bool = True,
 ) -> Solution:
     """Sweep, recompute the residual, and sweep again while that denies the recurrence and helps.
+
+    A sweep moves x by what solves for the residual. Where the map knows a small subspace that this
+    stays in, it sweeps there; the residual is always that of all dimensions.
 
     Args:
         sweep: the method.
@@ -100,7 +114,9 @@ def iterate(
         rtol: tolerance on ``|b - (A + damping I) x|`` relative to ``|b|``.
         atol: absolute tolerance on it.
         max_steps: at most this many steps; None means 10 n.
+        check_every: None: sweep once, and let the host wait for nothing.
         damping: what ``product`` has added to A; the solution's residual is that of A itself.
+        reduce: whether the method takes the same steps in any orthonormal basis.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
     scale = scale_of(rhs)
@@ -109,17 +125,27 @@ def iterate(
     floor = torch.finfo(rhs.dtype).eps * size
     goal = torch.clamp(rtol * size, min=floor).maximum(atol / scale[..., 0])
 
-    run = Run.begin(b, None if start is None else start / scale, product.judge)
+    run = Run.begin(b, None if start is None else start / scale, product)
     true = norm(run.residual)
     again = true > goal
-    while bool(again.any()) and (budget := limit - int(run.steps.max())) > 0:
-        sweep(run, goal, again, budget)
+    budget = limit
+    while check_every is None or (bool(again.any()) and budget > 0):
+        small = product.reduced(run.residual) if reduce else None
+        if small is None:
+            sweep(product, run, goal, again, budget)
+        else:
+            step = replace(run, x=torch.zeros_like(small.vector), residual=small.vector)
+            sweep(small.product, step, goal, again, budget)
+            run = replace(step, x=run.x + small.back(step.x), residual=run.residual)
         run.residual, previous = b - product.judge(run.x), true
         true = norm(run.residual)
         # Claimed by the recurrence, denied by the truth, and by more than the two may differ: the
         # recurrence has parted from x. Below half of what it was, another sweep may help.
         denied = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
         again = denied & (true < 0.5 * previous)
+        if check_every is None:
+            break
+        budget = limit - int(run.steps.max())
 
     undamped = norm(run.residual + damping * run.x) if damping else true
     # A residual that the recurrence and the recomputation agree on to _TRUST may be that much
@@ -133,7 +159,7 @@ def iterate(
         status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), Status.DAMPED)
     status.masked_fill_(~true.isfinite(), Status.NOT_FINITE)
     return Solution(
-        x=run.x * scale,
+        x=product.scaled(run.x, scale),
         status=status,
         residual=undamped / torch.where(size > 0, size, 1.0),
         curvature=run.curvature - damping,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType, MethodType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hypergrad.linear.structured import Structured
-
-LinearMap: TypeAlias = Callable[[Tensor], Tensor]
-"""``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
+from hypergrad.linear.remembering import Remembering
+from hypergrad.linear.structured import LinearMap as LinearMap
+from hypergrad.linear.structured import Reducible, Reduction, Structured
 
 
 class Status(enum.IntEnum):
@@ -116,9 +114,13 @@ class Counted:
     def __init__(self, apply: LinearMap, damping: float = 0.0) -> None:
         self._apply = apply
         self._damping = damping
+        self._memory = apply if isinstance(apply, Remembering) else None
+        known = apply if self._memory is None else self._memory.known
         # functions and methods know nothing, and a Protocol's isinstance takes 30 us
-        plain = isinstance(apply, (FunctionType, MethodType))
+        plain = isinstance(known, (FunctionType, MethodType))
         self._structured = apply if not plain and isinstance(apply, Structured) else None
+        given: object = apply
+        self._reducible = given if not plain and isinstance(given, Reducible) else None
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -130,9 +132,33 @@ class Counted:
         by = self._apply if self._structured is None else self._structured.judge
         return self._damped(by(vector), vector)
 
+    def zeros(self, rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """Where a cold start begins, which no product need judge."""
+        zero = torch.zeros_like(rhs)
+        if self._memory is not None:
+            self._memory.begin(zero)
+        return zero
+
+    def scaled(
+        self, x: Float[Tensor, "*batch n"], scale: Float[Tensor, "*batch 1"]
+    ) -> Float[Tensor, "*batch n"]:
+        """``x * scale``, the answer to ``scale b`` if x is that to b; what judged x judges it."""
+        answer = x * scale
+        if self._memory is not None:
+            self._memory.rescale(x, answer, scale)
+        return answer
+
     def diagonal(self) -> Tensor | None:
         """The diagonal, if the map knows it."""
         return None if self._structured is None else self._structured.diagonal() + self._damping
+
+    def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
+        """The map around a vector, where it knows fewer dimensions; its products count, too."""
+        found = None if self._reducible is None else self._reducible.reduced(vector)
+        if found is None:
+            return None
+        product = found.product
+        return replace(found, product=lambda v: self._damped(product(v), v))
 
     def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+LinearMap: TypeAlias = Callable[[Tensor], Tensor]
+"""``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
 
 
 @runtime_checkable
@@ -43,4 +48,31 @@ class Structured(Protocol):
 
     def diagonal(self) -> Tensor:
         """The diagonal."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A map on a subspace that holds a vector and all that the map makes of it.
+
+    The coordinates are those of an orthonormal basis, so that a Krylov solver takes the same steps
+    in them, up to rounding.
+
+    Attributes:
+        vector: ``(*batch, m)`` the vector's coordinates.
+        product: the map in coordinates.
+        back: from coordinates to ``(*batch, n)``.
+    """
+
+    vector: Float[Tensor, "*batch m"]
+    product: LinearMap
+    back: LinearMap
+
+
+@runtime_checkable
+class Reducible(Protocol):
+    """A linear map, or a Hessian's form, that knows a small invariant subspace of a vector."""
+
+    def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
+        """The map around this vector; None where all dimensions cost less."""
         ...

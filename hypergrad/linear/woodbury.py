@@ -60,8 +60,8 @@ class Woodbury:
             x = x + apply.inverse(rhs - product(x))
         residual, _ = judge(product, x, rhs)
         status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
-        status[residual <= self.rtol] = Status.CONVERGED
-        status[~residual.isfinite()] = Status.NOT_FINITE
+        status.masked_fill_(residual <= self.rtol, Status.CONVERGED)
+        status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
         return Solution(
             x=x,
             status=status,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.linear.structured import Reduction
+from hypergrad.objectives.span import Span, span_of
 
 # n examples, d features, c outputs; *batch are the tasks
 
@@ -53,8 +55,14 @@ class RidgeRegression:
     def minimiser(self, theta: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch c d"]:
         """The exact head ``Y' (X X' + n l2 I)^{-1} X``, by one n x n solve a task."""
         shifted = _shifted_gram(theta, self.l2)
-        dual: Tensor = torch.linalg.solve(shifted, self.targets)
+        dual: Tensor = torch.linalg.solve_ex(shifted, self.targets)[0]  # positive definite
         return dual.mT @ theta
+
+    def span(
+        self, theta: Float[Tensor, "*batch n d"], phi: Float[Tensor, "*batch c d"]
+    ) -> Span | None:
+        """Few coordinates for a solve that begins at phi; see `Span`."""
+        return span_of(theta, phi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +87,21 @@ class RidgeHessian:
     def inverse(self, rhs: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch q"]:
         """``H^{-1} B = (B - B X' (X X' + n l2 I)^{-1} X) / l2`` (Woodbury)."""
         x, head = self.features, self._head(rhs)
-        solved: Tensor = torch.linalg.solve(_shifted_gram(x, self.l2), x @ head.mT)
+        solved: Tensor = torch.linalg.solve_ex(_shifted_gram(x, self.l2), x @ head.mT)[0]
         return ((head - solved.mT @ x) / self.l2).reshape(rhs.shape)
 
     def diagonal(self) -> Float[Tensor, "*batch q"]:
         """``(1/n) sum_j x_jd^2 + l2`` for feature d, the same for each output."""
         spread = self.features.square().mean(dim=-2) + self.l2
         return spread.repeat(*(1 for _ in spread.shape[:-1]), self.outputs)
+
+    def reduced(self, vector: Float[Tensor, "*batch q"]) -> Reduction | None:
+        """The Hessian on the span of the features and the vector; see `Span`."""
+        head = self._head(vector)
+        span = span_of(self.features, head)
+        if span is None:
+            return None
+        return span.reduction(replace(self, features=span.features).product, head)
 
     def _head(self, vector: Tensor) -> Tensor:
         return vector.reshape(*vector.shape[:-1], self.outputs, self.features.shape[-1])

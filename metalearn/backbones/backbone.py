@@ -35,16 +35,14 @@ class Backbone(Protocol):
         ...
 
 
-def rerun(
-    block: Callable[[Tensor], Tensor], x: Tensor, *, owner: nn.Module
-) -> Float[Tensor, "images C H W"]:
+def rerun(block: Callable[[Tensor], Tensor], x: Tensor, *, owner: nn.Module) -> Tensor:
     """`block(x)`, of whose activations only x is kept: backward runs the block again.
 
     The second run draws the same random numbers (torch's own generators are put back), and
     running statistics take no notice of it.
 
     Args:
-        block: part of a backbone.
+        block: a backbone, or part of one.
         x: its input.
         owner: the module whose `Norm`s the block uses.
     """

@@ -75,8 +75,12 @@ class Pool:
         index = torch.from_numpy(rows)
         flat = self.images.flatten(0, 1)
         if self.device == self.images.device:
-            return flat[index.to(self.device)]
-        found = flat[index]
-        if self.device.type == "cuda":
-            found = found.pin_memory()
-        return found.to(self.device, non_blocking=True)
+            return flat[sent(index, self.device)]
+        return sent(flat[index], self.device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on a device; one in pinned memory a GPU's copy isn't waited for."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metalearn.episodes import Episodes
+from hypergrad.errors import deferred
+from metalearn.episodes import Episodes, Undrawn
 from metalearn.errors import ConfigError
 from metalearn.methods.method import Method, Watch
 from metalearn.methods.model import Model
@@ -18,7 +18,7 @@ from metalearn.methods.model import Model
 def accumulate(
     method: Method,
     model: Model,
-    episodes: Episodes,
+    episodes: Episodes | Undrawn,
     *,
     watch: Watch,
     tasks_per_chunk: int | None = None,
@@ -28,12 +28,14 @@ def accumulate(
 
     Each chunk runs forward and backward before the next; losses are means over tasks, so that a
     chunk of t out of T tasks counts t/T. The gradient is that of all tasks at once up to rounding
-    (where the backbone drops activations, up to which ones are drawn).
+    (where the backbone drops activations, up to which ones are drawn). The host looks at no value
+    before the end, where it looks once (`hypergrad.errors.deferred`), if the method's solvers have
+    no tolerance that they look for.
 
     Args:
         method: supplies the loss.
         model: the upper variable.
-        episodes: T tasks.
+        episodes: T tasks; where they are still to be drawn, each chunk is when its turn comes.
         watch: is given one certificate for each chunk, by methods with an implicit adjoint.
         tasks_per_chunk: the most tasks at once; None: all.
         scaler: scales losses before backward (for float16); the caller unscales and steps with it.
@@ -45,16 +47,31 @@ def accumulate(
         ConfigError: fewer than one task in a chunk.
         hypergrad.NotFiniteError: a lower level, or the adjoint on it, is not finite.
     """
-    tasks = len(episodes.images)
-    total = episodes.images.new_zeros(())
-    for chunk in chunks(episodes, tasks if tasks_per_chunk is None else tasks_per_chunk):
-        loss = method.loss(model, chunk, watch=watch) * (len(chunk.images) / tasks)
-        torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
-        total += loss.detach()
-    return total
+    tasks = episodes.tasks
+    size = tasks if tasks_per_chunk is None else tasks_per_chunk
+    with deferred():
+        parts = [
+            _add(method, model, chunk, len(chunk.images) / tasks, watch, scaler)
+            for chunk in chunks(episodes, size)
+        ]
+    return torch.stack(parts).sum()
 
 
-def chunks(episodes: Episodes, size: int) -> Iterator[Episodes]:
+def _add(
+    method: Method,
+    model: Model,
+    chunk: Episodes,
+    share: float,
+    watch: Watch,
+    scaler: torch.amp.GradScaler | None,
+) -> Tensor:
+    """Add a chunk's part of the gradient; its part of the loss. Nothing else is left of it."""
+    loss = method.loss(model, chunk, watch=watch) * share
+    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+    return loss.detach()
+
+
+def chunks(episodes: Episodes | Undrawn, size: int) -> Iterator[Episodes]:
     """The episodes in order, at most `size` tasks at a time.
 
     Raises:
@@ -62,11 +79,4 @@ def chunks(episodes: Episodes, size: int) -> Iterator[Episodes]:
     """
     if size < 1:
         raise ConfigError(f"tasks_per_chunk was given as {size}: it must be at least 1.")
-    for start in range(0, len(episodes.images), size):
-        own = slice(start, start + size)
-        yield dataclasses.replace(
-            episodes,
-            images=episodes.images[own],
-            support_labels=episodes.support_labels[own],
-            query_labels=episodes.query_labels[own],
-        )
+    return (episodes.part(first, size) for first in range(0, episodes.tasks, size))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
 from metalearn.errors import ConfigError
-from metalearn.lower import Lower
+from metalearn.lower import Lower, direct, steps_of_cg
 from metalearn.methods.heads import LinearHeads, RidgeHeads
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
+
+AdjointName: TypeAlias = Literal["cg", "woodbury"]
+"""`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve, see `direct`."""
 
 _WithLower: TypeAlias = LinearHeads | ImplicitMaml
 _WithSteps: TypeAlias = Maml | Reptile
@@ -69,6 +72,7 @@ def adjusted(
     lower_steps: int | None = None,
     test_lower_steps: int | None = None,
     step_size: float | None = None,
+    adjoint: AdjointName | None = None,
     adjoint_steps: int | None = None,
     l2: float | None = None,
 ) -> Method:
@@ -93,12 +97,24 @@ def adjusted(
             method = dataclasses.replace(method, test=test)
     if test_lower_steps is not None:
         method = tested_by(method, lower_steps=test_lower_steps)
+    if adjoint is not None:
+        method = _differentiated_by(method, adjoint)
     if adjoint_steps is not None:
         if numbers(method).N is None or not isinstance(method, _WithLower):
             raise _refusal(method, "adjoint_steps", adjoint_steps)
-        adjoint = Implicit(CG(rtol=0.0, max_steps=adjoint_steps))
-        method = dataclasses.replace(method, lower=Lower(by=method.lower.by, adjoint=adjoint))
+        lower = Lower(by=method.lower.by, adjoint=steps_of_cg(adjoint_steps))
+        method = dataclasses.replace(method, lower=lower)
     return method
+
+
+def _differentiated_by(method: Method, name: AdjointName) -> Method:
+    if not isinstance(method, LinearHeads) or not isinstance(method.lower.adjoint, Implicit):
+        raise ConfigError(
+            f"adjoint {name} was given with a method that solves no adjoint system of a softmax "
+            "head: give method memory-reduced or memory-reduced-exact, or leave it out."
+        )
+    adjoint = steps_of_cg() if name == "cg" else direct()
+    return dataclasses.replace(method, lower=Lower(by=method.lower.by, adjoint=adjoint))
 
 
 def tested_by(method: Method, *, lower_steps: int) -> Method:

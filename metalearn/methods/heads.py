@@ -16,18 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 import hypergrad
-from hypergrad import LinearSolver, LowerSolver, Objective, Unrolled, Woodbury
+from hypergrad import LinearSolver, LowerSolver, Objective, Unrolled
 from hypergrad.objectives import RidgeRegression, SoftmaxRegression
 from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError, UnsolvedWarning
 from metalearn.head import cross_entropy, one_hot, scores
-from metalearn.lower import Lower
+from metalearn.lower import Lower, direct
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model
 
 _SCALE: Final = "log_scale"
 _SHARPNESS: Final = "sharpness"
-_WOODBURY: Final = Woodbury(rtol=1e-4, refinements=1)
 
 
 def parts(
@@ -151,8 +150,7 @@ class RidgeHeads:
     Attributes:
         l2: the regulariser at the start, of the mean over the support (there lambda).
         sharpness: the factor at the start (there alpha).
-        solver: solves the adjoint system. The default's tolerance is what float32 reaches up to a
-            condition of 1e-4 / 1.2e-7 = 800; beyond, `watch` says so.
+        solver: solves the adjoint system; by default as in `metalearn.lower.direct`.
 
     Raises:
         ConfigError: a number that is not positive.
@@ -160,7 +158,7 @@ class RidgeHeads:
 
     l2: float
     sharpness: float
-    solver: LinearSolver = _WOODBURY
+    solver: LinearSolver = direct().solver
 
     def __post_init__(self) -> None:
         for name, value in (("l2", self.l2), ("sharpness", self.sharpness)):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metalearn.backbones import Backbone
+from metalearn.backbones.backbone import rerun
 from metalearn.errors import ConfigError
 from metalearn.head import scores, with_constant
 
@@ -40,13 +41,21 @@ class Model(nn.Module):
         backbone: a `Backbone` that is an `nn.Module`.
         own: initial values of the method's own variables, by name.
         precision: see `Precision`; float16 asks for a gradient scaler, see `accumulate`.
+        streamed: keep no activations of the backbone: backward computes those of the queries again,
+            uses and forgets them, then those of the support. A third pass forward for half the
+            memory (support and query are normalised apart, so a part is the least that is exact).
 
     Raises:
         ConfigError: the backbone is no module.
     """
 
     def __init__(
-        self, backbone: Backbone, own: Mapping[str, Tensor], *, precision: Precision = "float32"
+        self,
+        backbone: Backbone,
+        own: Mapping[str, Tensor],
+        *,
+        precision: Precision = "float32",
+        streamed: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
@@ -57,6 +66,7 @@ class Model(nn.Module):
         self.backbone: nn.Module = backbone
         self.own = nn.ParameterDict(dict(own))
         self.precision: Precision = precision
+        self.streamed = streamed
         if precision == "float64":
             self.double()
 
@@ -64,8 +74,16 @@ class Model(nn.Module):
         """The backbone's features and the constant 1, in the weights' precision."""
         images = images.double() if self.precision == "float64" else images
         with self._autocast(images.device):
-            features = cast(Backbone, self.backbone)(images, support)
+            if self.streamed and torch.is_grad_enabled():
+                parts = images.tensor_split([support], dim=1)
+                features = torch.cat([self._streamed(part) for part in parts if part.numel()], 1)
+            else:
+                features = cast(Backbone, self.backbone)(images, support)
         return with_constant(features.to(images.dtype))
+
+    def _streamed(self, part: Tensor) -> Tensor:
+        backbone = cast(Backbone, self.backbone)
+        return rerun(lambda x: backbone(x, x.shape[1]), part, owner=self.backbone)
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c"]:
         """Scores of one part of one task by the initial head: the network of MAML and its kin."""

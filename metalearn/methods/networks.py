@@ -63,6 +63,11 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
             f"precision {model.precision} was given to a method that adapts the whole network, "
             "whose lower level is solved in float32, and the network is that: use float32."
         )
+    if model.streamed:
+        raise ConfigError(
+            "streamed was given to a method that adapts the whole network, which has no features "
+            "to stream: leave it out; tasks_per_chunk bounds memory."
+        )
     for part in model.modules():
         if isinstance(part, Norm) and part.mode == "stored":
             raise ConfigError(

@@ -12,9 +12,9 @@ from typing import Final, Literal, TypeAlias
 
 import torch
 
-from hypergrad import CG, GradientDescent, Implicit, TorchOptimiser, Unrolled
+from hypergrad import GradientDescent, TorchOptimiser, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.lower import Lower, exact, paper
+from metalearn.lower import Lower, exact, paper, steps_of_cg
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
@@ -148,7 +148,7 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     "imaml": Preset(
         method=ImplicitMaml(
-            lower=Lower(by=_descent(16, 0.1), adjoint=Implicit(CG(rtol=0.0, max_steps=5))),
+            lower=Lower(by=_descent(16, 0.1), adjoint=steps_of_cg(5)),
             strength=2.0,
         ),
         learning_rate=1e-3,

@@ -1,5 +1,6 @@
 """Settings that can't work are refused, with what to do; the others survive being written down."""
 
+import io
 import json
 import re
 import subprocess
@@ -9,16 +10,18 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from rich.console import Console
 
 from hypergrad import GradientDescent, Implicit
 from metalearn.cli import main
 from metalearn.config import MethodName, Protocol, TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
-from metalearn.memory import LiveBytes
+from metalearn.lower import direct, steps_of_cg
+from metalearn.memory import LiveBytes, mebibytes, parse_bytes
 from metalearn.methods.adjust import Numbers, describe, numbers
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.presets import PRESETS
-from metalearn.plan import predicted_bytes
+from metalearn.plan import Fit, predicted_bytes, within_budget
 from metalearn.settings_file import settings, split_off
 from metalearn.training import Training
 
@@ -41,6 +44,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seed": 2**64}, "seed was given as 18446744073709551616: it must be below"),
     ({"threads": 10**8}, "threads was given as 100000000: it must be at most"),
     ({"test_lower_steps": 5}, "lower_steps 5 was given with LinearHeads"),
+    ({"method": "itd-bio", "adjoint": "woodbury"}, "adjoint woodbury was given with a method"),
+    ({"adjoint": "woodbury", "adjoint_steps": 5}, "adjoint_steps 5 was given with LinearHeads"),
+    ({"streamed": True, "recompute": True}, "streamed and recompute were given"),
+    ({"memory_budget": "2GiB", "tasks_per_chunk": 2}, "one decides the other: give one"),
+    ({"memory_budget": "2"}, "memory_budget was given as '2': give a positive number and one"),
+    ({"memory_budget": "-2GiB"}, "memory_budget was given as '-2GiB'"),
+    ({"memory_budget": "0MB"}, "memory_budget was given as '0MB'"),
+    ({"memory_budget": "2gib"}, "memory_budget was given as '2gib'"),
 ]
 
 
@@ -238,3 +249,59 @@ def test_the_plan_predicts_the_memory_of_a_step() -> None:
     assert abs(live.peak - predicted) <= 10 * 2 * 20 * 17 * 4
     images = 2 * 20 * 3 * 28 * 28 * 4
     assert predicted > sum(pool.numel() for pool in pools) + images
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("2GiB", 2**31), ("1.5 KiB", 1536), ("500MB", 500_000_000), ("7B", 7)],
+)
+def test_amounts_are_read(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+def test_the_adjoint_is_a_choice() -> None:
+    found = TrainConfig(adjoint="woodbury").subject
+    assert isinstance(found, LinearHeads)
+    assert found.lower.adjoint == direct()
+    found = TrainConfig(adjoint="cg", adjoint_steps=3).subject
+    assert isinstance(found, LinearHeads)
+    assert found.lower.adjoint == steps_of_cg(3)
+
+
+BUDGETED: list[dict[str, Any]] = [
+    {"method": "memory-reduced"},
+    {"method": "memory-reduced", "streamed": True},
+    {"method": "r2d2", "normalisation": "stored"},
+]
+
+
+@pytest.mark.parametrize("change", BUDGETED, ids=str)
+def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
+    def settings(**more: Any) -> TrainConfig:
+        asked = Protocol(way=5, shot=2, query=2)
+        return TrainConfig(
+            filters=8, tasks_per_step=10, train=asked, steps=3, device="cpu", **change, **more
+        )
+
+    free = Training(settings(), torch.device("cpu"))
+    fit = Fit.of(free)
+    budget = fit.bytes(6)
+    training = Training(settings(memory_budget=f"{budget}B"), torch.device("cpu"))
+    said = io.StringIO()
+    training.config = within_budget(training, console=Console(file=said))
+    # at most 6 at a time are two chunks, which are then of 5
+    assert (training.config.tasks_per_chunk, training.config.memory_budget) == (5, None)
+    assert f"chunks of at most 5, predicted to take {mebibytes(fit.bytes(5))}" in said.getvalue()
+    training.advance()
+    kept = [v for s in training.optimiser.state.values() for v in s.values()]
+    weights = list(training.model.parameters())
+    pools = [training.episodes.pool.images, training.validation.pool.images]
+    with LiveBytes([*weights, *kept, *pools]) as live:
+        training.advance()
+    assert live.peak <= budget
+    assert abs(fit.bytes(5) - live.peak) <= 0.1 * live.peak
+    # half a task more or less would be seen
+    assert fit.per_task > 0.1 * live.peak / 2
+    with pytest.raises(ConfigError, match=r"MiB with one task at a time: give more"):
+        fit.tasks(fit.bytes(1) - 1, 10)
+    assert [fit.tasks(fit.bytes(n), 10) for n in (1, 3, 4, 7, 10, 50)] == [1, 3, 4, 5, 10, 10]

@@ -1,0 +1,144 @@
+"""Steps that keep no activations, and episodes that are drawn chunk by chunk: the same gradient."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn.backbones import Conv4, Normalisation, ResNet12
+from metalearn.data import Pool
+from metalearn.episodes import Episodes, Sampler, Undrawn
+from metalearn.errors import ConfigError
+from metalearn.lower import paper
+from metalearn.memory import LiveBytes
+from metalearn.methods import LinearHeads, Method, Model, accumulate
+from tests.metalearn.measure import Convolutions
+from tests.metalearn.methods.subjects import close, episodes, ignore, model
+from tests.metalearn.methods.test_accumulate import METHODS
+
+HEADS = LinearHeads(lower=paper(steps=3, adjoint_steps=3), l2=0.3)
+ON_FEATURES = ("memory-reduced", "itd-bio", "anil", "r2d2", "protonet")
+
+
+def step(method: Method, subject: Model, batch: Episodes | Undrawn, *, chunk: int = 2) -> Tensor:
+    """The gradient of a step in chunks; torch's generator at 0."""
+    subject.zero_grad(set_to_none=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        accumulate(method, subject, batch, watch=ignore, tasks_per_chunk=chunk)
+    return torch.cat([p.grad.flatten() for p in subject.parameters() if p.grad is not None])
+
+
+def streamed(subject: Model) -> Model:
+    other = copy.deepcopy(subject)
+    other.streamed = True
+    return other
+
+
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_streaming_changes_no_gradient(name: str) -> None:
+    method, batch = METHODS[name], episodes()
+    plain = model(method)
+    assert close(step(method, streamed(plain), batch), step(method, plain, batch))
+
+
+@pytest.mark.parametrize("mode", ["transductive", "stored", "group"])
+def test_streaming_keeps_to_the_normalisation(mode: Normalisation) -> None:
+    generator = torch.Generator().manual_seed(0)
+    backbone = Conv4(filters=8, channels=1, size=16, normalisation=mode, generator=generator)
+    plain, batch = model(HEADS, backbone), episodes(side=16)
+    other = streamed(plain)
+    # four layers, each of which can double a relative error by its normalisation
+    assert close(step(HEADS, other, batch), step(HEADS, plain, batch), condition=2**4)
+    # running averages have noticed each image once
+    for ours, theirs in zip(other.buffers(), plain.buffers(), strict=True):
+        assert close(ours, theirs, condition=2**4)
+
+
+def test_streaming_draws_what_it_drops_once() -> None:
+    """The gradient is that of the pass that was made, which a graph kept whole gives."""
+    generator = torch.Generator().manual_seed(0)
+    filters = (8, 8, 8, 8)
+    backbone = ResNet12(
+        filters=filters, channels=1, size=16, block=1, drop_rate=0.2, generator=generator
+    )
+    subject, batch = streamed(model(HEADS, backbone)), episodes(tasks=2, side=16)
+    shot = batch.support_labels.shape[1]
+
+    class Parts(Model):
+        """Both parts apart, in the same order, graph and all."""
+
+        def features(self, images: Tensor, support: int) -> Tensor:
+            parts = (images[:, :support], images[:, support:])
+            return torch.cat([super(Parts, self).features(p, p.shape[1]) for p in parts], 1)
+
+    whole = Parts(copy.deepcopy(subject.backbone), {})  # type: ignore[arg-type]
+    assert shot < batch.images.shape[1]
+    expected = step(HEADS, whole, batch)
+    # twelve layers
+    assert close(step(HEADS, subject, batch), expected, condition=2**12)
+    # ... and other draws give another one
+    torch.manual_seed(1)
+    subject.zero_grad(set_to_none=True)
+    accumulate(HEADS, subject, batch, watch=ignore, tasks_per_chunk=2)
+    other = torch.cat([p.grad.flatten() for p in subject.parameters() if p.grad is not None])
+    assert not close(other, expected, condition=2.0**20)
+
+
+def test_streaming_is_two_passes_forward_and_one_back() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = model(HEADS, Conv4(filters=4, channels=1, size=16, generator=generator))
+    with Convolutions() as convolutions:
+        accumulate(HEADS, streamed(plain), episodes(side=16), watch=ignore)
+    # four blocks, support and query apart
+    assert convolutions.calls == {"convolution": 2 * 2 * 4, "convolution_backward": 2 * 4}
+
+
+@pytest.mark.parametrize("name", ["maml", "imaml", "reptile"])
+def test_whole_networks_are_not_streamed(name: str) -> None:
+    method = METHODS[name]
+    with pytest.raises(ConfigError, match="streamed was given to a method that adapts"):
+        method.loss(streamed(model(method)), episodes(), watch=ignore)
+
+
+def sampler(pool: Pool) -> Sampler:
+    return Sampler(pool=pool, way=3, shot=2, query=2, seed=0)
+
+
+def test_drawing_chunk_by_chunk_draws_the_same(train_pool: Pool) -> None:
+    draws = sampler(train_pool)
+    generator = torch.Generator().manual_seed(0)
+    subject = Model(Conv4(filters=4, channels=1, size=28, generator=generator), {})
+    found = step(HEADS, subject, Undrawn(draws, 7, 5))
+    assert torch.equal(found, step(HEADS, subject, draws.sample(7, 5)))
+    assert not torch.equal(found, step(HEADS, subject, Undrawn(draws, 8, 5)))
+
+
+def peak(pool: Pool, subject: Model, tasks: int, *, drawn: bool = False) -> int:
+    draws = sampler(pool)
+    subject.zero_grad(set_to_none=True)
+    gc.collect()
+    gc.disable()  # a point that held itself would keep its graph until a collection
+    with LiveBytes() as live:
+        batch = draws.sample(0, tasks) if drawn else Undrawn(draws, 0, tasks)
+        accumulate(HEADS, subject, batch, watch=ignore, tasks_per_chunk=1)
+    gc.enable()
+    found: int = live.peak
+    return found
+
+
+def test_memory_does_not_grow_with_the_tasks_of_a_step(train_pool: Pool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = Model(Conv4(filters=8, channels=1, size=28, generator=generator), {})
+    subject = streamed(plain)
+    peak(train_pool, subject, 1)  # what is loaded at first use
+    few, many = peak(train_pool, subject, 3), peak(train_pool, subject, 8)
+    # for each chunk more its loss, and the flags of some ten checks that wait for the end
+    assert 0 <= many - few <= 5 * 64
+    # images of all tasks would be seen, and so would the graph of a whole task
+    assert peak(train_pool, subject, 8, drawn=True) - few > 6 * 12 * 28 * 28 * 4
+    assert few < 0.7 * peak(train_pool, plain, 3)
