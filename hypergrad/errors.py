@@ -1,6 +1,5 @@
 """What this library raises: one base class, one class for each kind of remedy."""
 
-from hypergrad.deferred import Deferred as Deferred
 from hypergrad.deferred import deferred as deferred
 
 
