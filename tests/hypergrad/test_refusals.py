@@ -148,7 +148,9 @@ def test_a_cotangent_of_another_structure() -> None:
 
 def test_inference_mode() -> None:
     with torch.inference_mode(), pytest.raises(InputError, match=r"use torch\.no_grad\(\)"):
-        attached()
+        attach(TOY.lower, TOY.theta, PHI, solver=CG())
+    with torch.inference_mode(), pytest.raises(InputError, match=r"make it under torch\.no_grad"):
+        attached()  # whose theta is made in there
 
 
 def test_no_grad_is_fine_for_the_functional_face() -> None:
