@@ -113,7 +113,7 @@ class TrainConfig:
         channels_last: memory layout of images and weights.
         recompute: compute the backbone's activations again in backward instead of keeping them.
         streamed: keep no activations at all: backward runs the backbone again, first on the
-            queries, then on the support. Half the memory of a chunk for a third more time.
+            queries, then on the support. Half the memory of a chunk for a second pass forward.
         train: training episodes.
         test: validation and test episodes.
         tasks_per_step: B, tasks of one upper step, instead of the preset's.

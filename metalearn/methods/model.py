@@ -42,7 +42,7 @@ class Model(nn.Module):
         own: initial values of the method's own variables, by name.
         precision: see `Precision`; float16 asks for a gradient scaler, see `accumulate`.
         streamed: keep no activations of the backbone: backward computes those of the queries again,
-            uses and forgets them, then those of the support. A third pass forward for half the
+            uses and forgets them, then those of the support. A second pass forward for half the
             memory (support and query are normalised apart, so a part is the least that is exact).
 
     Raises:
