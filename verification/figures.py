@@ -32,12 +32,17 @@ def curves(series: dict[str, Any]) -> str:
     with matplotlib.rc_context(LINES):
         figure = Figure(figsize=(6.2, 4.0), layout="constrained")
         axes = figure.subplots()
+        drawn = set[tuple[float, ...]]()
         for index, (name, values) in enumerate(series["measured"].items()):
             colour = COLOURS[index % len(COLOURS)]
             for key, style, what in (("bounds", "--", "bound"), ("values", "-", "theory")):
-                if name in series[key]:
-                    line = [number(value) for value in series[key][name]]
-                    axes.plot(x, line, style, color=colour, lw=1.3, label=f"{name}: {what}")
+                line = tuple(number(value) for value in series[key].get(name, ()))
+                if line and line not in drawn:
+                    # one line may bound several curves
+                    alone = len(series[key]) == 1 or len(set(map(tuple, series[key].values()))) > 1
+                    label = f"{name}: {what}" if alone else what
+                    axes.plot(x, line, style, color=colour, lw=1.3, label=label)
+                    drawn.add(line)
             label = f"{name}: measured"
             found = [number(value) for value in values]
             axes.plot(x, found, "o", color=colour, ms=4, label=label)
@@ -49,14 +54,14 @@ def curves(series: dict[str, Any]) -> str:
         if min(x) == 0:
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=-0.1)
-        else:
+        elif max(x) > 1:  # else shares, which are spread evenly
             axes.set_xscale("log")
             if max(x) < 10 * min(x):  # less than a decade: a tick for each point
                 axes.set_xticks(x, [f"{value:g}" for value in x])
                 axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(series["x_label"])
         axes.set_ylabel(series["y_label"])
-        axes.legend(fontsize=8, framealpha=0.9)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
         return _svg(figure)
 
 
