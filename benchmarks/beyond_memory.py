@@ -45,6 +45,7 @@ class Trained:
         checked_seconds: to check the files at the start.
         steps: upper steps.
         tasks_per_second: in them.
+        anonymous: bytes of private memory after the steps.
         anonymous_growth: bytes of private memory more after the steps than after the first.
         resident_growth: bytes of resident memory likewise; pages of the file can be taken back.
         peak_resident: bytes of the process.
@@ -56,6 +57,7 @@ class Trained:
     checked_seconds: float
     steps: int
     tasks_per_second: float
+    anonymous: int
     anonymous_growth: int
     resident_growth: int
     peak_resident: int
@@ -130,6 +132,7 @@ def trained(root: Path, *, steps: int) -> Trained:
         checked_seconds=checked,
         steps=steps,
         tasks_per_second=steps * training.tasks / spent,
+        anonymous=after["RssAnon"],
         anonymous_growth=after["RssAnon"] - before["RssAnon"],
         resident_growth=sum(after.values()) - sum(before.values()),
         peak_resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

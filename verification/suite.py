@@ -107,7 +107,9 @@ class Suite:
         known = [entry.name for entry in self.entries]
         if missing := set(names) - set(known):
             raise ValueError(f"no claim is called {sorted(missing)}; there are {known}.")
-        return Suite(tuple(e for e in self.entries if e.name in names), self.kinds)
+        entries = tuple(entry for entry in self.entries if entry.name in names)
+        put_to = {entry.kind for entry in entries}
+        return Suite(entries, tuple(kind for kind in self.kinds if kind.name in put_to))
 
     def allowance(self, size: Size) -> float:
         """The size of each single statistical evaluation: `ALARMS` by Bonferroni."""

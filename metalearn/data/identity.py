@@ -53,7 +53,7 @@ def prepared_identity(dataset: DatasetName, *, root: Path | None = None) -> Iden
     store.verify()
     manifest = (folder / MANIFEST).read_bytes()
     content = json.loads(manifest)
-    side, usual = content["images"]["side"], published(dataset).side
+    side, usual = store.split("test").images.shape[-1], published(dataset).side
     name = dataset if side == usual else f"{dataset} at {side} pixels"
     if content.get("partial"):
         name += ", partial"

@@ -22,9 +22,12 @@ def _train(root: Path, answers: Any, copied: bool) -> None:
             return type(stored)(stored.split, stored.images.copy(), stored.counts, stored.names)
 
         mock.patch.object(Store, "split", split).start()
-    answers.put(
-        (beyond_memory.resident(), beyond_memory.trained(root, steps=5), beyond_memory.resident())
-    )
+    try:
+        before = beyond_memory.resident()["RssAnon"]
+        answers.put((before, beyond_memory.trained(root, steps=5)))
+    except BaseException as error:
+        answers.put(repr(error))  # so that nobody waits for more
+        raise
 
 
 def _grown(root: Path, *, copied: bool) -> tuple[int, beyond_memory.Trained]:
@@ -34,12 +37,14 @@ def _grown(root: Path, *, copied: bool) -> tuple[int, beyond_memory.Trained]:
     process = context.Process(target=_train, args=(root, answers, copied))
     process.start()
     try:
-        before, found, after = answers.get(timeout=120)
+        answer = answers.get(timeout=120)
+        assert not isinstance(answer, str), answer
+        before, found = answer
         process.join(30)
     finally:
         process.kill()
         process.join()
-    return after["RssAnon"] - before["RssAnon"], found
+    return found.anonymous - before, found
 
 
 def test_a_sparse_set_takes_neither_disk_nor_memory(tmp_path: Path) -> None:
