@@ -240,6 +240,21 @@ class TrainConfig:
             raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
         self.configured()
 
+    def answers(self, asked: TrainConfig) -> bool:
+        """Whether a run that recorded these settings is the one that is asked for.
+
+        What a device `auto` and a memory budget were asked to lead to is recorded in their place.
+        """
+        budget = asked.memory_budget is not None
+        came_to = dataclasses.replace(
+            asked,
+            run=self.run,
+            device=self.device if asked.device == "auto" else asked.device,
+            memory_budget=None,
+            tasks_per_chunk=self.tasks_per_chunk if budget else asked.tasks_per_chunk,
+        )
+        return came_to == self
+
     def refuse_settings_with_resume(self) -> None:
         """A run that goes on does so under its own settings.
 

@@ -24,9 +24,9 @@ def memory_named(step: int, config: TrainConfig) -> Iterator[None]:
         if isinstance(error, MetalearnError) or not _of_memory(error):
             raise
         raise MemoryExhaustedError(
-            f"upper step {step} ran out of memory ({str(error).splitlines()[0]}): give fewer "
-            f"--tasks-per-chunk (now {config.tasks_per_chunk or 'all'}), --recompute, or start "
-            "more ranks; then continue from the last checkpoint."
+            f"upper step {step} ran out of memory ({str(error).splitlines()[0]}): start more "
+            "ranks and continue from the last checkpoint, or begin a new run with fewer "
+            f"--tasks-per-chunk (now {config.tasks_per_chunk or 'all'}), --streamed or --recompute."
         ) from error
 
 

@@ -28,7 +28,12 @@ def predicted_bytes(training: Training) -> int:
     A step of two chunks is taken on a copy of the model, and thrown away: more chunks are no more
     memory, and the second finds the gradients of the first.
     """
-    return _peak(training, training.config.tasks_per_chunk or len(training.own))
+    return _peak(training, training.config.tasks_per_chunk or _share(training))
+
+
+def _share(training: Training) -> int:
+    """Tasks of an upper step that fall to a rank, at most."""
+    return -(-training.tasks // training.world.size)
 
 
 def _peak(training: Training, tasks_per_chunk: int) -> int:
@@ -38,7 +43,9 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
     cuda = training.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(training.device)
-    with LiveBytes([*weights, *_resident(training)]) as live:
+    # what a step draws of torch's own generators must not be missing from the run
+    generators = torch.random.fork_rng([training.device] if cuda else [])
+    with generators, LiveBytes([*weights, *_resident(training)]) as live:
         optimiser = build_optimiser(training.configured, model)
         for weight in weights:  # a step of no size, to have the optimiser's state
             weight.grad = torch.zeros_like(weight)
@@ -47,7 +54,7 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
             training.method,
             model,
             optimiser,
-            Undrawn(training.episodes, 0, min(len(training.own), 2 * tasks_per_chunk)),
+            Undrawn(training.sampler, 0, min(_share(training), 2 * tasks_per_chunk)),
             watch=lambda certificate: None,
             tasks_per_chunk=tasks_per_chunk,
             scaler=copy.deepcopy(training.scaler),
@@ -74,7 +81,7 @@ class Fit:
     @classmethod
     def of(cls, training: Training) -> Fit:
         """Through what chunks of one and of two tasks take."""
-        one, two = (_peak(training, tasks) for tasks in (1, min(2, len(training.own))))
+        one, two = (_peak(training, tasks) for tasks in (1, min(2, _share(training))))
         return cls(fixed=one - (two - one), per_task=two - one)
 
     def bytes(self, tasks_per_chunk: int) -> int:
@@ -107,11 +114,11 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
     config = training.config
     if config.memory_budget is None:
         return config
-    fit, budget = Fit.of(training), parse_bytes(config.memory_budget)
-    world, tasks = training.world, len(training.own)
+    world, tasks = training.world, _share(training)
     # the chunks of all ranks must be the same: the smallest that any of them can afford
     with world.together("the memory budget"):
-        chunk = fit.tasks(budget, tasks)
+        fit = Fit.of(training)
+        chunk = fit.tasks(parse_bytes(config.memory_budget), tasks)
     chunk = training.tasks - world.most(training.tasks - chunk, "the memory budget")
     console.print(
         f"memory: {config.memory_budget} asked for; {tasks} tasks in chunks of at most "

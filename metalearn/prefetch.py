@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeAlias
 
 from metalearn.data.pool import Pool
 from metalearn.episodes import Episodes, Sampler
 
+Follows: TypeAlias = Callable[[int, int], tuple[int, int]]
+"""From (first, number) of a batch's episodes to those of the batch after it."""
 
-def ahead(sampler: Sampler) -> Sampler | Prefetch:
+
+def following(start: int, count: int) -> tuple[int, int]:
+    """As many episodes more, in order."""
+    return start + count, count
+
+
+def ahead(sampler: Sampler, follows: Follows = following) -> Sampler | Prefetch:
     """The sampler itself where images are where they are wanted, else one that draws ahead."""
     pool = sampler.pool
-    return sampler if pool.device == pool.images.device else Prefetch(sampler)
+    return sampler if pool.device == pool.images.device else Prefetch(sampler, follows)
 
 
 class Prefetch:
@@ -23,8 +33,9 @@ class Prefetch:
     `close` it.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler, follows: Follows = following) -> None:
         self._sampler = sampler
+        self._follows = follows
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._foreseen: tuple[tuple[int, int], Future[Episodes]] | None = None
 
@@ -44,7 +55,7 @@ class Prefetch:
             episodes = foreseen[1].result()
         else:
             episodes = self._sampler.sample(start, count)
-        after = (start + count, count)
+        after = self._follows(start, count)
         self._foreseen = after, self._worker.submit(self._sampler.sample, *after)
         return episodes
 

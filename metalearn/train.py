@@ -75,6 +75,7 @@ def train(config: TrainConfig, *, console: Console) -> None:
             job = _Job.of(config, device, world, console)
         if again is None and launched() and config.run is not None and not config.dry_run:
             again = job.begun(Run(config.run))
+        job.settle(console if world.leads else Console(quiet=True))
         if config.dry_run:
             if world.leads:
                 say_plan(job.training, job.test, console=console)
@@ -116,11 +117,7 @@ class _Job:
         self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device, world)
-        # Recorded as what it came to: another count elsewhere mustn't lead to other chunks.
-        self.config = self.training.config = within_budget(self.training, console=console)
-        self.step_bytes = predicted_bytes(self.training)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self.step_bytes = 0
         self.display = Display(console, config.steps)
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.metrics = 0
@@ -133,6 +130,15 @@ class _Job:
         heard = console if world.leads else Console(quiet=True)
         return cls(dataclasses.replace(config, device=recorded), device, world, heard)
 
+    def settle(self, console: Console) -> None:
+        """Find the chunks that a budget leads to, and count the bytes of an upper step."""
+        # Recorded as what it came to: another count elsewhere mustn't lead to other chunks.
+        self.config = self.training.config = within_budget(self.training, console=console)
+        with self.world.together("counting the bytes of an upper step"):
+            self.step_bytes = predicted_bytes(self.training)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     @property
     def seconds(self) -> float:
         """Spent on the run, in this process and in those before."""
@@ -141,8 +147,11 @@ class _Job:
     def begun(self, run: Run) -> Run | None:
         """The run, if what its folder holds was begun under these settings."""
         with self.world.together("opening the run folder"):
-            there = run.begun and run.config() == self.config
-        return run if there else None
+            recorded = run.config() if run.begun else None
+        if recorded is None or not recorded.answers(self.config):
+            return None
+        self.config = self.training.config = recorded
+        return run
 
     def begin(self) -> None:
         """A new run."""
@@ -286,7 +295,9 @@ class _Job:
                 metrics = training.look(step - training.validated)
                 found = training.validate()
             metrics |= {"validation": found.mean, "validation_interval": found.interval}
-            metrics |= training.exactness()
+            with self._failure_kept(run), self.world.together("the hypergradient's error"):
+                if self.world.leads:
+                    metrics |= training.exactness()
             self._lead("writing a validation", lambda: self._write(run, board, metrics))
             self.metrics += 1
             self.display.update(step, metrics)

@@ -73,11 +73,12 @@ def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
             f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
             f"{tasks}, or give more --tasks-per-step."
         )
-    if world.size > 1 and config.normalisation == "stored" and config.tasks_per_chunk is not None:
+    chunks = config.tasks_per_chunk is not None or config.memory_budget is not None
+    if world.size > 1 and config.normalisation == "stored" and chunks:
         raise ConfigError(
-            "normalisation stored was given with tasks_per_chunk to several ranks: running "
-            "averages move once for each chunk, so that chunks of several ranks would give others. "
-            "Leave tasks_per_chunk out."
+            "normalisation stored was given with tasks_per_chunk, or a memory_budget, to several "
+            "ranks: running averages move once for each chunk, so that chunks of several ranks "
+            "would give others. Leave it out."
         )
 
 
@@ -103,6 +104,7 @@ class Training:
         world: the ranks that share the tasks.
 
     Attributes:
+        sampler: draws the training episodes.
         step: upper steps taken.
         validated: the upper step of the last validation.
         stale: validations since the best.
@@ -119,7 +121,8 @@ class Training:
         world: World = ALONE,
     ) -> None:
         self.config, self.device, self.world = config, device, world
-        self.episodes = ahead(training_sampler(config, device=device))
+        self.sampler = training_sampler(config, device=device)
+        self.episodes = ahead(self.sampler, self._after)
         self.validation = evaluation_sampler("validation", config, device=device)
         self.configured = config.configured()
         self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
@@ -150,6 +153,18 @@ class Training:
         """This rank's part of the next upper step's tasks, as indices of episodes."""
         own = self.world.share(self.tasks)
         return range(self.step * self.tasks + own.start, self.step * self.tasks + own.stop)
+
+    def _after(self, start: int, count: int) -> tuple[int, int]:
+        """The episodes that this rank draws after these: its next chunk, of this step or the next.
+
+        As (first, number of them), like the argument.
+        """
+        step, first = divmod(start, self.tasks)
+        own, first = self.world.share(self.tasks), first + count
+        if first >= own.stop:
+            step, first = step + 1, own.start
+        chunk = self.config.tasks_per_chunk or len(own)
+        return step * self.tasks + first, min(chunk, own.stop - first)
 
     def advance(self, asked: signal.Signals | None = None) -> None:
         """Take the next upper step.
@@ -248,6 +263,7 @@ class Training:
             self.model,
             self.validation,
             self.config.validation_episodes,
+            tasks_per_chunk=self.config.tasks_per_chunk,
             world=self.world,
         )
         self.validated = self.step
@@ -263,14 +279,25 @@ class Training:
         """The hypergradient's distance from the exact one, on tasks that are never trained on.
 
         Empty where it is not asked for, or not defined; see `metalearn.exactness`.
+
+        Raises:
+            NotFiniteError: it is NaN or infinite.
+            MemoryExhaustedError: in float64 the tasks need more memory than there is.
         """
         if not self.config.hypergradient_error:
             return {}
-        batch = self.episodes.sample(self.config.steps * self.tasks, self.tasks)
-        chunk = self.config.tasks_per_chunk
-        found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
+        batch = self.sampler.sample(self.config.steps * self.tasks, self.tasks)
+        chunk = self.config.tasks_per_chunk or len(self.own)
+        with memory_named(self.step, self.config):
+            found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
         if found is None:
             return {}
+        if not (math.isfinite(found.error) and math.isfinite(found.cosine)):
+            raise NotFiniteError(
+                f"the hypergradient's distance from the exact one is {found.error}, its cosine "
+                f"{found.cosine}, after upper step {self.step}: one of the two is zero, NaN or "
+                "infinite."
+            )
         return {"hypergradient_error": found.error, "hypergradient_cosine": found.cosine}
 
     @property

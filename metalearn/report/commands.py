@@ -219,7 +219,7 @@ def ensure(asked: TrainConfig, *, console: Console) -> None:
         train(asked, console=console)
         return
     run = Run(folder)
-    if dataclasses.replace(run.config(), device=asked.device, run=folder) != asked:
+    if not run.config().answers(asked):
         raise RunError(f"{folder} has other settings: give --out a new folder.")
     if not run.finished:
         train(TrainConfig(resume=folder), console=console)

@@ -80,7 +80,10 @@ def goes_on(run: Path, whole: Path, folder: Path, *, step: int = 2) -> None:
     [
         (broken.nan, "NotFiniteError: the loss is nan: lower the learning rate"),
         (broken.out_of_memory, "ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB"),
-        (broken.too_large, "give fewer --tasks-per-chunk (now all), --recompute, or start"),
+        (
+            broken.too_large,
+            "start more ranks and continue from the last checkpoint, or begin a new run with",
+        ),
     ],
 )
 def test_what_one_rank_raises_is_raised_on_all(
