@@ -116,7 +116,8 @@ class Truncated:
         # one more than taken: the step in which a task finds that it has met its tolerance
         for index in range(min(most + 1, solver.steps)):
             recorded = index + self.steps >= fewest
-            phi, memory = solver.step(lower, theta if recorded else detach(theta), phi, memory)
+            seen = theta if recorded else detach(theta)
+            phi, memory = solver.step(lower, seen, phi, memory, counts)
             if recorded and index + self.steps < most:
                 mine = index + self.steps >= counts
                 phi = like(phi, choose(mine, leaves(phi), leaves(detach(phi))))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hypergrad.adjoints import Adjoint
 from hypergrad.certificate import Watch, warn
+from hypergrad.deferred import noting, resumed
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, examine, refuse_not_finite
 from hypergrad.tree import Phi, Theta, flatten, full_precision, leaves, like, widened
@@ -58,10 +59,12 @@ def _watched(leaf: Tensor) -> Tensor:
     if not (leaf.requires_grad and torch.is_grad_enabled()):
         return leaf
     seen = leaf.view_as(leaf)
-    seen.register_hook(_refuse)
+    checks = noting()
+
+    def refuse(gradient: Tensor) -> None:
+        what = "the derivative in theta through the lower level"
+        with resumed(checks):  # another thread may run backward
+            refuse_not_finite(gradient.reshape(-1), what, per_task=False)
+
+    seen.register_hook(refuse)
     return seen
-
-
-def _refuse(gradient: Tensor) -> None:
-    what = "the derivative in theta through the lower level"
-    refuse_not_finite(gradient.reshape(-1), what, per_task=False)

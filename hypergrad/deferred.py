@@ -11,9 +11,14 @@ from torch import Tensor
 
 
 class Deferred:
-    """What was to be checked and has not been looked at; see `deferred`."""
+    """What was to be checked and has not been looked at; see `deferred`.
+
+    Attributes:
+        open: whether the block is still to look.
+    """
 
     def __init__(self) -> None:
+        self.open = True
         self._pending: list[tuple[Tensor, Callable[[], Exception]]] = []
 
     def add(self, failed: Tensor, error: Callable[[], Exception]) -> None:
@@ -53,15 +58,24 @@ def deferred() -> Iterator[Deferred]:
         yield outer
         return
     checks = Deferred()
-    with resumed(checks):
-        yield checks
+    try:
+        with resumed(checks):
+            yield checks
+    except Exception:
+        checks.settle()  # what had failed before may be the cause
+        raise
+    finally:
+        checks.open = False
     checks.settle()
 
 
 @contextmanager
 def resumed(checks: Deferred | None) -> Iterator[None]:
-    """Note checks where another thread did: backward has its own."""
-    token = _CURRENT.set(checks)
+    """Note checks where another thread did: backward has its own.
+
+    After the end of that block nobody would look: checks are then those of here and now.
+    """
+    token = _CURRENT.set(checks if checks is not None and checks.open else _CURRENT.get())
     try:
         yield
     finally:

@@ -33,12 +33,12 @@ class Remembering:
         self._seen: _Seen | None = None
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """The product, which judges as well where the map has no other that does."""
-        return self._remember(vector, self.known(vector))
+        """The product; it is not remembered, since whoever asks for it may write into it."""
+        return self.known(vector)
 
     def judge(self, vector: Tensor) -> Tensor:
-        """The product that an answer is judged by."""
-        return self(vector)
+        """The product that an answer is judged by, for who leaves both as they are."""
+        return self._remember(vector, self.known(vector))
 
     def begin(self, zero: Tensor) -> None:
         """Take zero for judged: its product is zero, and no product."""
@@ -73,9 +73,6 @@ class _RememberingStructured(Remembering):
         super().__init__(known)
         self._structured = known
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        return self.known(vector)
-
     def judge(self, vector: Tensor) -> Tensor:
         return self._remember(vector, self._structured.judge(vector))
 
@@ -91,5 +88,5 @@ class _RememberingStructured(Remembering):
 
 
 def remembering(known: LinearMap) -> Remembering:
-    """The map with a memory; it knows what the map knows."""
+    """The map with a memory; it knows what a `Structured` map knows."""
     return _RememberingStructured(known) if isinstance(known, Structured) else Remembering(known)

@@ -130,6 +130,8 @@ class Counted:
     def judge(self, vector: Tensor) -> Tensor:
         """The product that a solver's answer is judged by: the map's own, if it has one."""
         by = self._apply if self._structured is None else self._structured.judge
+        if self._memory is not None:
+            by = self._memory.judge
         return self._damped(by(vector), vector)
 
     def zeros(self, rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:

@@ -36,12 +36,13 @@ class Witness:
         Raises:
             InputError: an answer that does not have the shape of the right-hand side.
         """
-        if solution.x.shape != rhs.shape or solution.status.shape != rhs.shape[:-1]:
+        each = (solution.status, solution.residual, solution.curvature, solution.steps)
+        if solution.x.shape != rhs.shape or any(part.shape != rhs.shape[:-1] for part in each):
             raise InputError(
                 f"the solver answered a right-hand side of shape {tuple(rhs.shape)} with x of "
-                f"shape {tuple(solution.x.shape)} and status of shape "
-                f"{tuple(solution.status.shape)}; x must be like the right-hand side, and the rest "
-                "have one value for each task."
+                f"shape {tuple(solution.x.shape)} and status, residual, curvature and steps of "
+                f"shapes {[tuple(part.shape) for part in each]}; x must be like the right-hand "
+                "side, and the rest have one value for each task."
             )
         with torch.no_grad():
             image, products = self.map.image(solution.x)

@@ -61,14 +61,18 @@ class Tolerance:
         """What to reach, from the gradient's norm at the start."""
         return torch.clamp(self.rtol * size.detach(), min=self.atol)
 
-    def progress(self, size: Float[Tensor, "*batch"], known: Memory) -> Progress:
+    def progress(
+        self, size: Float[Tensor, "*batch"], known: Memory, until: Int[Tensor, "*batch"] | None
+    ) -> Progress:
         """What a step finds with a gradient of this size; ``known`` is what the last one noted.
+
+        With ``until`` nothing is found out: a task is done after that many steps.
 
         Nobody has met it before the first step, so that whatever is differentiated depends on
         theta, and so that a start that happens to meet it is no way out of the loop.
         """
         goal, taken = known or (self.goal(size), torch.zeros_like(size, dtype=torch.int64))
-        done = (taken > 0) & (size <= goal)
+        done = (taken > 0) & (size <= goal) if until is None else taken >= until
         return Progress(done, (goal, taken + ~done))
 
 

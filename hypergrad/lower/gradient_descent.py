@@ -56,7 +56,12 @@ class GradientDescent:
         return descend(self, range(self.steps), lower, theta, phi, self._tolerance)
 
     def step(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        memory: Memory = (),
+        until: Int[Tensor, "*batch"] | None = None,
     ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta or phi requires grad."""
         here = Slope.at(lower, theta, phi, measured=bool(self._tolerance))
@@ -66,7 +71,7 @@ class GradientDescent:
         ]
         if not self._tolerance:
             return like(phi, moved), ()
-        progress = self._tolerance.progress(here.size(), memory)
+        progress = self._tolerance.progress(here.size(), memory, until)
         return like(phi, choose(progress.done, here.points, moved)), progress.note
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:

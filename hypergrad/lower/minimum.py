@@ -59,9 +59,17 @@ class Unrollable(LowerSolver, Protocol):
         ...
 
     def step(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        memory: Memory = (),
+        until: Int[Tensor, "*batch"] | None = None,
     ) -> tuple[Phi, Memory]:
         """One step, differentiable in theta, phi and memory, which may be detached in between.
+
+        ``until`` is what ``taken`` has said, for steps that are taken again: a task then ends after
+        that many steps, not where it meets a tolerance, which rounding might have it do elsewhere.
 
         Every task takes the first one, whose derivative would else be zero unsaid. After that, one
         that has met a tolerance takes no more: it answers with where it met it, for ever after.

@@ -78,7 +78,12 @@ class Nesterov:
         return descend(self, range(self.steps), lower, theta, phi, self._tolerance)
 
     def step(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, memory: Memory = ()
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        memory: Memory = (),
+        until: Int[Tensor, "*batch"] | None = None,
     ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta, phi or memory requires grad.
 
@@ -99,7 +104,7 @@ class Nesterov:
         offset: list[Tensor] = [_spread(beta, part) * part for part in gone]
         if not self._tolerance:
             return like(phi, new), (*offset, t)
-        progress: Progress = self._tolerance.progress(size, memory[len(old) + 1 :])
+        progress: Progress = self._tolerance.progress(size, memory[len(old) + 1 :], until)
         done = progress.done
         new = choose(done, here.points, new)
         offset = choose(done, [torch.zeros_like(part) for part in offset], offset)

@@ -10,13 +10,14 @@ from torch import Tensor
 from hypergrad.curvature import Hessian, Point
 from hypergrad.errors import InputError
 from hypergrad.linear.cg import CG
+from hypergrad.linear.cholesky import Cholesky
 from hypergrad.linear.solution import LinearSolver, dot, norm
 from hypergrad.lower.descent import Tolerance, stationarity
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective, refuse_not_finite
-from hypergrad.objectives.span import in_coordinates
+from hypergrad.objectives.span import as_it_is, in_coordinates
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
 
 
@@ -59,7 +60,11 @@ class Newton:
             NotFiniteError: g or its gradient is NaN or infinite at an accepted point.
         """
         true = detach(theta)
-        theta, phi, back = in_coordinates(lower, true, detach(phi))
+        # a solver that depends on the basis, by its preconditioner say, is given the true one
+        krylov = isinstance(self.solver, CG) and self.solver.preconditioner is None
+        free = krylov or isinstance(self.solver, Cholesky)
+        start = detach(phi)
+        theta, phi, back = in_coordinates(lower, true, start) if free else as_it_is(true, start)
         probe = Probe(lower, theta, phi)
         constant = [False] * len(leaves(theta))
         point = Hessian().linearise(lower, theta, phi, needed=constant)

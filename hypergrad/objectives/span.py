@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.linear.solution import norm
 from hypergrad.linear.structured import LinearMap, Reduction
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta
@@ -43,7 +44,7 @@ class Span:
         beyond = head
         for _ in range(2):  # once leaves rounding of the whole head, which may be all there is
             beyond = beyond - (beyond @ q) @ self._basis
-        size = torch.linalg.vector_norm(beyond, dim=-1, keepdim=True)
+        size = norm(beyond)[..., None]
         self._beyond = beyond / torch.where(size > 0, size, 1.0)
 
     def coordinates(self, head: Float[Tensor, "*batch c d"]) -> Float[Tensor, "*batch c m"]:
@@ -82,7 +83,8 @@ def span_of(
     QR factorises one task after the other.
     """
     n, d = features.shape[-2:]
-    if d < 2 * (n + 1) or features.is_cuda:
+    half = features.dtype in (torch.float16, torch.bfloat16)  # which nothing factorises
+    if d < 2 * (n + 1) or features.is_cuda or half:
         return None
     return Span(features, head)
 
@@ -107,10 +109,11 @@ def in_coordinates(
     if isinstance(lower, Spanned) and isinstance(theta, Tensor) and isinstance(phi, Tensor):
         span = lower.span(theta, phi)
     if span is None:
-        return theta, phi, _as_it_is
+        return as_it_is(theta, phi)
     start = span.coordinates(cast(Tensor, phi))
     return cast(Theta, span.features), cast(Phi, start), cast(Callable[[Phi], Phi], span.head)
 
 
-def _as_it_is(phi: Phi) -> Phi:
-    return phi
+def as_it_is(theta: Theta, phi: Phi) -> tuple[Theta, Phi, Callable[[Phi], Phi]]:
+    """The true coordinates, likewise."""
+    return theta, phi, lambda found: found

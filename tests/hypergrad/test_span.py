@@ -242,3 +242,50 @@ def test_not_to_look_needs_an_end() -> None:
     for solver in (CG, MINRES, NormalCG):
         with pytest.raises(InputError, match="check_every=None, which needs max_steps"):
             solver(check_every=None)
+
+
+@dataclass(frozen=True)
+class Lifted(RidgeRegression):
+    """Another function of the head, which no longer shrinks what lies beyond the span to 0."""
+
+    def __call__(self, theta: Tensor, phi: Tensor) -> Tensor:
+        return RidgeRegression.__call__(self, theta, phi) + (phi - 1).square().sum((-2, -1)) / 2
+
+    def gradient(self, theta: Tensor, phi: Tensor) -> Tensor:
+        return RidgeRegression.gradient(self, theta, phi) + phi - 1
+
+
+def test_a_derived_objective_is_solved_where_it_is_stated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, 20, generator=generator, dtype=torch.float64)
+    targets = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    objective, start = Lifted(targets=targets, l2=L2), torch.zeros(2, 3, 20, dtype=torch.float64)
+    by = GradientDescent(steps=400, step_size=0.05)
+    # mu >= 1 and |I - alpha H| <= 0.95: 400 steps leave 1e-9 of the first gradient
+    assert (by.minimise(objective, features, start).stationarity < 1e-6).all()
+
+
+def test_solvers_that_depend_on_the_basis_are_given_the_true_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 20, generator=generator, dtype=torch.float64)
+    objective = SoftmaxRegression(labels=torch.tensor([0, 1, 2, 0]), l2=L2)
+    halves = torch.full((60,), 0.5, dtype=torch.float64)
+    newton = Newton(solver=CG(rtol=1e-3, preconditioner=lambda vector: halves * vector))
+    found = newton.minimise(objective, features, torch.zeros(3, 20, dtype=torch.float64))
+    assert found.converged is not None
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_stay_in_all_dimensions(dtype: torch.dtype) -> None:
+    assert span.span_of(torch.ones(2, 20, dtype=dtype), torch.ones(3, 20, dtype=dtype)) is None
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e20])
+def test_a_start_of_any_size_is_kept(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = size * torch.randn(3, 20, generator=generator)
+    found = span.Span(torch.randn(4, 20, generator=generator), head)
+    back = found.head(found.coordinates(head))
+    # two orthogonal projections and their sum, 20 terms each
+    assert ((back - head) / size).abs().max() < 100 * torch.finfo(torch.float32).eps * 10

@@ -19,6 +19,7 @@ from hypergrad import (
 from hypergrad.adjoints_forward import Forward
 from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.lower.nesterov import Nesterov
+from hypergrad.objectives import SoftmaxRegression
 
 EPS = torch.finfo(torch.float64).eps
 THETA = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
@@ -223,3 +224,24 @@ def test_a_derivative_that_is_not_finite_is_named(adjoint: Adjoint) -> None:
     by = GradientDescent(steps=3, step_size=0.01)
     with pytest.raises(NotFiniteError, match="derivative in theta through the lower level"):
         argmin(cusp, theta, 0 * STARTS, by=by, adjoint=adjoint).sum().backward()
+
+
+@pytest.mark.parametrize("solver", [GradientDescent, Nesterov])
+def test_every_task_has_a_last_step_where_two_gradients_round_differently(
+    solver: type[GradientDescent] | type[Nesterov],
+) -> None:
+    # Steps are counted with the closed form's gradient and recorded with autodiff's: near the
+    # goal one of them may meet it a step before the other.
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(400, 4, 8, generator=generator).requires_grad_()
+    labels = torch.randint(0, 3, (400, 4), generator=generator)
+    by = solver(steps=300, step_size=0.3, atol=1e-7)
+    heads = argmin(
+        SoftmaxRegression(labels=labels, l2=0.5),
+        features,
+        torch.zeros(400, 3, 8),
+        by=by,
+        adjoint=Truncated(steps=1),
+    )
+    (derivative,) = torch.autograd.grad(heads.square().sum(), features)
+    assert (derivative.abs().amax((-1, -2)) > 0).all()

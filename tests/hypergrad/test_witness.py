@@ -144,3 +144,38 @@ def test_an_answer_of_another_shape_is_refused() -> None:
     answer = CG().solve(lambda vector: vector, rhs[:2])
     with pytest.raises(InputError, match=r"x of shape \(2, "):
         witness.examine(answer, rhs)
+
+
+@dataclass(frozen=True)
+class InNumpy:
+    """Richardson's iteration in NumPy, which writes into buffers without torch's knowledge."""
+
+    lies: bool
+
+    def solve(self, apply: LinearMap, rhs: Tensor, start: Tensor | None = None) -> Solution:
+        honest = Cholesky().solve(apply, rhs)
+        x = honest.x.clone()
+        buffer = x.numpy()
+        product = apply(x).numpy()
+        product[...] = 0  # the product's own buffer
+        if self.lies:
+            buffer *= 1.5
+        return replace(honest, x=x, residual=0 * honest.residual)
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_buffers_that_numpy_writes_into_fool_nobody(lies: bool) -> None:
+    problem = Bilevel(upper=upper, lower=TOY.lower)
+    found = hypergradient(problem, TOY.theta, PHI, solver=InNumpy(lies)).certificate.adjoint
+    assert (found.status == (Status.DENIED if lies else Status.CONVERGED)).all()
+    assert bool((found.residual > 0.4).all()) == lies
+
+
+def test_evidence_of_another_shape_is_refused() -> None:
+    rhs = PHI - 1
+    witness = Witness(Counting())
+    answer = CG().solve(lambda vector: vector, rhs)
+    # past the runtime checker, which users don't have on
+    object.__setattr__(answer, "residual", answer.residual[:, None])
+    with pytest.raises(InputError, match="one value for each task"):
+        witness.examine(answer, rhs)
