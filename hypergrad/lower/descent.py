@@ -213,12 +213,10 @@ def _walk(
     """
     memory: Memory = ()
     for index in indices:
-        old: list[Tensor] = leaves(phi)
-        known: Memory = memory
-        phi, memory = solver.step(lower, theta, phi, memory)
         # the last of the memory counts steps, whether they change something or not
-        before, after = [*old, *known[:-1]], [*leaves(phi), *memory[:-1]]
-        if tolerance and _same(before, after[: len(before)]):
+        old: list[Tensor] = [*leaves(phi), *memory[:-1]] if tolerance else []
+        phi, memory = solver.step(lower, theta, phi, memory)
+        if tolerance and _same(old, [*leaves(phi), *memory[:-1]][: len(old)]):
             return phi, memory, index
     return phi, memory, len(indices)
 

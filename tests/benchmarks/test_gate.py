@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.figures import Figure, counted, generic
+from benchmarks.figures import SMALL, Figure, counted, generic
 from benchmarks.gate import MARGINS, load, moved, table
 from hypergrad import Implicit, Unrolled
 from metalearn.episodes import Episodes
@@ -119,5 +119,8 @@ def test_what_else_moves(
 def test_the_baseline_has_a_slope_of_zero_for_whatever_is_differentiated_implicitly() -> None:
     baseline = load()
     for name in ("memory-reduced", "imaml", "fomaml", "reptile"):
-        for what in ("peak", "saved"):
-            assert baseline[f"{name}: {what} bytes that a lower step adds"].value == 0
+        # Each of Reptile's steps is checked in time, and a check that waits keeps a flag for each
+        # task and one for all (`hypergrad.errors.deferred`).
+        flags = SMALL.tasks + 1 if name == "reptile" else 0
+        assert baseline[f"{name}: peak bytes that a lower step adds"].value == flags
+        assert baseline[f"{name}: saved bytes that a lower step adds"].value == 0
