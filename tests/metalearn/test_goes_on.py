@@ -1,0 +1,90 @@
+"""A command given again finds its run again, and what is counted beforehand changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from metalearn import plan
+from metalearn.config import Protocol, TrainConfig
+from metalearn.distributed import World
+from metalearn.episodes import Undrawn
+from metalearn.errors import ConfigError
+from metalearn.methods.accumulate import chunks
+from metalearn.report.commands import ensure
+from metalearn.run import Run
+from metalearn.training import Training, upper_step
+
+CPU = torch.device("cpu")
+ASKED = TrainConfig(
+    memory_budget="1GiB",
+    steps=2,
+    validate_every=2,
+    validation_episodes=2,
+    test_episodes=2,
+    filters=4,
+    tasks_per_step=2,
+    train=Protocol(way=5, shot=1, query=1),
+    threads=1,
+    tracker="none",
+)
+
+
+def test_recorded_settings_answer_to_what_they_came_from() -> None:
+    came_to = dataclasses.replace(ASKED, memory_budget=None, tasks_per_chunk=2, device="cpu")
+    assert came_to.answers(ASKED)
+    assert not came_to.answers(dataclasses.replace(ASKED, steps=3))
+    assert not came_to.answers(dataclasses.replace(ASKED, device="cuda"))
+    other = dataclasses.replace(ASKED, memory_budget=None, tasks_per_chunk=1)
+    assert not came_to.answers(other)
+
+
+def test_a_run_with_a_budget_is_left_as_it_is_the_second_time(tmp_path: Path) -> None:
+    asked = dataclasses.replace(ASKED, run=tmp_path / "run")
+    ensure(asked, console=Console(quiet=True))
+    run = Run(tmp_path / "run")
+    assert run.finished
+    before = (run.folder / "result.json").read_bytes()
+    ensure(asked, console=Console(quiet=True))
+    assert (run.folder / "result.json").read_bytes() == before
+
+
+def test_counting_bytes_draws_nothing_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def dropping(*arguments: Any, **settings: Any) -> torch.Tensor:
+        torch.rand(3)  # as a backbone that drops activations does
+        return upper_step(*arguments, **settings)
+
+    monkeypatch.setattr(plan, "upper_step", dropping)
+    training = Training(dataclasses.replace(ASKED, memory_budget=None), CPU)
+    before = torch.get_rng_state()
+    assert plan.predicted_bytes(training) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_budget_is_chunks_to_running_averages_of_several_ranks() -> None:
+    config = dataclasses.replace(ASKED, normalisation="stored")
+    with pytest.raises(ConfigError, match="memory_budget, to several ranks"):
+        Training(config, CPU, World(rank=0, size=2))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_what_is_drawn_ahead_is_what_comes_next(rank: int, chunk: int | None) -> None:
+    config = dataclasses.replace(ASKED, memory_budget=None, tasks_per_step=5, tasks_per_chunk=chunk)
+    training = Training(config, CPU, World(rank=rank, size=2))
+    asked_for = list[tuple[int, int]]()
+    for step in range(3):
+        training.step = step
+        own = training.own
+        starts = range(own.start, own.stop, chunk or len(own))
+        drawn = chunks(Undrawn(training.sampler, own.start, len(own)), chunk or len(own))
+        sizes = [len(part.images) for part in drawn]
+        asked_for += zip(starts, sizes, strict=True)
+    foreseen = [training._after(*one) for one in asked_for[:-1]]
+    assert foreseen == asked_for[1:]
