@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metalearn.backbones.backbone import keeps, rerun
-from metalearn.backbones.norm import Norm, Normalisation, check_normalisation
+from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
 from metalearn.errors import ConfigError
 
 
@@ -75,17 +75,25 @@ class Conv4(nn.Module):
         """Features of all images of all tasks, the first `support` of each task being its support.
 
         Reads the images without a copy where `images.transpose(0, 1)` is contiguous, as those of
-        `Episodes` are.
+        `Episodes` are, and the weights are not channels-last.
         """
         tasks, samples = images.shape[:2]
-        x = images.transpose(0, 1).reshape(samples * tasks, *images.shape[2:])
-        sizes = [size * tasks for size in (support, samples - support) if size > 0]
+        counts = [count for count in (support, samples - support) if count > 0]
+        last = self.convs[-1].weight
+        assert isinstance(last, Tensor)
+        alone = task_by_task(last)
+        x = (images if alone else images.transpose(0, 1)).flatten(0, 1)
+        sizes = counts * tasks if alone else [count * tasks for count in counts]
         for conv, norm in zip(self.convs, self.norms, strict=True):
 
             def block(x: Tensor, conv: nn.Module = conv, norm: nn.Module = norm) -> Tensor:
-                # split, not two slices: the gradient of a slice is as large as the whole.
-                parts = conv(x).split(sizes)
-                return torch.cat([F.relu(F.max_pool2d(norm(part, tasks), 2)) for part in parts])
+                # split, not slices: the gradient of a slice is as large as the whole.
+                pieces = conv(x).split(sizes)
+                parts = [norm(pieces[part :: len(counts)], tasks) for part in range(len(counts))]
+                normed = itertools.chain(*zip(*parts, strict=True))
+                return torch.cat([F.relu(F.max_pool2d(piece, 2)) for piece in normed])
 
             x = block(x) if keeps(self.recompute) else rerun(block, x, owner=norm)
+        if alone:
+            return x.reshape(tasks, samples, -1)
         return x.reshape(samples, tasks, -1).transpose(0, 1)

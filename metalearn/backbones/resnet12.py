@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metalearn.backbones.backbone import keeps, rerun
 from metalearn.backbones.dropblock import DropBlock
-from metalearn.backbones.norm import Norm, Normalisation, check_normalisation
+from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
 from metalearn.errors import ConfigError
 
 _SLOPE: Final = 0.1  # of the leaky ReLUs
@@ -95,7 +95,7 @@ class ResNet12(nn.Module):
         """Features of all images of all tasks, the first `support` of each task being its support.
 
         Reads the images without a copy where `images.transpose(0, 1)` is contiguous, as those of
-        `Episodes` are.
+        `Episodes` are, and the weights are not channels-last.
         """
         tasks, samples = images.shape[:2]
         sizes = [size for size in (support, samples - support) if size > 0]
@@ -103,16 +103,22 @@ class ResNet12(nn.Module):
         return torch.cat(parts).transpose(0, 1)
 
     def _part(self, images: Float[Tensor, "m T C H W"], tasks: int) -> Float[Tensor, "m T D"]:
-        x = images.flatten(0, 1)
+        first = self.blocks[0]
+        assert isinstance(first, _Residual)
+        alone = first.task_by_task()
+        x = (images.transpose(0, 1) if alone else images).flatten(0, 1)
+        pieces = tasks if alone else 1
         for residual in self.blocks:
 
             def block(x: Tensor, residual: nn.Module = residual) -> Tensor:
-                answer: Tensor = residual(x, tasks)
+                answer: Tensor = residual(x, tasks, pieces)
                 return answer
 
             x = block(x) if keeps(self.recompute) else rerun(block, x, owner=residual)
         if self.average:
             x = x.mean((2, 3))
+        if alone:
+            return x.reshape(tasks, len(images), -1).transpose(0, 1)
         return x.reshape(len(images), tasks, -1)
 
 
@@ -130,12 +136,21 @@ class _Residual(nn.Module):
         self.short_norm = Norm(outside, mode=mode)
         self.drop = drop
 
-    def forward(self, x: Tensor, tasks: int) -> Tensor:
+    def task_by_task(self) -> bool:
+        last = self.convs[-1].weight
+        assert isinstance(last, Tensor)
+        return task_by_task(last)
+
+    def forward(self, x: Tensor, tasks: int, pieces: int) -> Tensor:
+        def normed(norm: nn.Module, z: Tensor) -> Tensor:
+            done: list[Tensor] = norm(z.chunk(pieces), tasks)
+            return torch.cat(done) if pieces > 1 else done[0]
+
         y = x
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            y = norm(conv(y), tasks)
+            y = normed(norm, conv(y))
             if index < 2:
                 y = F.leaky_relu(y, _SLOPE)
-        y = F.leaky_relu(y + self.short_norm(self.short(x), tasks), _SLOPE)
+        y = F.leaky_relu(y + normed(self.short_norm, self.short(x)), _SLOPE)
         dropped: Tensor = self.drop(F.max_pool2d(y, 2))
         return dropped

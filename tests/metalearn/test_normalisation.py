@@ -73,9 +73,9 @@ def test_stored_statistics_are_running_means_of_the_tasks_own() -> None:
     mean, variance = torch.zeros(5).double(), torch.ones(5).double()
     for samples in (SUPPORT, QUERY):
         x = torch.randn(samples * TASKS, 5, 4, 4, generator=generator, dtype=torch.float64)
-        found = norm(x, TASKS)
+        (found,) = norm([x], TASKS)
         by_task = [x[task::TASKS] for task in range(TASKS)]
-        assert torch.equal(found, Norm(5, mode="transductive").double()(x, TASKS))
+        assert torch.equal(found, Norm(5, mode="transductive").double()([x], TASKS)[0])
         means = torch.stack([part.mean((0, 2, 3)) for part in by_task])
         variances = torch.stack([part.transpose(0, 1).flatten(1).var(1) for part in by_task])
         mean = 0.9 * mean + 0.1 * means.mean(0)
@@ -87,7 +87,7 @@ def test_stored_statistics_are_running_means_of_the_tasks_own() -> None:
     norm.eval()
     x = torch.randn(6, 5, 4, 4, generator=generator, dtype=torch.float64)
     expected = (x - mean[:, None, None]) / (variance + norm.eps).sqrt()[:, None, None]
-    assert torch.allclose(norm(x, 3), expected, rtol=0, atol=1e3 * EPS)
+    assert torch.allclose(norm([x], 3)[0], expected, rtol=0, atol=1e3 * EPS)
 
 
 @pytest.mark.parametrize("build", [conv4, resnet12])
@@ -125,12 +125,14 @@ def test_channels_last_changes_the_layout_only(build: Build, mode: Normalisation
     layouts: list[bool] = []
     for norm in last.modules():
         if isinstance(norm, Norm):
-            norm.register_forward_pre_hook(
-                lambda _, args: layouts.append(
-                    args[0].is_contiguous(memory_format=torch.channels_last)
+            norm.register_forward_hook(
+                lambda _, args, answers: layouts.extend(
+                    piece.is_contiguous(memory_format=torch.channels_last)
+                    for piece in (*args[0], *answers)
                 )
             )
     (expected, gradients), (found, others) = run(module, images()), run(last, images())
+    assert layouts
     assert all(layouts)
     assert close(found, expected)
     for ours, theirs in zip(others, gradients, strict=True):
@@ -144,8 +146,9 @@ def test_channels_last_keeps_statistics_wide() -> None:
     norm = Norm(4, mode="transductive")
     x = torch.randn(SUPPORT * TASKS, 4, 6, 6, generator=torch.Generator().manual_seed(0)) + 3
     rounded = x.bfloat16()
-    found = norm(rounded.to(memory_format=torch.channels_last), TASKS)
-    expected = norm(rounded.float(), TASKS)
+    pieces = rounded.to(memory_format=torch.channels_last).chunk(TASKS)
+    found = torch.cat(norm(pieces, TASKS))
+    expected = torch.cat(norm(rounded.float().chunk(TASKS), TASKS))
     assert found.dtype == torch.bfloat16
     # One rounding of values up to 4 to 8 bits; statistics in bfloat16 (of mean 3) would be off by
     # 2^-9 * 3 each.
