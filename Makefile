@@ -41,11 +41,11 @@ mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE
 	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
 		$(if $(SAMPLE),--sample $(SAMPLE))
 
-experiments-omniglot: $(READY)  ## 5-way and 20-way 1-shot; two hours of two cores, goes on if stopped
+experiments-omniglot: $(READY)  ## 20-way and 5-way 1-shot; an hour of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare omniglot --source $(SOURCE))
 	$(BIN)/python -m metalearn.experiments omniglot
 
-experiments-cifarfs: $(READY)  ## five methods from three seeds; two hours of two cores, goes on if stopped
+experiments-cifarfs: $(READY)  ## five methods from three seeds; two hours of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
 	$(BIN)/python -m metalearn.experiments cifar-fs
 

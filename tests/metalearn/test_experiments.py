@@ -22,6 +22,7 @@ from metalearn.experiments.__main__ import (
     omniglot,
 )
 from metalearn.report.collect import collect
+from metalearn.retest import load_retested
 from metalearn.run import Run
 
 SMALL = TrainConfig(
@@ -40,10 +41,9 @@ SMALL = TrainConfig(
 
 
 def test_their_settings_are_those_of_the_published_protocols() -> None:
-    for way in (5, 20):
-        found = named(f"omniglot-{way}way-1shot")
-        assert (found.data, found.test) == ("omniglot", Protocol(way=way, shot=1, query=5))
-        assert (found.test_episodes, found.filters) == (1000, 64)
+    found = named("omniglot-20way-1shot")
+    assert (found.data, found.test) == ("omniglot", Protocol(way=20, shot=1, query=5))
+    assert (found.test_episodes, found.filters) == (1000, 64)
     shared = named("cifar-fs-5way-5shot")
     assert (shared.test.way, shared.test.shot, shared.test.query) == (5, 5, 15)
     for method in METHODS:  # each can be made under these settings, with the same episodes
@@ -71,13 +71,15 @@ def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     config = ExperimentConfig(name="omniglot", runs=tmp_path / "runs", results=tmp_path / "results")
     asked = dataclasses.replace(SMALL, method="protonet")
-    omniglot(config, {"a": asked}, console=console)
-    kept = Run(tmp_path / "results" / "a").result()
-    (tmp_path / "runs" / "a" / "result.json").unlink()  # as if it had been stopped before
-    omniglot(config, {"a": asked}, console=console)
-    omniglot(config, {"a": asked}, console=console)
-    assert Run(tmp_path / "results" / "a").result().per_episode == kept.per_episode
-    events = (tmp_path / "results" / "a" / "events.jsonl").read_text()
-    assert events.count("resumed") == 1
+    name = "omniglot-20way-1shot"
+    run, results = tmp_path / "runs" / name, tmp_path / "results" / name
+    omniglot(config, asked, ways=3, console=console)
+    kept = Run(results).result()
+    assert load_retested(results / "3way-1shot.json").protocol.way == 3
+    (run / "result.json").unlink()  # as if it had been stopped before
+    omniglot(config, asked, ways=3, console=console)
+    omniglot(config, asked, ways=3, console=console)
+    assert Run(results).result().per_episode == kept.per_episode
+    assert (results / "events.jsonl").read_text().count("resumed") == 1
     with pytest.raises(RunError, match="has other settings"):
-        omniglot(config, {"a": dataclasses.replace(asked, seed=1)}, console=console)
+        omniglot(config, dataclasses.replace(asked, seed=1), console=console)
