@@ -17,6 +17,7 @@ from benchmarks.provenance import SEED
 from hypergrad import Certificate
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.episodes import Episodes
+from metalearn.layout import channels_last_is_faster, lay_out
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.presets import preset
@@ -57,11 +58,13 @@ class Setting:
         return Conv4(filters=self.filters, channels=3, size=self.side, generator=generator)
 
     def model(self, method: Method, *, device: str = "cpu") -> Model:
-        """The upper variable."""
+        """The upper variable, laid out as `metalearn train` does."""
         generator = torch.Generator().manual_seed(SEED)
         backbone = self.backbone()
         own = method.variables(features=backbone.features, way=WAY, generator=generator)
-        return Model(backbone, own).to(device)
+        model = Model(backbone, own).to(device)
+        lay_out(model, channels_last=channels_last_is_faster(method, torch.device(device)))
+        return model
 
     def episodes(self, *, device: str = "cpu") -> Episodes:
         """Noise, the tasks inside (see `Episodes`)."""
@@ -185,8 +188,12 @@ class Step:
 
 
 def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[nn.Module, Callable[[], None]]:
-    """One forward and one backward of the backbone alone on all images of a step: the limit."""
+    """One forward and one backward of the backbone alone on all images of a step: the limit.
+
+    In the layout in which it is faster.
+    """
     backbone = setting.backbone().to(device)
+    lay_out(backbone, channels_last=device == "cpu")
     episodes = setting.episodes(device=device)
     support = episodes.support_labels.shape[1]
 

@@ -39,6 +39,7 @@ from benchmarks.fewshot import SETTINGS, Setting, Step, backbone_pass, method
 from benchmarks.provenance import provenance, write
 from benchmarks.published_methods import Published
 from benchmarks.timing import Ratio, interleaved, keep_pages, ratios
+from metalearn.layout import lay_out
 from metalearn.methods import Method, Model
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.heads import LinearHeads
@@ -118,6 +119,7 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     for label, (name, task) in SCRIPTS.items():
         count = maml_steps if name == "maml" else steps
         step = Step(subject(name, count), setting, device=device)
+        lay_out(step.model, channels_last=False)  # which no script changes
         own = numbers(step.method)
         assert own.step_size is not None
         script = Published(
