@@ -57,12 +57,12 @@ class Setting:
             return ResNet12(channels=3, size=self.side, drop_rate=0.0, generator=generator)
         return Conv4(filters=self.filters, channels=3, size=self.side, generator=generator)
 
-    def model(self, method: Method, *, device: str = "cpu") -> Model:
+    def model(self, method: Method, *, device: str = "cpu", streamed: bool = False) -> Model:
         """The upper variable, laid out as `metalearn train` does."""
         generator = torch.Generator().manual_seed(SEED)
         backbone = self.backbone()
         own = method.variables(features=backbone.features, way=WAY, generator=generator)
-        model = Model(backbone, own).to(device)
+        model = Model(backbone, own, streamed=streamed).to(device)
         lay_out(model, channels_last=channels_last_is_faster(method, torch.device(device)))
         return model
 
@@ -128,6 +128,7 @@ class Step:
         setting: backbone and tasks.
         device: to run on.
         tasks_per_chunk: see `accumulate`.
+        streamed: see `Model`.
 
     Attributes:
         certificates: of the last call, one for each chunk.
@@ -140,9 +141,10 @@ class Step:
         *,
         device: str = "cpu",
         tasks_per_chunk: int | None = None,
+        streamed: bool = False,
     ) -> None:
         self.method, self.tasks_per_chunk = subject, tasks_per_chunk
-        self.model = setting.model(subject, device=device)
+        self.model = setting.model(subject, device=device, streamed=streamed)
         self.episodes = setting.episodes(device=device)
         self.certificates: list[Certificate] = []
 

@@ -104,8 +104,17 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     found = [Contender(name=PASS, steps=None, model=model, images=images, run=run)]
     for name, label in NAMES.items():
         count = maml_steps if name == "maml" else steps
-        for chunk, how in ((None, ""), (1, ", one task at a time")):
-            step = Step(subject(name, count), setting, device=device, tasks_per_chunk=chunk)
+        ways = [(None, False, ""), (1, False, ", one task at a time")]
+        if name == "memory-reduced":
+            ways.append((1, True, ", streamed"))
+        for chunk, streamed, how in ways:
+            step = Step(
+                subject(name, count),
+                setting,
+                device=device,
+                tasks_per_chunk=chunk,
+                streamed=streamed,
+            )
             found.append(
                 Contender(
                     name=label + how,
