@@ -3,8 +3,9 @@
     python -m benchmarks.limit --out benchmarks/results/limit.json
 
 For each setting: time and peak bytes of memory-reduced steps over those of the backbone's own pass
-on the same images, all tasks at once; then in chunks of four tasks, plain and streamed; and the peak
-of streamed steps of 32 and of 1,024 tasks, whose images are drawn chunk by chunk as in training.
+on the same images, all tasks at once; then in chunks of four tasks, plain and streamed; and the
+peak of streamed steps of 32 and of 1,024 tasks, whose images are drawn chunk by chunk as in
+training.
 """
 
 from __future__ import annotations
