@@ -189,13 +189,15 @@ class Step:
         return float((self.gradient() - reference).norm() / reference.norm())
 
 
-def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[nn.Module, Callable[[], None]]:
+def backbone_pass(
+    setting: Setting, *, device: str = "cpu", channels_last: bool | None = None
+) -> tuple[nn.Module, Callable[[], None]]:
     """One forward and one backward of the backbone alone on all images of a step: the limit.
 
-    In the layout in which it is faster.
+    By default in the layout in which it is faster.
     """
     backbone = setting.backbone().to(device)
-    lay_out(backbone, channels_last=device == "cpu")
+    lay_out(backbone, channels_last=device == "cpu" if channels_last is None else channels_last)
     episodes = setting.episodes(device=device)
     support = episodes.support_labels.shape[1]
 

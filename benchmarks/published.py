@@ -15,7 +15,9 @@ programs of one hypergradient differ by percents (in float64 by 1e-8). What is m
 depend on it.
 
 "Best effort" is the same method as `metalearn` runs it: features once where the method allows it,
-all tasks together, or in chunks of one task, which is what costs the least memory.
+all tasks together, or in chunks of one task, which is what costs the least memory; streamed chunks
+keep no activations of the backbone. Scripts run channels-first, which is PyTorch's default, and
+`metalearn` in the layout that it picks (`metalearn.layout`).
 """
 
 from __future__ import annotations
@@ -102,6 +104,10 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     model, run = backbone_pass(setting, device=device)
     images = setting.episodes(device=device).images
     found = [Contender(name=PASS, steps=None, model=model, images=images, run=run)]
+    if device == "cpu":  # where it makes a difference; no script changes PyTorch's default
+        model, run = backbone_pass(setting, device=device, channels_last=False)
+        name = f"{PASS}, channels-first"
+        found.append(Contender(name=name, steps=None, model=model, images=images, run=run))
     for name, label in NAMES.items():
         count = maml_steps if name == "maml" else steps
         ways = [(None, False, ""), (1, False, ", one task at a time")]
@@ -128,7 +134,7 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     for label, (name, task) in SCRIPTS.items():
         count = maml_steps if name == "maml" else steps
         step = Step(subject(name, count), setting, device=device)
-        lay_out(step.model, channels_last=False)  # which no script changes
+        lay_out(step.model, channels_last=False)
         own = numbers(step.method)
         assert own.step_size is not None
         script = Published(
