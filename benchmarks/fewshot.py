@@ -63,7 +63,8 @@ class Setting:
         backbone = self.backbone()
         own = method.variables(features=backbone.features, way=WAY, generator=generator)
         model = Model(backbone, own, streamed=streamed).to(device)
-        lay_out(model, channels_last=channels_last_is_faster(method, torch.device(device)))
+        faster = channels_last_is_faster(backbone, method, torch.device(device))
+        lay_out(model, channels_last=faster)
         return model
 
     def episodes(self, *, device: str = "cpu") -> Episodes:
@@ -197,7 +198,9 @@ def backbone_pass(
     By default in the layout in which it is faster.
     """
     backbone = setting.backbone().to(device)
-    lay_out(backbone, channels_last=device == "cpu" if channels_last is None else channels_last)
+    if channels_last is None:
+        channels_last = device == "cpu" and setting.filters is not None
+    lay_out(backbone, channels_last=channels_last)
     episodes = setting.episodes(device=device)
     support = episodes.support_labels.shape[1]
 

@@ -51,9 +51,8 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
         )
     model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
     asked = config.channels_last
-    lay_out(
-        model, channels_last=channels_last_is_faster(method, device) if asked is None else asked
-    )
+    faster = channels_last_is_faster(backbone, method, device)
+    lay_out(model, channels_last=faster if asked is None else asked)
     return model
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from metalearn.backbones import Conv4
 from metalearn.methods import ImplicitMaml, Maml, Method, Reptile
 
 
-def channels_last_is_faster(method: Method, device: torch.device) -> bool:
+def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:
     """Whether it is, as far as it was measured (docs/performance.md).
 
-    On a CPU a step of a head takes half the time channels-last, most of it saved in pooling and
-    normalisation. A whole network that is adapted has filters for each task, whose grouped
-    convolutions are faster channels-first. On CUDA it was not measured.
+    On a CPU a step of heads on a Conv4 takes half the time channels-last, most of it saved in
+    pooling and normalisation. A whole network that is adapted has filters for each task, whose
+    grouped convolutions are faster channels-first. ResNet-12 and CUDA were not measured.
     """
-    return device.type == "cpu" and not isinstance(method, (Maml, ImplicitMaml, Reptile))
+    adapted = isinstance(method, (Maml, ImplicitMaml, Reptile))
+    return device.type == "cpu" and isinstance(backbone, Conv4) and not adapted
 
 
 def lay_out(model: nn.Module, *, channels_last: bool) -> None:

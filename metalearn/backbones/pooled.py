@@ -73,9 +73,7 @@ class _Pooled(torch.autograd.Function):
         )
         means, variances = [], []
         for x, z in zip(_apart(images, scale, sizes), _apart(answer, scale, sizes), strict=True):
-            # With running averages in the scale's dtype, the statistics of 16 bits have it too.
-            running = torch.zeros_like(scale), torch.zeros_like(scale)
-            mean, variance = torch.batch_norm_update_stats(x, *running, 1.0)
+            mean, variance = _statistics(x, scale.dtype)
             factor = scale * (variance + eps).rsqrt()
             offset = shift - mean * factor
             low = F.max_pool2d(x, 2)
@@ -151,6 +149,26 @@ def _one_by_one(
         means.append(mean.detach())
         variances.append(root.detach() ** -2 - eps)
     return torch.cat(answer), torch.stack(means), torch.stack(variances)
+
+
+def _statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Means and (biased) variances of the channels.
+
+    Channels-last, torch adds up all pixels of a channel one after another, and in float32 its
+    statistics of 25 images of 84 x 84 pixels are off by 5e-5. Here each column of the image is a
+    channel of its own first, and what W of them have is joined (Chan, Golub and LeVeque 1979).
+    """
+    last = not x.is_contiguous()
+    n, c, h, w = x.shape
+    seen = x.permute(0, 2, 3, 1).reshape(n, h, 1, w * c).permute(0, 3, 1, 2) if last else x
+    # With running averages of this dtype, the statistics of 16 bits have it too.
+    running = torch.zeros(2, seen.shape[1], dtype=dtype, device=x.device)
+    mean, variance = torch.batch_norm_update_stats(seen, running[0], running[1], 1.0)
+    if not last:
+        return mean, variance
+    means = mean.view(w, c)
+    mean = means.mean(0)
+    return mean, variance.view(w, c).mean(0) + (means - mean).square().mean(0)
 
 
 def _apart(images: Tensor, scale: Tensor, sizes: Sequence[int]) -> list[Tensor]:

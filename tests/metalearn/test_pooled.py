@@ -73,6 +73,21 @@ def test_same_values_and_derivatives(each: int, layout: torch.memory_format) -> 
         assert close(variance, apart.var((0, 2, 3), correction=0))
 
 
+def test_statistics_of_many_pixels_in_float32() -> None:
+    """One sum after another is off by 5e-5 here, and so is a hypergradient that goes through it."""
+    generator = torch.Generator().manual_seed(0)
+    images = 1.5 + torch.randn((25, CHANNELS, 84, 84), generator=generator)
+    images = images.contiguous(memory_format=torch.channels_last)
+    ones = torch.ones(CHANNELS)
+    _, means, variances = normalised_pooled(images, ones, ones, [25], EPS)
+    wide = images.double()
+    expected = wide.var((0, 2, 3), correction=0)
+    # sums of 25 * 84 numbers one after another: 45 roundings at random, and a few for what follows
+    bound = 50 * torch.finfo(torch.float32).eps
+    assert ((variances[0] - expected) / expected).abs().max() <= bound
+    assert ((means[0] - wide.mean((0, 2, 3))) / expected.sqrt()).abs().max() <= bound
+
+
 def test_derivatives_of_derivatives() -> None:
     ours, sizes = inputs(each=1, layout=torch.channels_last, side=4)
 
