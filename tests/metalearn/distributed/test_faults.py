@@ -146,6 +146,16 @@ def test_a_folder_that_takes_no_more_stops_all_ranks(
     goes_on(run, whole, tmp_path)
 
 
+def test_a_restart_finds_a_finished_run_finished(whole: Path, tmp_path: Path) -> None:
+    """A rank that dies once the result is written makes torchrun start all of them again."""
+    again = {"TORCHELASTIC_RESTART_COUNT": "1"}
+    ended = ranks(2, broken.nothing_broken, f"--resume={whole}", folder=tmp_path, environment=again)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert "is finished: there is nothing left to do" in words(ended)
+    assert ended[1].said == ""
+    assert broken.events(whole) == ["started", "finished"]
+
+
 def test_a_folder_that_is_read_only_is_refused_at_the_start(
     tmp_path: Path, reachable: Path
 ) -> None:
