@@ -17,23 +17,9 @@ from metalearn.data.store import write_store
 from metalearn.distributed import TIMEOUT_VARIABLE
 from metalearn.run import Run
 from tests.metalearn.distributed import broken
-from tests.metalearn.distributed.ranks import Ended, ranks
+from tests.metalearn.distributed.ranks import TINY, Ended, ranks
 
-SMALL = [
-    "--steps=6",
-    "--validate-every=6",
-    "--checkpoint-every=2",
-    "--validation-episodes=2",
-    "--test-episodes=2",
-    "--filters=4",
-    "--tasks-per-step=2",
-    "--train.way=3",
-    "--test.way=3",
-    "--method=protonet",
-    "--threads=1",
-    "--device=cpu",
-    "--tracker=none",
-]
+SMALL = ["--steps=6", "--validate-every=6", "--method=protonet", *TINY]
 BROKEN_AT = 4  # a step after two checkpoints' worth of them: the last is of step 2
 
 
