@@ -88,6 +88,30 @@ def test_what_one_rank_raises_is_raised_on_all(
     goes_on(run, whole, tmp_path)
 
 
+def test_what_all_ranks_see_is_said_once_and_one_of_them_measures(tmp_path: Path) -> None:
+    run, noted = tmp_path / "run", tmp_path / "noted"
+    settings = [*SMALL, "--method=memory-reduced", "--validate-every=2", "--hypergradient-error"]
+    ended = ranks(2, broken.nan_residual, 4, noted, f"--run={run}", *settings, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "NotFiniteError: the residual is nan at upper step 4" in words(ended)
+    assert ended[1].said == ""
+    # the error was measured at the validation before, on the leading rank alone
+    assert noted.read_text() == "rank 0\n"
+    (line,) = Run(run).metrics()
+    assert line["step"] == 2
+    assert line["hypergradient_error"] > 0
+    # what it refuses stops all ranks
+    ended = ranks(2, broken.nan_error, f"--resume={run}", folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert (
+        "RankError: rank 0 of 2 failed at the hypergradient's error: NotFiniteError: the "
+        "hypergradient's distance from the exact one is nan"
+    ) in words(ended)
+    assert ended[1].said == ""
+    assert broken.events(run) == ["started", "failed", "resumed", "failed"]
+    assert Run(run).metrics() == [line]
+
+
 def test_a_hung_rank_is_named_with_its_step(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ended = ranks(
