@@ -54,11 +54,11 @@ def train(config: TrainConfig, *, console: Console) -> None:
     with, and a restart that finds it finished has nothing to do.
 
     Raises:
-        MetalearnError: a setting, the data or the folder can't be used; or the loss is not finite.
+        MetalearnError: a setting, the data or the folder can't be used; or a step is not finite.
         Stopped: by SIGINT or SIGTERM, with the state saved.
         RankError: on all of several ranks, what one of them raised.
         LostRankError: a rank hangs or is gone.
-        hypergrad.HypergradError: the lower level, or the adjoint on it, is not finite.
+        hypergrad.HypergradError: the lower level, or the adjoint on it, can't be used.
     """
     again: Run | None = None
     if config.resume is not None:

@@ -19,7 +19,7 @@ import metalearn.methods
 import metalearn.training
 from metalearn.cli import main
 from metalearn.evidence import Evidence
-from metalearn.exactness import Exactness
+from metalearn.exactness import Exactness, exactness
 
 Gradient = Callable[..., Any]
 
@@ -143,7 +143,7 @@ def nan_residual(step: int, noted: Path, *arguments: str) -> None:
 
     Each measurement of the hypergradient's error is noted in a file, with its rank.
     """
-    honest, measure = Evidence.add, metalearn.training.exactness
+    honest = Evidence.add
 
     def add(evidence: Evidence, rows: torch.Tensor) -> None:
         honest(evidence, rows)
@@ -153,7 +153,7 @@ def nan_residual(step: int, noted: Path, *arguments: str) -> None:
     def measured(*arguments: Any, **named: Any) -> Any:
         with noted.open("a") as file:
             file.write(f"rank {os.environ['RANK']}\n")
-        return measure(*arguments, **named)
+        return exactness(*arguments, **named)
 
     mock.patch.object(Evidence, "add", add).start()
     mock.patch.object(metalearn.training, "exactness", measured).start()

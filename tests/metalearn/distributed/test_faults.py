@@ -64,7 +64,11 @@ def goes_on(run: Path, whole: Path, folder: Path, *, step: int = 2) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (broken.nan, "NotFiniteError: the loss is nan: lower the learning rate"),
+        (
+            broken.nan,
+            "NotFiniteError: the loss is nan: lower the learning rate. One by one, with the "
+            "weights as they are, training episodes 7 to 7 are finite.",
+        ),
         (broken.out_of_memory, "ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB"),
         (
             broken.too_large,
@@ -93,7 +97,9 @@ def test_what_all_ranks_see_is_said_once_and_one_of_them_measures(tmp_path: Path
     settings = [*SMALL, "--method=memory-reduced", "--validate-every=2", "--hypergradient-error"]
     ended = ranks(2, broken.nan_residual, 4, noted, f"--run={run}", *settings, folder=tmp_path)
     assert [rank.code for rank in ended] == [1, 1], ended
-    assert "NotFiniteError: the residual is nan at upper step 4" in words(ended)
+    assert "NotFiniteError: the residual is nan at upper step 4, of training episodes [7]" in words(
+        ended
+    )
     assert ended[1].said == ""
     # the error was measured at the validation before, on the leading rank alone
     assert noted.read_text() == "rank 0\n"
