@@ -40,7 +40,7 @@ from benchmarks.costs import Cost, cost
 from benchmarks.fewshot import SETTINGS, Setting, Step, backbone_pass, method
 from benchmarks.provenance import provenance, write
 from benchmarks.published_methods import Published
-from benchmarks.timing import Ratio, interleaved, keep_pages, ratios
+from benchmarks.timing import Ratio, interleaved, keep_pages, ratios, spread
 from metalearn.layout import lay_out
 from metalearn.methods import Method, Model
 from metalearn.methods.adjust import adjusted, numbers
@@ -229,12 +229,11 @@ def table(found: dict[str, object]) -> Table:
     rows = found["rows"]
     assert isinstance(rows, list)
     for one in rows:
-        time, error = one["time"], one["disagreement"]
+        error = one["disagreement"]
         made.add_row(
             one["name"],
             "" if one["steps"] is None else str(one["steps"]),
-            f"{time['median']:.2f}",
-            f"{time['low']:.2f} to {time['high']:.2f}",
+            *spread(one["time"], digits=2),
             f"{one['bytes']:.2f}",
             f"{one['convolution_work']:.1f}",
             "" if error is None else f"{error:.0e}",

@@ -114,3 +114,9 @@ def keep_pages() -> bool:
     if not hasattr(library, "gnu_get_libc_version"):
         return False
     return bool(library.mallopt(no_mapping, 0) and library.mallopt(no_trimming, -1))
+
+
+def spread(time: dict[str, float], *, digits: int) -> tuple[str, str]:
+    """A written `Ratio` in two cells of a table: its median, its quartiles."""
+    median, low, high = (f"{time[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return median, f"{low} to {high}"

@@ -113,8 +113,9 @@ class TrainConfig:
         channels_last: memory layout of images and weights; by default where it is known to be
             faster: for conv4 on a CPU, unless the method adapts the whole network.
         recompute: compute the backbone's activations again in backward instead of keeping them.
-        streamed: keep no activations at all: backward runs the backbone again, first on the
-            queries, then on the support. Half the memory of a chunk for a second pass forward.
+        streamed: pass one task's support, or its queries, at a time and keep no activations:
+            backward runs the backbone again. Memory for a second pass forward. (Averages of stored
+            normalisation then move with each task, not with each chunk.)
         train: training episodes.
         test: validation and test episodes.
         tasks_per_step: B, tasks of one upper step, instead of the preset's.

@@ -92,9 +92,10 @@ class Conv4(nn.Module):
 
             def block(x: Tensor, conv: nn.Conv2d = conv, norm: Norm = norm) -> Tensor:
                 if norm.by_batch:
-                    signs = upright(norm.weight)[:, None, None, None]
-                    y = functional_call(conv, {"weight": conv.weight * signs}, (x,))
-                    return norm.pooled(y, sizes, len(counts), tasks)
+                    signs = upright(norm.weight)
+                    filters = conv.weight * signs[:, None, None, None]
+                    y = functional_call(conv, {"weight": filters}, (x,))
+                    return norm.pooled(y, signs, sizes, len(counts), tasks)
                 (y,) = norm([conv(x)], tasks)
                 return F.relu(F.max_pool2d(y, 2))
 

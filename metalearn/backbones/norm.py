@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn.backbones.pooled import normalised_pooled, upright
+from metalearn.backbones.pooled import normalised_pooled
 from metalearn.errors import ConfigError
 
 Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
@@ -23,7 +23,8 @@ and in testing alike. An answer then depends on the other queries of its task.
 `stored`: in training (`module.train()`) as transductive, while running averages of these means and
 (unbiased) variances are kept; in testing (`module.eval()`) the averages normalise every image, so
 that an answer depends on no other query. The averages move by a tenth towards the mean over the
-tasks of each part that passes: support, then query, and once for each chunk of tasks.
+tasks of each part that passes: support, then query, and once for each chunk of tasks, or for each
+task in streamed steps.
 `group`: group normalisation, each image by itself (Wu and He 2018).
 """
 
@@ -120,27 +121,28 @@ class Norm(nn.Module):
         """Whether statistics are those of the images at hand."""
         return self.mode == "transductive" or (self.mode == "stored" and self.training)
 
-    def pooled(self, images: Tensor, sizes: Sequence[int], parts: int, tasks: int) -> Tensor:
+    def pooled(
+        self, images: Tensor, signs: Tensor, sizes: Sequence[int], parts: int, tasks: int
+    ) -> Tensor:
         """Normalise (`by_batch`), pool and ReLU: see `metalearn.backbones.pooled`.
 
         Args:
-            images: (images, C, H, W) of filters multiplied by `upright(weight)`.
+            images: (images, C, H, W) of filters multiplied by `signs`.
+            signs: `upright(weight)`.
             sizes: images of each piece; support and query take turns, if there are both.
             parts: 2 if there are both, else 1.
             tasks: T.
         """
         each = tasks * parts // len(sizes)
-        scale = self.weight * upright(self.weight)
         answer, means, variances = normalised_pooled(
-            images, scale.repeat(each), self.bias.repeat(each), sizes, self.eps
+            images, (self.weight * signs).repeat(each), self.bias.repeat(each), sizes, self.eps
         )
         if self.mode == "stored":
-            signs = upright(self.weight).repeat(each)
             pixels = images.shape[-2] * images.shape[-1]
             for part in range(parts):
                 count = sizes[part] // each * pixels
                 unbiased = variances[part::parts] * (count / (count - 1))
-                self._notice(means[part::parts] * signs, unbiased)
+                self._notice(means[part::parts] * signs.repeat(each), unbiased)
         return answer
 
     def _notice(self, means: Tensor, variances: Tensor) -> None:

@@ -41,9 +41,10 @@ class Model(nn.Module):
         backbone: a `Backbone` that is an `nn.Module`.
         own: initial values of the method's own variables, by name.
         precision: see `Precision`; float16 asks for a gradient scaler, see `accumulate`.
-        streamed: keep no activations of the backbone: backward computes those of the queries again,
-            uses and forgets them, then those of the support. A second pass forward for half the
-            memory (support and query are normalised apart, so a part is the least that is exact).
+        streamed: one task's support, or its queries, pass the backbone at a time (they are
+            normalised apart, so this is the least that is exact), and their activations are not
+            kept: backward computes them again. A second pass forward, for memory that grows with
+            the images and features of a chunk of tasks only, whose heads are solved together.
 
     Raises:
         ConfigError: the backbone is no module.
@@ -75,15 +76,18 @@ class Model(nn.Module):
         images = images.double() if self.precision == "float64" else images
         with self._autocast(images.device):
             if self.streamed and torch.is_grad_enabled():
-                parts = images.tensor_split([support], dim=1)
-                features = torch.cat([self._streamed(part) for part in parts if part.numel()], 1)
+                features = torch.cat([self._streamed(task, support) for task in images.split(1)])
             else:
                 features = cast(Backbone, self.backbone)(images, support)
         return with_constant(features.to(images.dtype))
 
-    def _streamed(self, part: Tensor) -> Tensor:
+    def _streamed(self, task: Tensor, support: int) -> Tensor:
         backbone = cast(Backbone, self.backbone)
-        return rerun(lambda x: backbone(x, x.shape[1]), part, owner=self.backbone)
+        parts = [part for part in task.tensor_split([support], dim=1) if part.numel()]
+        return torch.cat(
+            [rerun(lambda x: backbone(x, x.shape[1]), part, owner=self.backbone) for part in parts],
+            dim=1,
+        )
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c"]:
         """Scores of one part of one task by the initial head: the network of MAML and its kin."""

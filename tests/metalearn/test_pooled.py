@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn.backbones import Conv4, Normalisation
+from metalearn.backbones import Conv4, Normalisation, pooled
 from metalearn.backbones.pooled import normalised_pooled, upright
+from metalearn.memory import LiveBytes
 from tests.metalearn.measure import SavedBytes
 
 EPS = 1e-5
@@ -50,11 +51,15 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= 1e4 * ROUNDING * expected.abs().max().clamp(1))
 
 
+@pytest.mark.parametrize("block", [2**18, 2 * CHANNELS * 49])  # two images at a time
 @pytest.mark.parametrize(
     ("each", "layout"),
     [(1, torch.channels_last), (1, torch.contiguous_format), (TASKS, torch.contiguous_format)],
 )
-def test_same_values_and_derivatives(each: int, layout: torch.memory_format) -> None:
+def test_same_values_and_derivatives(
+    each: int, layout: torch.memory_format, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooled, "_BLOCK", block)
     ours, sizes = inputs(each=each, layout=layout)
     found, means, variances = normalised_pooled(*ours, sizes, EPS)
     expected = usual(*ours, sizes)
@@ -128,6 +133,25 @@ def test_keeps_its_input_its_output_and_no_more() -> None:
     # normalised, and per pooled pixel an index of 8 bytes and a value: in float32 3, not 2.5
     assert saved.peak > 2.5 * ours[0].nbytes
     assert kept.shape == found.shape
+
+
+def test_backward_goes_through_the_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what must be there, it holds what it needs for some images only."""
+    ours, sizes = inputs(each=1, layout=torch.channels_last, side=32)
+    image = CHANNELS * 32 * 32
+    monkeypatch.setattr(pooled, "_BLOCK", image)
+    found = normalised_pooled(*ours, sizes, EPS)[0]
+    gradient = torch.randn_like(found)
+    present = [*ours, found, gradient]
+    with LiveBytes(present) as live:
+        torch.autograd.grad(found, ours, gradient)
+    # the result; an index of 4 bytes for each window of the largest piece; for each window of one
+    # image its index in 8 bytes, its value with and without the mean, and its gradient; and what is
+    # there for each channel
+    windows = image // 4
+    beside = image * sum(sizes) * 8 + max(sizes) * windows * 4 + 4 * windows * 8 + 2**12
+    assert live.peak <= sum(one.nbytes for one in present) + beside
+    assert beside < 1.1 * ours[0].nbytes
 
 
 @pytest.mark.parametrize("mode", ["transductive", "stored"])

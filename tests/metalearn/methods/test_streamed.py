@@ -53,8 +53,8 @@ def test_streaming_keeps_to_the_normalisation(mode: Normalisation) -> None:
     plain, batch = model(HEADS, backbone), episodes(side=16)
     other = streamed(plain)
     # four layers, each of which can double a relative error by its normalisation
-    assert close(step(HEADS, other, batch), step(HEADS, plain, batch), condition=2**4)
-    # running averages have noticed each image once
+    assert close(step(HEADS, other, batch), step(HEADS, plain, batch, chunk=1), condition=2**4)
+    # running averages have noticed each image once, task by task
     for ours, theirs in zip(other.buffers(), plain.buffers(), strict=True):
         assert close(ours, theirs, condition=2**4)
 
@@ -70,11 +70,18 @@ def test_streaming_draws_what_it_drops_once() -> None:
     shot = batch.support_labels.shape[1]
 
     class Parts(Model):
-        """Both parts apart, in the same order, graph and all."""
+        """Tasks and their parts apart, in the same order, graph and all."""
 
         def features(self, images: Tensor, support: int) -> Tensor:
-            parts = (images[:, :support], images[:, support:])
-            return torch.cat([super(Parts, self).features(p, p.shape[1]) for p in parts], 1)
+            return torch.cat(
+                [
+                    torch.cat([self.alone(x) for x in task.tensor_split([support], 1)], 1)
+                    for task in images.split(1)
+                ]
+            )
+
+        def alone(self, part: Tensor) -> Tensor:
+            return super().features(part, part.shape[1])
 
     whole = Parts(copy.deepcopy(subject.backbone), {})  # type: ignore[arg-type]
     assert shot < batch.images.shape[1]
@@ -92,10 +99,12 @@ def test_streaming_draws_what_it_drops_once() -> None:
 def test_streaming_is_two_passes_forward_and_one_back() -> None:
     generator = torch.Generator().manual_seed(0)
     plain = model(HEADS, Conv4(filters=4, channels=1, size=16, generator=generator))
+    batch = episodes(side=16)
     with Convolutions() as convolutions:
-        accumulate(HEADS, streamed(plain), episodes(side=16), watch=ignore)
-    # four blocks, support and query apart
-    assert convolutions.calls == {"convolution": 2 * 2 * 4, "convolution_backward": 2 * 4}
+        accumulate(HEADS, streamed(plain), batch, watch=ignore)
+    # four blocks for each task, support and query apart
+    once = 2 * 4 * batch.tasks
+    assert convolutions.calls == {"convolution": 2 * once, "convolution_backward": once}
 
 
 @pytest.mark.parametrize("name", ["maml", "imaml", "reptile"])
