@@ -111,7 +111,7 @@ class TrainConfig:
             running averages in testing; group: each image by itself.
         precision: of the backbone's products; lower levels are in float32, or float64 with it.
         channels_last: memory layout of images and weights; by default where it is known to be
-            faster: for conv4 on a CPU, unless the method adapts the whole network.
+            faster: for conv4 on a CPU, unless the method differentiates the network twice.
         recompute: compute the backbone's activations again in backward instead of keeping them.
         streamed: pass one task's support, or its queries, at a time and keep no activations:
             backward runs the backbone again. Memory for a second pass forward. (Averages of stored

@@ -6,18 +6,19 @@ import torch
 from torch import nn
 
 from metalearn.backbones import Conv4
-from metalearn.methods import ImplicitMaml, Maml, Method, Reptile
+from metalearn.methods import ImplicitMaml, Maml, Method
 
 
 def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:
     """Whether it is, as far as it was measured (docs/performance.md).
 
-    On a CPU a step of heads on a Conv4 takes half the time channels-last, most of it saved in
-    pooling and normalisation. A whole network that is adapted has filters for each task, whose
-    grouped convolutions are faster channels-first. ResNet-12 and CUDA were not measured.
+    On a CPU a Conv4's pass takes half the time channels-last, most of it saved in pooling and
+    normalisation, whose second derivatives are the faster channels-first. ResNet-12 and CUDA were
+    not measured.
     """
-    adapted = isinstance(method, (Maml, ImplicitMaml, Reptile))
-    return device.type == "cpu" and isinstance(backbone, Conv4) and not adapted
+    second = isinstance(method, Maml) and not method.first_order
+    twice = second or isinstance(method, ImplicitMaml)
+    return device.type == "cpu" and isinstance(backbone, Conv4) and not twice
 
 
 def lay_out(model: nn.Module, *, channels_last: bool) -> None:

@@ -106,6 +106,6 @@ def test_a_chunk_keeps_as_much_whatever_the_tasks_of_a_step(
     method, step = build(2), episodes(tasks=6, side=16)
     whole, more, part = kept(method, batch), kept(method, step), kept(method, next(chunks(step, 2)))
     # The chunk's images and labels are views of the step's, which are there before and after.
-    data = (step.images, step.support_labels, step.query_labels)
-    assert part - whole <= sum(tensor.nbytes for tensor in data)
-    assert more - whole > 10 * (part - whole)
+    data = sum(t.nbytes for t in (step.images, step.support_labels, step.query_labels))
+    assert part - whole <= data
+    assert more - whole > 4 * (part - whole)  # a graph of all tasks would be seen

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser, Unrolled
+from hypergrad.objectives import call, parameters
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.errors import ConfigError
 from metalearn.lower import Lower
@@ -217,6 +218,31 @@ def test_conv4_is_adapted_task_by_task(normalisation: str, layout: torch.memory_
     expected = gradient(torch.stack(losses).mean(), subject)
     # Smooth almost everywhere: no value of this seed lies within rounding of a kink.
     assert close(found(method, subject, batch), expected)
+
+
+def test_all_tasks_at_once_are_each_task() -> None:
+    """How a GPU runs them, against how a CPU does."""
+    backbone = Conv4(filters=8, channels=1, size=16, generator=torch.Generator().manual_seed(0))
+    subject, batch = model(ALL[0], backbone), episodes(tasks=3, side=16)
+    weights = parameters(subject, tasks=(3,))
+    weights = {
+        name: (value * (1 + 0.1 * torch.rand_like(value))) for name, value in weights.items()
+    }
+    for value in weights.values():
+        value.requires_grad_()
+    once = call(subject, weights, batch.images)
+    alone = [
+        call(subject, {name: value[index] for name, value in weights.items()}, images)
+        for index, images in enumerate(batch.images)
+    ]
+    assert close(once, torch.stack(alone))
+    slopes = [
+        torch.cat(
+            [g.flatten() for g in torch.autograd.grad(of.square().sum(), list(weights.values()))]
+        )
+        for of in (once, torch.stack(alone))
+    ]
+    assert close(*slopes)
 
 
 @pytest.mark.parametrize(
