@@ -22,9 +22,10 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.config import MethodName, TrainConfig
 from metalearn.errors import MetalearnError, Stopped
+from metalearn.experiments.rates import RATES, search
 from metalearn.files import write_atomically
 from metalearn.report.collect import collect
-from metalearn.report.commands import CompareConfig, compare, ensure
+from metalearn.report.commands import ensure
 from metalearn.report.figures import accuracy_figure, hypergradient_figure, memory_figure
 from metalearn.report.measured import MeasureConfig, measure
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
@@ -98,9 +99,12 @@ def cifar_fs(
     *,
     methods: tuple[MethodName, ...] = METHODS,
     seeds: tuple[int, ...] = SEEDS,
+    rates: tuple[float, ...] = RATES,
     console: Console,
 ) -> None:
-    """Compare the methods from these seeds; keep results, memory, tables and figures.
+    """Compare the methods from these seeds, each at the learning rate that suits it.
+
+    Keeps results, memory, tables and figures.
 
     Raises:
         MetalearnError: a run can't be made.
@@ -108,19 +112,24 @@ def cifar_fs(
     """
     name = "cifar-fs-5way-5shot"
     out = config.results / name
-    compare(
-        CompareConfig(out=config.runs / name, methods=methods, seeds=seeds, settings=asked),
-        console=console,
+    chosen, searched = search(
+        config.runs / f"{name}-rates", asked, methods=methods, rates=rates, console=console
     )
-    for method in methods:
-        for seed in seeds:
-            keep(config.runs / name / f"{method}-{seed}", out / f"{method}-{seed}")
+    for seed in seeds:
+        for method in methods:
+            run = config.runs / name / f"{method}-{seed}"
+            own = dataclasses.replace(
+                asked, run=run, method=method, seed=seed, learning_rate=chosen[method]
+            )
+            ensure(own, console=console)
+            keep(run, out / f"{method}-{seed}")
     measured = measure(
         MeasureConfig(out=out / "memory.json", methods=methods, steps=LOWER_STEPS, settings=asked),
         console=console,
     )
     runs = collect(out)
     tables: dict[str, Rows] = {
+        "rates": searched,
         "accuracy": accuracy_table(runs, reference=methods[0]),
         "hypergradient": hypergradient_table(runs),
         "memory": memory_table(measured),

@@ -21,6 +21,7 @@ from metalearn.experiments.__main__ import (
     named,
     omniglot,
 )
+from metalearn.experiments.rates import search
 from metalearn.report.collect import collect
 from metalearn.retest import load_retested
 from metalearn.run import Run
@@ -55,9 +56,17 @@ def test_a_comparison_keeps_what_its_tables_read(
 ) -> None:
     console = Console(file=io.StringIO())
     config = ExperimentConfig(name="cifar-fs", runs=tmp_path / "runs", results=tmp_path / "results")
-    cifar_fs(config, SMALL, methods=("memory-reduced", "protonet"), seeds=(0,), console=console)
+    cifar_fs(
+        config,
+        SMALL,
+        methods=("memory-reduced", "protonet"),
+        seeds=(0,),
+        rates=(2e-3,),
+        console=console,
+    )
     out = tmp_path / "results" / "cifar-fs-5way-5shot"
     assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
+    assert "| protonet |" in (out / "rates.md").read_text()
     for name in ("accuracy", "hypergradient", "memory"):
         assert "memory-reduced" in (out / f"{name}.md").read_text()
         with Image.open(out / f"{name}.png") as image:
@@ -65,6 +74,20 @@ def test_a_comparison_keeps_what_its_tables_read(
     main(["table", "accuracy", f"--runs={out}"])
     assert "less memory-reduced" in capsys.readouterr().out
     assert [run.result.method for run in collect(out)] == ["memory-reduced", "protonet"]
+
+
+def test_each_method_trains_at_the_rate_that_validates_best(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    asked = dataclasses.replace(SMALL, steps=20, validation_episodes=20)
+    rates, table = search(
+        tmp_path, asked, methods=("protonet",), rates=(1e-9, 1e-2), console=console
+    )
+    seen = [Run(tmp_path / f"protonet-{rate:g}").metrics()[-1] for rate in (1e-9, 1e-2)]
+    assert [line["step"] for line in seen] == [10, 10]
+    accuracies = [line["validation"] for line in seen]
+    assert accuracies[0] < accuracies[1]
+    assert rates == {"protonet": 1e-2}
+    assert table.rows == [["protonet", *(f"{100 * a:.2f}" for a in accuracies), "0.01"]]
 
 
 def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:

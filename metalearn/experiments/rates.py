@@ -1,0 +1,82 @@
+"""Each method's learning rate in a comparison: the best of a few, by validation, from another seed.
+
+A rate that one method was tuned for tells nothing about the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from metalearn.config import MethodName, TrainConfig
+from metalearn.report.commands import ensure
+from metalearn.report.tables import Rows
+from metalearn.run import Run
+
+RATES: Final = (5e-4, 2e-3, 8e-3)
+SEED: Final = 3  # none of the comparison's
+
+
+def search(
+    folder: Path,
+    asked: TrainConfig,
+    *,
+    methods: Sequence[MethodName],
+    rates: Sequence[float] = RATES,
+    console: Console,
+) -> tuple[dict[MethodName, float], Rows]:
+    """Train each method for half the steps at each rate; what is finished is kept.
+
+    Args:
+        folder: for the runs.
+        asked: the comparison's settings.
+        methods: to be searched for.
+        rates: to choose from.
+        console: is told.
+
+    Returns:
+        The best rate of each method by its last validation, and all of them as a table.
+
+    Raises:
+        MetalearnError: a run can't be made, or the folder holds runs with other settings.
+        Stopped: by a signal; the same call goes on.
+        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+    """
+    short = dataclasses.replace(
+        asked,
+        seed=SEED,
+        steps=max(1, asked.steps // 2),
+        test_episodes=2,  # not looked at
+        hypergradient_error=False,
+    )
+    best: dict[MethodName, float] = {}
+    rows = []
+    for method in methods:
+        found: dict[float, float] = {}
+        for rate in rates:
+            run = folder / f"{method}-{rate:g}"
+            own = dataclasses.replace(short, run=run, method=method, learning_rate=rate)
+            ensure(own, console=console)
+            found[rate] = Run(run).metrics()[-1]["validation"]
+        best[method] = max(found, key=lambda rate: found[rate])
+        accuracies = [f"{100 * accuracy:.2f}" for accuracy in found.values()]
+        rows.append([method, *accuracies, f"{best[method]:g}"])
+    last = Run(folder / f"{methods[-1]}-{rates[-1]:g}").result()
+    title = (
+        f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {SEED}, "
+        f"{short.steps} steps, {short.validation_episodes} validation episodes"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    return best, Rows(
+        title=title,
+        columns=["method", *(f"{rate:g}" for rate in rates), "best"],
+        rows=rows,
+        notes=[
+            "best: the rate of the comparison's runs, which start from other seeds",
+            f"commit {last.commit}{' (changed)' if last.dirty else ''}, {versions}, {last.device}",
+        ],
+    )
