@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-import pooch  # type: ignore[import-untyped]
+import pooch
 
 CACHE_VARIABLE: Final = "METALEARN_CACHE"
 

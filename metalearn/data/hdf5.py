@@ -38,7 +38,7 @@ _ROOT: Final = 64  # where the address of the root's header is
 
 def _h5py(name: str) -> Any:
     try:
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     except ImportError as error:
         raise DataError(
             f"{name} is an HDF5 file, which needs h5py: pip install 'hypergradients[hdf5]', or "
