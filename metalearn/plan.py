@@ -68,7 +68,10 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Peak bytes of an upper step, affine in the tasks of a chunk.
+    """Peak bytes of an upper step as if they were affine in the tasks of a chunk.
+
+    They are the most that one of several moments takes, each of which is affine: convex. Between
+    two sizes they lie on or below the line through what these take, beyond on or above.
 
     Attributes:
         fixed: bytes whatever the tasks.
@@ -83,6 +86,12 @@ class Fit:
         """Through what chunks of one and of two tasks take."""
         one, two = (_peak(training, tasks) for tasks in (1, min(2, _share(training))))
         return cls(fixed=one - (two - one), per_task=two - one)
+
+    def through(self, tasks_per_chunk: int, counted: int) -> Fit:
+        """Through what one task takes, and what chunks of this size were counted to."""
+        one = self.bytes(1)
+        per_task = -(-(counted - one) // (tasks_per_chunk - 1))
+        return Fit(fixed=one - per_task, per_task=per_task)
 
     def bytes(self, tasks_per_chunk: int) -> int:
         """Predicted for chunks of this size."""
@@ -117,12 +126,19 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
     world, tasks = training.world, _share(training)
     # the chunks of all ranks must be the same: the smallest that any of them can afford
     with world.together("the memory budget"):
+        budget = parse_bytes(config.memory_budget)
         fit = Fit.of(training)
-        chunk = fit.tasks(parse_bytes(config.memory_budget), tasks)
-    chunk = training.tasks - world.most(training.tasks - chunk, "the memory budget")
+        own = fit.tasks(budget, tasks)
+        counted = _peak(training, own)
+        while counted > budget and own > 1:  # at another moment than with one task: once
+            fit = fit.through(own, counted)
+            own = fit.tasks(budget, tasks)
+            counted = _peak(training, own)
+    chunk = training.tasks - world.most(training.tasks - own, "the memory budget")
+    predicted = counted if chunk == own else fit.bytes(chunk)
     console.print(
         f"memory: {config.memory_budget} asked for; {tasks} tasks in chunks of at most "
-        f"{chunk}, predicted to take {mebibytes(fit.bytes(chunk))} "
+        f"{chunk}, predicted to take {mebibytes(predicted)} "
         f"({mebibytes(fit.fixed)} and {mebibytes(fit.per_task)} a task)",
         highlight=False,
         markup=False,

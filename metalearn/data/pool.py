@@ -20,7 +20,8 @@ class Pool:
     The class of an image is its place in the first dimension: no separate labels to keep in step.
 
     Attributes:
-        images: ink or light, 0 to 255; in memory, on a device, or mapped from a file.
+        images: ink or light, 0 to 255; in memory, on a device, or mapped from a file. A write to
+            ones that are more than memory holds ends the process.
         split: which split; part of the key of every episode drawn from here.
         names: one for each class.
         counts: how many images of each class there are, the rest being padding; None: all.

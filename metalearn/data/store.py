@@ -7,11 +7,13 @@ has. What follows them is 0 and, where the file system can, takes no space.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ class Stored:
 
     Attributes:
         split: which.
-        images: of each class; mapped, copied on write.
+        images: of each class; mapped, and copied on write unless they are more than memory holds.
         counts: how many images each class has; the rest of its images is padding.
         names: one for each class.
     """
@@ -53,7 +55,10 @@ class Stored:
         """The split as a `Pool`, without a copy: its images stay on disk until they are drawn."""
         counts = tuple(self.counts.tolist())
         uneven = min(counts) < self.images.shape[1]
-        images = torch.from_numpy(self.images)
+        with warnings.catch_warnings():
+            # nobody writes to a pool
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            images = torch.from_numpy(self.images)
         return Pool(images, self.split, self.names, counts if uneven else None)
 
 
@@ -79,7 +84,7 @@ class Store:
         if entry is None:
             raise DataError(f"{self.path} has no {split} split: prepare it from a whole source.")
         with reading(str(self.path), "a prepared data set"):
-            images = np.load(self.path / f"{split}.images.npy", "c", allow_pickle=False)
+            images = _mapped(self.path / f"{split}.images.npy")
             counts = np.load(self.path / f"{split}.counts.npy", allow_pickle=False)
             fits = (
                 images.dtype == np.uint8
@@ -103,6 +108,17 @@ class Store:
         for name, entry in self.manifest["files"].items():
             if _digest(self.path / name) != entry["sha256"]:
                 raise DataError(f"{self.path / name} was changed: prepare the data set again.")
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        images: np.ndarray = np.load(path, "c", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        # What can be written to counts as memory that must be there; what can't does not.
+        images = np.load(path, "r", allow_pickle=False)
+    return images
 
 
 def _digest(path: Path) -> str:

@@ -49,11 +49,11 @@ def accumulate(
     """
     tasks = episodes.tasks
     size = tasks if tasks_per_chunk is None else tasks_per_chunk
+    parts = []
     with deferred():
-        parts = [
-            _add(method, model, chunk, len(chunk.images) / tasks, watch, scaler)
-            for chunk in chunks(episodes, size)
-        ]
+        for chunk in chunks(episodes, size):
+            parts.append(_add(method, model, chunk, tasks, watch, scaler))
+            del chunk  # before the next is drawn
     return torch.stack(parts).sum()
 
 
@@ -61,12 +61,12 @@ def _add(
     method: Method,
     model: Model,
     chunk: Episodes,
-    share: float,
+    tasks: int,
     watch: Watch,
     scaler: torch.amp.GradScaler | None,
 ) -> Tensor:
     """Add a chunk's part of the gradient; its part of the loss. Nothing else is left of it."""
-    loss = method.loss(model, chunk, watch=watch) * share
+    loss = method.loss(model, chunk, watch=watch) * (len(chunk.images) / tasks)
     torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
     return loss.detach()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import numpy as np
 
 from benchmarks import beyond_memory
 from metalearn.data.store import Store
@@ -45,6 +49,21 @@ def _grown(root: Path, *, copied: bool) -> tuple[int, beyond_memory.Trained]:
         process.kill()
         process.join()
     return found.anonymous - before, found
+
+
+def test_a_set_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shape = (2, memory // (3 * 84 * 84), 3, 84, 84)  # twice as much
+    counts = [shape[1]] * 2
+    np.save(tmp_path / "train.counts.npy", np.array(counts))
+    with (tmp_path / "train.images.npy").open("wb") as file:
+        header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + math.prod(shape))
+    store = Store(tmp_path, {"splits": {"train": {"names": ["a", "b"], "counts": counts}}})
+    pool = store.split("train").pool()
+    assert pool.images.nbytes > 1.9 * memory
+    assert not pool.gather(np.array([0, 2 * shape[1] - 1])).any()
 
 
 def test_a_sparse_set_takes_neither_disk_nor_memory(tmp_path: Path) -> None:
