@@ -241,11 +241,12 @@ def _reached(values: Tensor) -> dict[int, Tensor]:
 def _graph(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
     """All nodes of the graph that made ``values``, but for those that made ``within``."""
     outside: set[Any] = {tensor.grad_fn for tensor in within}
-    seen: set[Any] = set(outside)
-    pending: list[Any] = [] if values.grad_fn is None else [values.grad_fn]
+    first = values.grad_fn
+    pending: list[Any] = [] if first is None or first in outside else [first]
+    seen: set[Any] = outside | set(pending)
     while pending:
-        node = pending.pop()
-        if node not in seen:
-            seen.add(node)
-            pending.extend(child for child, _ in node.next_functions if child is not None)
+        for node, _ in pending.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                pending.append(node)
     return seen - outside

@@ -171,12 +171,19 @@ def dot(
     left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
     """Each task's inner product."""
-    product: Tensor = torch.linalg.vecdot(left, right)
+    product: Tensor = left.dot(right) if left.ndim == 1 else torch.linalg.vecdot(left, right)
     return product
 
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Each task's Euclidean norm; the squares neither underflow nor overflow."""
+    plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+    if plain.device.type == "cpu" and plain.numel():  # where a look is cheaper than what it spares
+        low, high = plain.aminmax()
+        kind = torch.finfo(plain.dtype)
+        # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
+        if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:
+            return plain
     scale = scale_of(vector)
     length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
     return length * scale[..., 0]
