@@ -177,9 +177,10 @@ def dot(
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Each task's Euclidean norm; the squares neither underflow nor overflow."""
-    plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
-    if plain.device.type == "cpu" and plain.numel():  # where a look is cheaper than what it spares
-        low, high = plain.aminmax()
+    # on the CPU a look is cheaper than what it spares
+    if vector.device.type == "cpu" and vector.shape[:-1].numel():
+        plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+        low, high = plain.detach().aminmax()
         kind = torch.finfo(plain.dtype)
         # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
         if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:

@@ -29,8 +29,9 @@ class Quadratic:
         self, theta: Float[Tensor, " p"], phi: Float[Tensor, "*batch q"]
     ) -> Float[Tensor, "*batch"]:
         """The values of g."""
-        bent = torch.einsum("...i,...ij,...j->...", phi, self.matrix, phi) / 2
-        return bent - (phi * self._pull(theta)).sum(dim=-1)
+        bent = (self.matrix @ phi[..., None])[..., 0] / 2
+        values: Tensor = torch.linalg.vecdot(phi, bent - self._pull(theta))
+        return values
 
     def gradient(
         self, theta: Float[Tensor, " p"], phi: Float[Tensor, "*batch q"]
