@@ -28,15 +28,15 @@ PASSES_OF_A_DIFFERENTIATED_STEP = 3
 def kept_by_conv4(filters: int, side: int, *, published: bool) -> int:
     """Bytes that one image's forward keeps for backward.
 
-    Of each block on h x h pixels, pooled to p x p: the convolution's output (the normalisation's
-    input), the pooling's input, its indices, and its output. Here the ReLU follows the pooling and
-    keeps its output beside the copy that joins support and query; in published blocks it precedes.
+    Of each block on h x h pixels, pooled to p x p: the convolution's output and the block's own
+    (`metalearn.backbones.pooled`); in published blocks also the pooling's input and its indices.
     """
     total, h = NUMBER * 3 * side**2, side
     for _ in range(4):
         p = h // 2
-        joined = 1 if published else 2
-        total += filters * (2 * NUMBER * h**2 + (INDEX + joined * NUMBER) * p**2)
+        total += filters * NUMBER * (h**2 + p**2)
+        if published:
+            total += filters * (NUMBER * h**2 + INDEX * p**2)
         h = p
     return total
 

@@ -17,6 +17,7 @@ from benchmarks.provenance import SEED
 from hypergrad import Certificate
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.episodes import Episodes
+from metalearn.layout import channels_last_is_faster, lay_out
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.presets import preset
@@ -56,12 +57,15 @@ class Setting:
             return ResNet12(channels=3, size=self.side, drop_rate=0.0, generator=generator)
         return Conv4(filters=self.filters, channels=3, size=self.side, generator=generator)
 
-    def model(self, method: Method, *, device: str = "cpu") -> Model:
-        """The upper variable."""
+    def model(self, method: Method, *, device: str = "cpu", streamed: bool = False) -> Model:
+        """The upper variable, laid out as `metalearn train` does."""
         generator = torch.Generator().manual_seed(SEED)
         backbone = self.backbone()
         own = method.variables(features=backbone.features, way=WAY, generator=generator)
-        return Model(backbone, own).to(device)
+        model = Model(backbone, own, streamed=streamed).to(device)
+        faster = channels_last_is_faster(backbone, method, torch.device(device))
+        lay_out(model, channels_last=faster)
+        return model
 
     def episodes(self, *, device: str = "cpu") -> Episodes:
         """Noise, the tasks inside (see `Episodes`)."""
@@ -125,6 +129,7 @@ class Step:
         setting: backbone and tasks.
         device: to run on.
         tasks_per_chunk: see `accumulate`.
+        streamed: see `Model`.
 
     Attributes:
         certificates: of the last call, one for each chunk.
@@ -137,9 +142,10 @@ class Step:
         *,
         device: str = "cpu",
         tasks_per_chunk: int | None = None,
+        streamed: bool = False,
     ) -> None:
         self.method, self.tasks_per_chunk = subject, tasks_per_chunk
-        self.model = setting.model(subject, device=device)
+        self.model = setting.model(subject, device=device, streamed=streamed)
         self.episodes = setting.episodes(device=device)
         self.certificates: list[Certificate] = []
 
@@ -184,9 +190,17 @@ class Step:
         return float((self.gradient() - reference).norm() / reference.norm())
 
 
-def backbone_pass(setting: Setting, *, device: str = "cpu") -> tuple[nn.Module, Callable[[], None]]:
-    """One forward and one backward of the backbone alone on all images of a step: the limit."""
+def backbone_pass(
+    setting: Setting, *, device: str = "cpu", channels_last: bool | None = None
+) -> tuple[nn.Module, Callable[[], None]]:
+    """One forward and one backward of the backbone alone on all images of a step: the limit.
+
+    By default in the layout in which it is faster.
+    """
     backbone = setting.backbone().to(device)
+    if channels_last is None:
+        channels_last = device == "cpu" and setting.filters is not None
+    lay_out(backbone, channels_last=channels_last)
     episodes = setting.episodes(device=device)
     support = episodes.support_labels.shape[1]
 

@@ -15,7 +15,9 @@ programs of one hypergradient differ by percents (in float64 by 1e-8). What is m
 depend on it.
 
 "Best effort" is the same method as `metalearn` runs it: features once where the method allows it,
-all tasks together, or in chunks of one task, which is what costs the least memory.
+all tasks together, or in chunks of one task, which is what costs the least memory; streamed chunks
+keep no activations of the backbone. Scripts run channels-first, which is PyTorch's default, and
+`metalearn` in the layout that it picks (`metalearn.layout`).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from benchmarks.fewshot import SETTINGS, Setting, Step, backbone_pass, method
 from benchmarks.provenance import provenance, write
 from benchmarks.published_methods import Published
 from benchmarks.timing import Ratio, interleaved, keep_pages, ratios
+from metalearn.layout import lay_out
 from metalearn.methods import Method, Model
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.heads import LinearHeads
@@ -101,10 +104,23 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     model, run = backbone_pass(setting, device=device)
     images = setting.episodes(device=device).images
     found = [Contender(name=PASS, steps=None, model=model, images=images, run=run)]
+    if device == "cpu":  # where it makes a difference; no script changes PyTorch's default
+        model, run = backbone_pass(setting, device=device, channels_last=False)
+        name = f"{PASS}, channels-first"
+        found.append(Contender(name=name, steps=None, model=model, images=images, run=run))
     for name, label in NAMES.items():
         count = maml_steps if name == "maml" else steps
-        for chunk, how in ((None, ""), (1, ", one task at a time")):
-            step = Step(subject(name, count), setting, device=device, tasks_per_chunk=chunk)
+        ways = [(None, False, ""), (1, False, ", one task at a time")]
+        if name == "memory-reduced":
+            ways.append((1, True, ", streamed"))
+        for chunk, streamed, how in ways:
+            step = Step(
+                subject(name, count),
+                setting,
+                device=device,
+                tasks_per_chunk=chunk,
+                streamed=streamed,
+            )
             found.append(
                 Contender(
                     name=label + how,
@@ -118,6 +134,7 @@ def contenders(setting: Setting, steps: int, maml_steps: int, device: str) -> li
     for label, (name, task) in SCRIPTS.items():
         count = maml_steps if name == "maml" else steps
         step = Step(subject(name, count), setting, device=device)
+        lay_out(step.model, channels_last=False)
         own = numbers(step.method)
         assert own.step_size is not None
         script = Published(

@@ -87,15 +87,13 @@ class Constants:
                     "derived, Estimated(...) if it was measured or guessed."
                 )
             check_known(given, field.name)
-        mu = torch.as_tensor(self.strong_convexity.value)
+        mu = _number(self.strong_convexity)
         if not bool((mu > 0).all()):
             raise InputError(
                 f"strong_convexity is {self.strong_convexity}; the bounds need mu > 0. "
                 "Regularise the lower objective."
             )
-        if self.smoothness is not None and bool(
-            (torch.as_tensor(self.smoothness.value) < mu).any()
-        ):
+        if self.smoothness is not None and bool((_number(self.smoothness) < mu).any()):
             raise InputError(
                 f"smoothness is {self.smoothness}, below strong_convexity, "
                 f"{self.strong_convexity}; no matrix has such eigenvalues."
@@ -113,9 +111,15 @@ def check_known(known: Known, name: str) -> None:
     Raises:
         InputError: NaN, infinite or negative.
     """
-    value = torch.as_tensor(known.value)
+    value = _number(known)
     if not bool((value.isfinite() & (value >= 0)).all()):
         raise InputError(f"{name} is {known}; it must be finite and not negative.")
+
+
+def _number(known: Known) -> Float[Tensor, "*batch"]:
+    """A tensor in its own precision; a plain number in float64, which is what Python's are."""
+    dtype = None if isinstance(known.value, Tensor) else torch.float64
+    return torch.as_tensor(known.value, dtype=dtype)
 
 
 def conclude(value: Float[Tensor, "*batch"], *premises: Known) -> Known:

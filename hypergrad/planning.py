@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from hypergrad.constants import Constants, Known, check_known, conclude, require
 from hypergrad.errors import InputError
+
+# Beyond it a float64 no longer tells a whole number from the next.
+_MOST: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,8 @@ def plan(
             less than a factor of 2 (where 2/(mu + L), the fastest, would diverge).
 
     Raises:
-        InputError: a constant is missing, or accuracy or step_size is out of range.
+        InputError: a constant is missing, accuracy or step_size is out of range, or more steps than
+            2^53 are needed.
     """
     if not 0 < accuracy < math.inf:
         raise InputError(f"plan got accuracy={accuracy}; it must be positive and finite.")
@@ -116,12 +121,13 @@ def a_priori_bound(
         adjoint_distance: a bound on ``|v0 - v*|``; None means that v0 = 0.
 
     Raises:
-        InputError: a constant is missing, or step_size is out of range.
+        InputError: a constant is missing, or a number of steps or step_size is out of range.
     """
     _check_distances(distance, adjoint_distance)
-    if steps < 0 or max_steps < 0:
+    if not (0 <= steps <= _MOST and 0 <= max_steps <= _MOST):
         raise InputError(
-            f"a_priori_bound got steps={steps}, max_steps={max_steps}; neither can be negative."
+            f"a_priori_bound got steps={steps}, max_steps={max_steps}; neither can be "
+            "negative, or above 2^53."
         )
     rates = _Rates.of(constants, step_size)
     lam22, rH = _tensor(constants.upper_smoothness), _tensor(constants.hessian_lipschitz)
@@ -169,7 +175,8 @@ def plan_warm(
         K and N.
 
     Raises:
-        InputError: a constant is missing, or a step size is out of range.
+        InputError: a constant is missing, a step size is out of range, or more steps than 2^53 are
+            needed.
     """
     if not 0 < upper_step_size < math.inf:
         raise InputError(
@@ -258,8 +265,19 @@ def _tensor(known: Known) -> Tensor:
 
 
 def _steps(reduction: Tensor, rate: Tensor) -> int:
-    """The least whole number of steps, each worth ``rate``, for every task's reduction."""
-    needed = torch.where(reduction > 1, reduction.log() / rate, 0.0)
+    """The least whole number of steps, each worth ``rate``, for every task's reduction.
+
+    Raises:
+        InputError: it is beyond counting.
+    """
+    needed = torch.where(reduction <= 1, 0.0, reduction.log() / rate)  # NaN stays what it is
     # an infinite rate reaches any reduction, but takes a step to do so
     needed = torch.where((reduction > 1) & rate.isinf(), 1.0, needed)
-    return int(needed.max().ceil())
+    most = float(needed.max().ceil())
+    if not most <= _MOST:
+        raise InputError(
+            f"{most:.3g} steps would be needed, where at most 2^53 can be taken: the constants "
+            "overflow, or ask for too much. Ask for less accuracy, or regularise the lower "
+            "objective, which raises mu."
+        )
+    return int(most)

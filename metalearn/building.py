@@ -8,6 +8,7 @@ from metalearn.backbones import Conv4, ResNet12
 from metalearn.config import TrainConfig
 from metalearn.data import Pool
 from metalearn.errors import ConfigError
+from metalearn.layout import channels_last_is_faster, lay_out
 from metalearn.methods import Model
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
@@ -49,10 +50,9 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
             f"is tested with {config.test.way}: give --train.way {config.test.way}."
         )
     model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
-    if config.channels_last:
-        for weight in model.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    asked = config.channels_last
+    faster = channels_last_is_faster(backbone, method, device)
+    lay_out(model, channels_last=faster if asked is None else asked)
     return model
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.config import EvaluateConfig, TrainConfig
 from metalearn.data.prepare import PrepareConfig, prepare
-from metalearn.errors import MetalearnError, RankError, Stopped
+from metalearn.errors import MetalearnError, NotFiniteError, RankError, Stopped
 from metalearn.report.commands import (
     CompareConfig,
     FigureConfig,
@@ -51,9 +51,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         if _leads():
             _say(f"stopped: {stopped}")
         sys.exit(stopped.status)
-    except RankError as error:  # the same on all ranks
+    except (RankError, NotFiniteError) as error:  # the same on all ranks
         if _leads():
-            _say(f"RankError: {error}")
+            _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
     except (MetalearnError, HypergradError) as error:
         _say(f"{type(error).__name__}: {error}")

@@ -27,7 +27,7 @@ class DataError(MetalearnError, RuntimeError):
 
 
 class NotFiniteError(MetalearnError, ArithmeticError):
-    """A loss that is NaN or infinite."""
+    """A loss, an answer or what is on the way to a hypergradient that is NaN or infinite."""
 
 
 class MemoryExhaustedError(MetalearnError, RuntimeError):

@@ -95,6 +95,16 @@ class Evidence:
             "failed": self._failed()[where].double().mean().item(),
         }
 
+    def not_finite(self, steps: int) -> list[int]:
+        """Which tasks of the last `steps` upper steps have a residual that is NaN or infinite.
+
+        As indices into all tasks of the run, which are those of the training episodes.
+        """
+        first = max(0, self.seen - steps * self.tasks)
+        both = torch.stack([self._stationarity, self._residual])[:, first : self.seen]
+        bad = both.isfinite().logical_not().any(0).nonzero().flatten()
+        return [first + int(index) for index in bad]
+
     def summary(self) -> dict[str, Any] | None:
         """Median and worst over all tasks of all steps and of the last step, and all counts.
 

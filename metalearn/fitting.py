@@ -7,8 +7,9 @@ from a file is compared first with what this run would have written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import torch
 from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -38,7 +39,7 @@ def refuse_misfit(
         model: of the run.
         optimiser: of the run.
         schedule: of the run.
-        scaler: state of the run's.
+        scaler: state of the run's, which has taken no step.
         steps: upper steps of the run.
         tasks: of one step.
 
@@ -53,28 +54,6 @@ def refuse_misfit(
     ):
         if not 0 <= value <= most:
             raise ValueError(f"{name} is {value}, where 0 to {most} is possible")
-    weights = {name: value.shape for name, value in model.state_dict().items()}
-    expected = {f"model.{name}": shape for name, shape in weights.items()}
-    if progress.best is not None:
-        expected |= {f"best.{name}": shape for name, shape in weights.items()}
-    expected["losses"] = Size([progress.step])
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        shape = expected.pop(name, None)
-        if part == "optimiser":
-            index = int(rest.partition(".")[0])
-            if not 0 <= index < len(parameters):
-                raise ValueError(f"{name} is of a parameter that there is not")
-            shape = parameters[index].shape if tensor.ndim else Size()
-        elif part == "evidence":
-            shape = Size([progress.seen])
-        elif part == "generator":
-            shape = tensor.shape  # judged by torch, byte by byte
-        if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {shape} was expected")
-    if expected:
-        raise ValueError(f"{sorted(expected)} are missing")
     own = optimiser.state_dict()["param_groups"]
     _same_kinds("optimiser", dict(enumerate(progress.optimiser)), dict(enumerate(own)))
     for found, group in zip(progress.optimiser, own, strict=True):
@@ -83,6 +62,51 @@ def refuse_misfit(
             raise ValueError("the optimiser's parameters are others")
     _same_kinds("schedule", progress.schedule, schedule.state_dict())
     _same_kinds("scaler", progress.scaler, scaler)
+    weights = {name: value.shape for name, value in model.state_dict().items()}
+    expected = {f"model.{name}": shape for name, shape in weights.items()}
+    if progress.best is not None:
+        expected |= {f"best.{name}": shape for name, shape in weights.items()}
+    expected["losses"] = Size([progress.step])
+    kept = _kept(optimiser)
+    moved = any(name in tensors for name in kept)
+    if progress.step > 0 and (moved or not _all_skipped(progress, scaler)):
+        expected |= kept
+    for name, tensor in tensors.items():
+        part = name.partition(".")[0]
+        shape = expected.pop(name, None)
+        if part == "evidence":
+            shape = Size([progress.seen])
+        elif part == "generator":
+            shape = tensor.shape  # judged by torch, byte by byte
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {shape} was expected")
+    if expected:
+        more = f", and {len(expected) - 3} more" if len(expected) > 3 else ""
+        raise ValueError(f"{sorted(expected)[:3]} are missing{more}")
+
+
+def _kept(optimiser: Optimizer) -> dict[str, Size]:
+    """What an optimiser keeps of its parameters once it has taken a step: names and shapes."""
+    kept = {}
+    parameters = (p for group in optimiser.param_groups for p in group["params"])
+    like = nn.Parameter(torch.zeros(1))  # one of its kind, on a parameter of no consequence
+    like.grad = torch.zeros(1)
+    (group, *_) = optimiser.param_groups
+    other: Optimizer = cast(Any, type(optimiser))([{**group, "params": [like]}])
+    other.step()
+    state = {name: torch.as_tensor(value) for name, value in other.state[like].items()}
+    for index, parameter in enumerate(parameters):
+        for name, value in state.items():
+            kept[f"optimiser.{index}.{name}"] = parameter.shape if value.ndim else Size()
+    return kept
+
+
+def _all_skipped(progress: Progress, scaler: Mapping[str, Any]) -> bool:
+    """Whether the scaler had every step so far left out: each time it lowers its scale, once."""
+    if not scaler:
+        return False
+    scale: float = scaler["scale"] * scaler["backoff_factor"] ** progress.step
+    return bool(progress.scaler["scale"] <= scale)
 
 
 def _same_kinds(name: str, found: Mapping[Any, Any], own: Mapping[Any, Any]) -> None:

@@ -22,7 +22,7 @@ from metalearn import checkpoint, provenance
 from metalearn.checkpoint import RunKey
 from metalearn.config import Device, TrainConfig, to_json
 from metalearn.curves import draw_curves
-from metalearn.distributed import World, joined, launched
+from metalearn.distributed import World, joined, launched, restarted
 from metalearn.errors import (
     ConfigError,
     MemoryExhaustedError,
@@ -51,20 +51,20 @@ def train(config: TrainConfig, *, console: Console) -> None:
 
     Under torchrun the tasks of each step are shared by the ranks. Since a launcher that starts them
     again does so by the same command, a run that it finds begun under the same settings is gone on
-    with.
+    with, and a restart that finds it finished has nothing to do.
 
     Raises:
-        MetalearnError: a setting, the data or the folder can't be used; or the loss is not finite.
+        MetalearnError: a setting, the data or the folder can't be used; or a step is not finite.
         Stopped: by SIGINT or SIGTERM, with the state saved.
         RankError: on all of several ranks, what one of them raised.
         LostRankError: a rank hangs or is gone.
-        hypergrad.HypergradError: the lower level, or the adjoint on it, is not finite.
+        hypergrad.HypergradError: the lower level, or the adjoint on it, can't be used.
     """
     again: Run | None = None
     if config.resume is not None:
         config.refuse_settings_with_resume()
         again = Run(config.resume)
-        if again.finished:
+        if again.finished and not restarted():
             raise RunError(f"{again.folder} is finished: there is nothing to resume.")
         config = again.config()
     elif launched() and not config.dry_run:

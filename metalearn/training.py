@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from metalearn.evidence import Evidence
 from metalearn.exactness import exactness
 from metalearn.exhaustion import memory_named
 from metalearn.fitting import refuse_misfit
+from metalearn.guard import episodes_named
 from metalearn.methods import Method, Model, accumulate
 from metalearn.methods.adjust import numbers
 from metalearn.methods.method import Watch
@@ -173,7 +175,7 @@ class Training:
             asked: the signal that this rank was sent, to be known to all ranks as `self.asked`.
 
         Raises:
-            hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
+            NotFiniteError: the lower level, or the adjoint on it, is not finite; of which episodes.
             MemoryExhaustedError: the tasks need more memory than there is.
             RankError: on all of several ranks, what one of them would have raised.
             LostRankError: a rank hangs or is gone.
@@ -188,7 +190,7 @@ class Training:
     def _advance_alone(self) -> None:
         seen = self.evidence.seen
         try:
-            with memory_named(self.step + 1, self.config):
+            with memory_named(self.step + 1, self.config), self._named(self.own):
                 loss = upper_step(
                     self.method,
                     self.model,
@@ -224,12 +226,16 @@ class Training:
             gradient,
             self.model,
             self.evidence,
+            named=self._named(self.own),
             asked=asked,
             scaled=self.scaler is not None,
             what=f"upper step {self.step + 1}",
         )
         _descend(self.optimiser, self.scaler)
         self.losses[self.step], self.asked = agreed.loss, agreed.asked
+
+    def _named(self, episodes: range) -> AbstractContextManager[None]:
+        return episodes_named(self.method, self.model, self.sampler, episodes, scaler=self.scaler)
 
     def look(self, since: int) -> dict[str, float]:
         """Mean loss and worst certificate of the last `since` upper steps.
@@ -241,17 +247,18 @@ class Training:
         losses = self.losses[first : self.step]
         if not bool(losses.isfinite().all()):
             at = first + int(losses.isfinite().logical_not().nonzero()[0])
-            raise NotFiniteError(
-                f"the loss is {self.losses[at].item()} at upper step {at + 1}, training episodes "
-                f"{at * self.tasks} to {(at + 1) * self.tasks - 1}: lower the learning rate "
-                f"({self.configured.learning_rate})."
-            )
+            with self._named(range(at * self.tasks, (at + 1) * self.tasks)):
+                raise NotFiniteError(
+                    f"the loss is {self.losses[at].item()} at upper step {at + 1}: lower the "
+                    f"learning rate ({self.configured.learning_rate})."
+                )
         loss = losses.mean().item()
         found = {"loss": loss} | self.evidence.last(since)
         for name, value in found.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
-                    f"the {name} is {value} at upper step {self.step}: lower the learning rate "
+                    f"the {name} is {value} at upper step {self.step}, of training episodes "
+                    f"{self.evidence.not_finite(since)}: lower the learning rate "
                     f"({self.configured.learning_rate})."
                 )
         return found

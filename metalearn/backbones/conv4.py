@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metalearn.backbones.backbone import keeps, rerun
 from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
+from metalearn.backbones.pooled import upright
 from metalearn.errors import ConfigError
 
 
@@ -23,8 +25,8 @@ class Conv4(nn.Module):
 
     Source: Vinyals et al. 2016, section 4.1; Snell et al. 2017 (64 filters); Finn et al. 2017 (32
     on miniImageNet); Bertinetto et al. 2019 (96, 192, 384, 512, there with leaky ReLUs, dropout
-    and the last two blocks side by side, which this is without). The pooling runs before the ReLU,
-    on four times more values than the ReLU then has to touch: both are monotone, so they commute.
+    and the last two blocks side by side, which this is without). Batches are normalised after
+    pooling (`metalearn.backbones.pooled`), which changes nothing but costs.
 
     `to(memory_format=torch.channels_last)` is all that channels-last needs.
 
@@ -85,13 +87,16 @@ class Conv4(nn.Module):
         x = (images if alone else images.transpose(0, 1)).flatten(0, 1)
         sizes = counts * tasks if alone else [count * tasks for count in counts]
         for conv, norm in zip(self.convs, self.norms, strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, Norm)
 
-            def block(x: Tensor, conv: nn.Module = conv, norm: nn.Module = norm) -> Tensor:
-                # split, not slices: the gradient of a slice is as large as the whole.
-                pieces = conv(x).split(sizes)
-                parts = [norm(pieces[part :: len(counts)], tasks) for part in range(len(counts))]
-                normed = itertools.chain(*zip(*parts, strict=True))
-                return torch.cat([F.relu(F.max_pool2d(piece, 2)) for piece in normed])
+            def block(x: Tensor, conv: nn.Conv2d = conv, norm: Norm = norm) -> Tensor:
+                if norm.by_batch:
+                    signs = upright(norm.weight)[:, None, None, None]
+                    y = functional_call(conv, {"weight": conv.weight * signs}, (x,))
+                    return norm.pooled(y, sizes, len(counts), tasks)
+                (y,) = norm([conv(x)], tasks)
+                return F.relu(F.max_pool2d(y, 2))
 
             x = block(x) if keeps(self.recompute) else rerun(block, x, owner=norm)
         if alone:

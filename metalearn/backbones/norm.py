@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalearn.backbones.pooled import normalised_pooled, upright
 from metalearn.errors import ConfigError
 
 Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
@@ -88,7 +89,7 @@ class Norm(nn.Module):
         """
         if self.mode == "group":
             return [F.group_norm(x, self.groups, self.weight, self.bias, self.eps) for x in pieces]
-        if self.mode == "stored" and not self.training:
+        if not self.by_batch:
             return [
                 F.batch_norm(
                     x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps
@@ -110,11 +111,44 @@ class Norm(nn.Module):
             else:
                 y = F.batch_norm(apart, None, None, scale, shift, True, 0.0, self.eps)
             answer.append(y.view_as(x))
-        if self.mode == "stored" and self.noticing:
-            with torch.no_grad():
-                self.mean.lerp_(torch.cat(means).view(tasks, -1).mean(0), self.momentum)
-                self.variance.lerp_(torch.cat(variances).view(tasks, -1).mean(0), self.momentum)
+        if self.mode == "stored":
+            self._notice(torch.stack(means), torch.stack(variances))
         return answer
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether statistics are those of the images at hand."""
+        return self.mode == "transductive" or (self.mode == "stored" and self.training)
+
+    def pooled(self, images: Tensor, sizes: Sequence[int], parts: int, tasks: int) -> Tensor:
+        """Normalise (`by_batch`), pool and ReLU: see `metalearn.backbones.pooled`.
+
+        Args:
+            images: (images, C, H, W) of filters multiplied by `upright(weight)`.
+            sizes: images of each piece; support and query take turns, if there are both.
+            parts: 2 if there are both, else 1.
+            tasks: T.
+        """
+        each = tasks * parts // len(sizes)
+        scale = self.weight * upright(self.weight)
+        answer, means, variances = normalised_pooled(
+            images, scale.repeat(each), self.bias.repeat(each), sizes, self.eps
+        )
+        if self.mode == "stored":
+            signs = upright(self.weight).repeat(each)
+            pixels = images.shape[-2] * images.shape[-1]
+            for part in range(parts):
+                count = sizes[part] // each * pixels
+                unbiased = variances[part::parts] * (count / (count - 1))
+                self._notice(means[part::parts] * signs, unbiased)
+        return answer
+
+    def _notice(self, means: Tensor, variances: Tensor) -> None:
+        if self.noticing:
+            with torch.no_grad():
+                channels = len(self.weight)
+                self.mean.lerp_(means.view(-1, channels).mean(0), self.momentum)
+                self.variance.lerp_(variances.view(-1, channels).mean(0), self.momentum)
 
 
 def task_by_task(weight: Tensor) -> bool:

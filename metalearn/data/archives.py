@@ -225,7 +225,8 @@ def open_tree(path: Path) -> Tree:
             return _folder(path, name)
         with path.open("rb") as file:
             head = file.read(512)
-        if expect(head, name, Kind.ZIP, Kind.GZIP, Kind.TAR, Kind.PICKLE) is Kind.PICKLE:
+        kind = expect(head, name, Kind.ZIP, Kind.GZIP, Kind.TAR, Kind.PICKLE, Kind.HDF5)
+        if kind in (Kind.PICKLE, Kind.HDF5):
             raise DataError(f"{name} is one file of a data set: give the folder that holds it.")
         if head.startswith(b"PK"):
             return _zip(path, name)

@@ -105,12 +105,10 @@ def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> So
     archives = [] if tree.archive else [file for file in tree.sizes if file.endswith(ARCHIVES)]
     if len(archives) == 1:
         return find_source(path / archives[0], name, side=side)
-    hdf5 = any(file.endswith((".hdf5", ".h5")) for file in tree.sizes)
     some = ", ".join(list(tree.sizes)[:5]) or "no file"
     raise DataError(
         f"{path} holds {some}, and nothing known of {name}: {EXPECTED[name]} was expected."
         + (" Give the archive to read as --source." if archives else "")
-        + (" HDF5 files are not read (that would need h5py)." if hdf5 else "")
     )
 
 

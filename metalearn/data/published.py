@@ -67,6 +67,13 @@ def fine_names() -> tuple[str, ...]:
     return tuple(_load("cifar100_classes")["fine_label_names"])
 
 
+@cache
+def superclasses() -> dict[str, str]:
+    """CIFAR-100's superclass of each class."""
+    found = _load("cifar100_classes")["superclasses"]
+    return {fine: coarse for coarse, names in found.items() for fine in names}
+
+
 _FILES: Final[dict[DatasetName, str]] = {
     "omniglot": "omniglot_vinyals",
     "cifar-fs": "cifar_fs",

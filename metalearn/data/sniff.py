@@ -49,10 +49,6 @@ _REMEDY = {
         "link in a browser, download the file itself and put it here."
     ),
     Kind.POINTER: "run `git lfs pull` where it comes from, or get the file itself.",
-    Kind.HDF5: (
-        "this package does not read HDF5 (it would need h5py): give the official archives, which "
-        "the HDF5 file was made from."
-    ),
 }
 
 

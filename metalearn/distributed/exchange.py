@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,7 @@ def exchanged(
     model: nn.Module,
     evidence: Evidence,
     *,
+    named: AbstractContextManager[None],
     asked: signal.Signals | None,
     scaled: bool,
     what: str,
@@ -53,6 +55,7 @@ def exchanged(
             `grad`, gives `evidence` its certificates, and returns the loss: means over these tasks.
         model: whose `grad`, and whose running averages, become those of all tasks.
         evidence: gets the certificates of all tasks, in order.
+        named: in which this rank's part is computed and judged; it may say more of what is raised.
         asked: the signal that this rank was sent.
         scaled: whether losses are scaled for float16; infinite gradients are then the scaler's.
         what: this is, "upper step 7" say, for messages.
@@ -65,14 +68,17 @@ def exchanged(
     part = len(own) / tasks
     loss, bucket, problem = None, None, None
     try:
-        loss = gradient() * part
-        # Each rank's mean over its tasks counts by their part of all. So do running averages, which
-        # move by a part of what was seen: their sum has moved by what all ranks have seen.
-        bucket = torch.cat([values.flatten() for values in _summed(model)]).mul_(part)
-        if not bool(loss.isfinite()):
-            raise NotFiniteError(f"the loss is {loss.item()}: lower the learning rate.")
-        if not (scaled or bool(bucket.isfinite().all())):
-            raise NotFiniteError("the hypergradient is NaN or infinite: lower the learning rate.")
+        with named:
+            loss = gradient() * part
+            # Each rank's mean over its tasks counts by their part of all. So do running averages,
+            # which move by a part of what was seen: their sum has moved by what all have seen.
+            bucket = torch.cat([values.flatten() for values in _summed(model)]).mul_(part)
+            if not bool(loss.isfinite()):
+                raise NotFiniteError(f"the loss is {loss.item()}: lower the learning rate.")
+            if not (scaled or bool(bucket.isfinite().all())):
+                raise NotFiniteError(
+                    "the hypergradient is NaN or infinite: lower the learning rate."
+                )
     except Exception as error:
         problem = error
     # W of each: who failed, who was sent a signal, the losses; then four columns of T tasks

@@ -29,6 +29,15 @@ def launched() -> bool:
     return all(name in os.environ for name in _LAUNCHED)
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after the failure of a rank."""
+    return launched() and _attempt() != "0"
+
+
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """The ranks of this run, and this one's device; a world of one without a launcher.
@@ -54,7 +63,7 @@ def joined(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
         # torchrun keeps one store over its restarts, in which gloo would find the addresses of
         # ranks that are gone
-        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"attempt-{_attempt()}", store)
         dist.init_process_group(
             "nccl" if own.type == "cuda" else "gloo",
             store=PrefixStore("collectives", store),

@@ -44,3 +44,13 @@ def test_proven_or_estimated_is_part_of_the_type() -> None:
 def test_refusals(name: str, value: Proven | Estimated, message: str) -> None:
     with pytest.raises(InputError, match=message):
         constants(**{name: value})
+
+
+def test_plain_numbers_are_taken_as_they_are() -> None:
+    """As float32 they would be 0, infinite, below the same mu, and equal to another mu."""
+    constants(strong_convexity=Proven(1e-50))
+    constants(smoothness=Proven(1e50))
+    mu = Proven(torch.tensor(0.7, dtype=torch.float64))
+    constants(strong_convexity=mu, smoothness=Proven(0.7))
+    with pytest.raises(InputError, match="smoothness is .* below strong_convexity"):
+        constants(strong_convexity=Proven(0.1 + 1e-12), smoothness=Proven(0.1))

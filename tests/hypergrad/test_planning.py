@@ -224,3 +224,36 @@ def test_refusals() -> None:
             constants(strong_convexity=Proven(bad))
     with pytest.raises(InputError, match="steps=-1"):
         a_priori_bound(constants(), steps=-1, max_steps=1, step_size=0.1, distance=Proven(1.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "accuracy", "distance"),
+    [
+        ({"strong_convexity": 1e-300}, 1e-3, 1.0),  # K, about 1e305
+        ({"strong_convexity": 1e-17}, 1e-3, 1.0),  # K, just too large: about 1e20
+        ({}, 5e-324, 1.0),  # an infinite reduction
+        ({}, 1e-3, 1e308),
+        ({"coupling_lipschitz": 1e200, "adjoint_norm": 1e200}, 1e-3, 0.0),  # infinity times zero
+    ],
+)
+def test_steps_beyond_counting_are_refused(
+    given: dict[str, float], accuracy: float, distance: float
+) -> None:
+    known = constants(**{name: Proven(value) for name, value in given.items()})
+    with pytest.raises(InputError, match=r"steps would be needed, where at most 2\^53"):
+        plan(known, accuracy, distance=Proven(distance))
+    if given:
+        with pytest.raises(InputError, match=r"steps would be needed, where at most 2\^53"):
+            plan_warm(known, upper_step_size=0.1)
+
+
+def test_a_bound_on_steps_beyond_counting_is_refused() -> None:
+    for steps, max_steps in ((2**53 + 1, 1), (1, 2**53 + 1), (10**400, 1)):
+        with pytest.raises(InputError, match=r"or above 2\^53"):
+            a_priori_bound(
+                constants(), steps=steps, max_steps=max_steps, step_size=0.1, distance=Proven(1.0)
+            )
+    most = a_priori_bound(
+        constants(), steps=2**53, max_steps=2**53, step_size=0.1, distance=Proven(1.0)
+    )
+    assert float(most.value) == 0

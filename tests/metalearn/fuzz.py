@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn import provenance
-from metalearn.data.prepare import PrepareConfig, find_source, join, prepare
+from metalearn.data.prepare import ARCHIVES, PrepareConfig, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.store import open_store
 from metalearn.data.unpickle import unpickle
@@ -111,7 +111,7 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def _entries(path: Path, *prefixes: str, count: int) -> dict[str, bytes]:
+def entries(path: Path, *prefixes: str, count: int) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         files = [name for name in archive.namelist() if not name.endswith("/")]
         chosen = [n for p in prefixes for n in [f for f in files if f.startswith(p)][:count]]
@@ -127,21 +127,22 @@ def real_files() -> dict[str, tuple[DatasetName, dict[str, bytes]]]:
     batch = unpickle((folder / "test").read_bytes(), "test")
     piece = {key.decode(): value[:200] for key, value in batch.items() if len(value) == 10_000}
     halves = {
-        f"{half}.zip": legacy.zipped(_entries(data / "omniglot" / f"{half}.zip", half, count=30))
+        f"{half}.zip": legacy.zipped(entries(data / "omniglot" / f"{half}.zip", half, count=30))
         for half in ("images_background", "images_evaluation")
     }
-    images = _entries(
+    images = entries(
         data / "cifar100" / "cifar-fs-train150.zip",
         *("cifar100/data/apple/", "cifar100/data/baby/", "cifar100/splits/"),
         count=3,
     )
-    photos = _entries(
+    photos = entries(
         data / "tiny_imagenet" / "tiny-imagenet-subset60.zip", "tiny-imagenet-200/train/", count=9
     )
     pickles = {"test": legacy.python2(piece), "meta": (folder / "meta").read_bytes()}
     return {
         "real omniglot": ("omniglot", halves),
         "real cifar-100": ("cifar-fs", {f"cifar-100-python/{k}": v for k, v in pickles.items()}),
+        "real omniglot, torchmeta": ("omniglot", legacy.torchmeta_omniglot(halves)),
         "real cifar-fs": ("cifar-fs", {"cifar100.zip": legacy.zipped(images)}),
         "real photographs": ("tieredimagenet", {"tiny.zip": legacy.zipped(photos)}),
         "real photographs, folder": ("tieredimagenet", photos),
@@ -206,7 +207,8 @@ def fuzz(count: int, *, seed: int, folder: Path) -> Outcome:
         if form == "store":
             _read_store(store)
         else:
-            _read_source(files[0] if len(files) == 1 else folder / form, forms[form][0])
+            archive = len(files) == 1 and files[0].name.endswith(ARCHIVES)
+            _read_source(files[0] if archive else folder / form, forms[form][0])
 
     for form in names:  # what is refused before it is mutated would tell nothing
         result = judge(lambda form=form: read(form), patience=PATIENCE)  # type: ignore[misc]

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from metalearn.data.published import DatasetName, fine_names, published
+from metalearn.data.published import DatasetName, fine_names, published, superclasses
+from metalearn.data.unpickle import unpickle
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DRAW = np.random.default_rng(0)
@@ -257,6 +259,49 @@ def omniglot() -> dict[str, bytes]:
     return {f"{half}.zip": zipped(content) for half, content in files.items()}
 
 
+def hdf5(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as root:
+        for place, array in arrays.items():
+            root.create_dataset(place, data=array)
+    return file.getvalue()
+
+
+def torchmeta_omniglot(zips: Mapping[str, bytes]) -> dict[str, bytes]:
+    """As torchmeta makes it of the official archives, but for the order, which it leaves open."""
+    found: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for content in zips.values():
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in sorted(n for n in archive.namelist() if n.endswith(".png")):
+                drawing = ImageOps.invert(Image.open(archive.open(name)).convert("L"))
+                found.setdefault(name.rpartition("/")[0], []).append(np.asarray(drawing))
+    return {"data.hdf5": hdf5({place: np.stack(drawings) for place, drawings in found.items()})}
+
+
+def torchmeta_cifar(folder: Mapping[str, bytes]) -> dict[str, bytes]:
+    """As torchmeta makes it of the official pickles."""
+    halves = [f for half in ("train", "test") for f in folder if f.endswith(f"/{half}")]
+    batches = [unpickle(folder[file], file) for file in halves]
+    pixels = np.concatenate([batch[b"data"] for batch in batches])
+    labels = np.concatenate([batch[b"fine_labels"] for batch in batches])
+    whole = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    arrays = {
+        f"{superclasses()[name]}/{name}": whole[labels == label]
+        for label, name in enumerate(fine_names())
+    }
+    return {"data.hdf5": hdf5(arrays)}
+
+
+def torchmeta_mini(pickles: Mapping[str, bytes]) -> dict[str, bytes]:
+    """As torchmeta makes it of the cache pickles."""
+    files = {}
+    for split in SPLITS:
+        value = unpickle(pickles[f"mini-imagenet-cache-{split}.pkl"], split)
+        classes = {k.decode(): value[b"image_data"][v] for k, v in value[b"class_dict"].items()}
+        files[f"{split}_data.hdf5"] = hdf5({f"datasets/{k}": v for k, v in classes.items()})
+    return files
+
+
 Files = Callable[[], dict[str, bytes]]
 # Data set, files, images of one class, whether classes have their names.
 FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
@@ -277,6 +322,10 @@ FORMS: dict[str, tuple[DatasetName, Files, int, bool]] = {
     "easyfsl csv": ("miniimagenet", easyfsl, 2, True),
     "easyfsl json": ("tieredimagenet", easyfsl_json, 2, True),
     "folders": ("tieredimagenet", partial(folders, "tieredimagenet"), 2, True),
+    "torchmeta omniglot": ("omniglot", lambda: torchmeta_omniglot(omniglot()), 20, True),
+    "torchmeta cifar-fs": ("cifar-fs", lambda: torchmeta_cifar(official_folder()), 2, True),
+    "torchmeta fc100": ("fc100", lambda: torchmeta_cifar(official_folder()), 2, True),
+    "torchmeta mini": ("miniimagenet", lambda: torchmeta_mini(cache("val")), 2, True),
     "learn2learn cifarfs": ("cifar-fs", partial(folders, "cifar-fs"), 2, True),
 }
 # These archives are given themselves, not the folder they lie in.

@@ -120,3 +120,13 @@ def test_parts_of_a_step_follow_each_other() -> None:
     found(certificate([Status.OUT_OF_STEPS], [0.5]))
     assert found.seen == TASKS
     assert "worst failure 5.0e-01 (upper step 1, task 2)" in found.verdict()
+
+
+def test_tasks_with_a_residual_that_is_no_number_are_named() -> None:
+    bad = certificate([Status.NOT_FINITE] * 3, [1e-6, torch.inf, torch.nan])
+    found = evidence(SOLVED, bad, SOLVED)
+    assert found.not_finite(2) == found.not_finite(10) == [4, 5]
+    assert found.not_finite(1) == evidence().not_finite(1) == []
+    worse = Evidence(steps=1, tasks=1, fixed_steps=False)
+    worse.add(torch.tensor([[torch.nan, 0.0, 0.0, 0.0]]))
+    assert worse.not_finite(1) == [0]

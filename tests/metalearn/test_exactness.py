@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import metalearn.training
 from hypergrad import CG, Detached, GradientDescent, Implicit, Unrolled
 from metalearn import exactness as subject_module
 from metalearn.backbones import ResNet12
 from metalearn.config import TrainConfig
-from metalearn.errors import ConfigError, UnsolvedWarning
-from metalearn.exactness import exact_of, exactness
+from metalearn.errors import ConfigError, NotFiniteError, UnsolvedWarning
+from metalearn.exactness import Exactness, exact_of, exactness
 from metalearn.lower import Lower, exact, paper
 from metalearn.methods import LinearHeads, Model, ProtoNet
 from metalearn.methods.presets import preset
@@ -128,6 +129,18 @@ def test_training_records_it_where_asked_and_goes_on_the_same() -> None:
         "hypergradient_cosine": expected.cosine,
     }
     assert trained(method="protonet", hypergradient_error=True)[1] == {}
+
+
+@pytest.mark.parametrize("found", [(torch.nan, 1.0), (torch.inf, 1.0), (0.1, torch.nan)])
+def test_an_error_that_is_no_number_is_refused(
+    found: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(SMALL, method="memory-reduced", hypergradient_error=True)
+    training = Training(config, torch.device("cpu"))
+    planted = Exactness(error=found[0], cosine=found[1])
+    monkeypatch.setattr(metalearn.training, "exactness", lambda *given, **named: planted)
+    with pytest.raises(NotFiniteError, match=r"is (nan|inf|0\.1), its cosine .*after upper step 0"):
+        training.exactness()
 
 
 def test_the_plan_says_whether_it_is_measured() -> None:

@@ -1,25 +1,156 @@
-"""The guard against losses that are no numbers names the upper step and the tasks it had."""
+"""The guard against values that are no numbers names the upper step and the tasks of it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
-from metalearn.config import TrainConfig
+import metalearn.guard
+from metalearn.config import Protocol, TrainConfig
+from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import NotFiniteError
+from metalearn.guard import episodes_named
+from metalearn.methods import Model, ProtoNet
+from metalearn.methods.method import Watch
 from metalearn.training import Training
+
+CONFIG = TrainConfig(
+    method="memory-reduced",
+    filters=4,
+    tasks_per_step=4,
+    steps=8,
+    train=Protocol(way=3),
+    device="cpu",
+    threads=1,
+)
+
+
+def training(**changes: Any) -> Training:
+    return Training(replace(CONFIG, **changes), torch.device("cpu"))
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
+    """Images of these episodes are NaN, whichever others they are drawn with."""
+    honest = Sampler.sample
+
+    def sample(sampler: Sampler, start: int, count: int) -> Episodes:
+        found = honest(sampler, start, count)
+        for index in bad:
+            if start <= index < start + count:
+                found.images[index - start] = torch.nan
+        return found
+
+    monkeypatch.setattr(Sampler, "sample", sample)
+
+
+def blamed(subject: Training, **changes: Any) -> str:
+    """What is said of training episodes 4 to 7 after a failure of theirs."""
+    given = {"method": subject.method, "scaler": subject.scaler} | changes
+    drawn, weight = torch.get_rng_state(), next(subject.model.parameters())
+    weight.grad = torch.ones_like(weight)
+    with (
+        pytest.raises(NotFiniteError) as raised,
+        episodes_named(model=subject.model, sampler=subject.sampler, episodes=range(4, 8), **given),
+    ):
+        raise NotFiniteError("the loss is nan.")
+    # the state that is kept of the failure is that of the failure
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    return str(raised.value).removeprefix("the loss is nan. ")
 
 
 def test_the_first_loss_that_is_no_number_is_named() -> None:
-    config = TrainConfig(filters=4, tasks_per_step=2, steps=8, device="cpu", threads=1)
-    training = Training(config, torch.device("cpu"))
-    training.step = 6
-    training.losses[:6] = 1.0
-    assert training.look(4) == {"loss": 1.0}
-    training.losses[4] = torch.nan
-    training.losses[5] = torch.inf
-    with pytest.raises(NotFiniteError, match=r"nan at upper step 5, training episodes 8 to 9: low"):
-        training.look(4)
-    training.losses[4] = 1.0
-    with pytest.raises(NotFiniteError, match=r"inf at upper step 6, training episodes 10 to 11:"):
-        training.look(4)
+    subject = training(tasks_per_step=2)
+    subject.step = 6
+    subject.losses[:6] = 1.0
+    assert subject.look(4) == {"loss": 1.0}
+    subject.losses[4] = torch.nan
+    subject.losses[5] = torch.inf
+    with pytest.raises(NotFiniteError, match=r"nan at upper step 5: low.* 8 to 9 are finite"):
+        subject.look(4)
+    subject.losses[4] = 1.0
+    with pytest.raises(NotFiniteError, match=r"inf at upper step 6: low.* 10 to 11 are finite"):
+        subject.look(4)
+    with torch.no_grad():  # as a step on such a loss leaves them
+        next(subject.model.parameters())[0] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"no longer finite, so that none of .* 10 to 11 is"):
+        subject.look(4)
+
+
+def test_a_residual_that_is_no_number_is_that_of_a_task() -> None:
+    subject = training()
+    subject.advance()
+    subject.advance()
+    subject.evidence._residual[6] = torch.nan
+    with pytest.raises(
+        NotFiniteError, match=r"residual is nan at .* step 2, of .* episodes \[6\]:"
+    ):
+        subject.look(2)
+
+
+@pytest.mark.parametrize("tasks_per_chunk", [None, 2])
+def test_the_task_that_stops_a_step_is_named(
+    tasks_per_chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = training(tasks_per_chunk=tasks_per_chunk)
+    subject.advance()
+    poison(monkeypatch, 6)
+    before = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    with pytest.raises(
+        NotFiniteError,
+        match=r"lower objective of task [02] is not finite .* One by one, with the weights as they "
+        r"are, these of training episodes 4 to 7 are not finite: 6 \(the lower level or its adjo",
+    ):
+        subject.advance()
+    assert subject.evidence.seen == 4
+    assert torch.equal(torch.get_rng_state(), drawn)
+    after = subject.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class _Kinked(ProtoNet):
+    """Of tasks that are NaN the loss is 0 and its gradient none; and it draws."""
+
+    def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Tensor:
+        torch.rand(1)
+        if not bool(episodes.images.isnan().any()):
+            return ProtoNet.loss(self, model, episodes, watch=watch)
+        return (next(model.parameters()) * 0).sum().sqrt()
+
+
+def test_what_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = training(method="protonet", train=Protocol(way=5))
+    poison(monkeypatch, 4, 7, 8)
+    assert "these of training episodes 4 to 7 are not finite: 4 (loss), 7 (loss)." in blamed(
+        subject
+    )
+    said = blamed(subject, method=_Kinked())
+    assert said.endswith("are not finite: 4 (hypergradient), 7 (hypergradient).")
+    # a scaler leaves such steps out, and lowers its scale
+    said = blamed(subject, method=_Kinked(), scaler=torch.amp.GradScaler("cpu"))
+    assert said.endswith("training episodes 4 to 7 are finite.")
+
+
+def test_nothing_hides_what_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(metalearn.guard, "accumulate", full)
+    said = blamed(training())
+    assert (
+        said == "One by one, training episodes 4 to 7 ended in RuntimeError: can't allocate memory"
+    )
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    subject = training()
+    with (
+        pytest.raises(ValueError, match=r"^other$"),
+        episodes_named(subject.method, subject.model, subject.sampler, range(4, 8), scaler=None),
+    ):
+        raise ValueError("other")

@@ -160,10 +160,6 @@ def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
         said = refusal("miniimagenet", tmp_path / name, {name: page})
         assert "is an HTML page" in said
         assert "browser" in said
-    said = refusal("omniglot", tmp_path / "a", {"data.hdf5": b"\x89HDF\r\n\x1a\n"})
-    assert "h5py" in said
-    said = refusal("tieredimagenet", tmp_path / "b", {"data.hdf5": b"\x89HDF\r\n\x1a\n"})
-    assert "h5py" in said
     whole = legacy.cache("val")
     short = {name: content[:-1000] for name, content in whole.items()}
     assert "truncated" in refusal("miniimagenet", tmp_path / "c", short)

@@ -185,7 +185,7 @@ def test_tables_and_figures_are_written(
             f"--out={measured}",
             "--methods",
             "memory-reduced",
-            "itd-bio",
+            "maml",
             "--steps",
             "2",
             "4",
@@ -194,8 +194,10 @@ def test_tables_and_figures_are_written(
         ]
     )
     peaks = json.loads(measured.read_text())["peaks"]
-    assert peaks.keys() == {"memory-reduced", "itd-bio"}
-    assert peaks["itd-bio"]["6"] > peaks["itd-bio"]["2"]
+    assert peaks.keys() == {"memory-reduced", "maml"}
+    # a few recorded steps of a head lie below the peak, which is in the backbone's backward
+    assert peaks["maml"]["6"] > peaks["maml"]["2"]
+    assert peaks["memory-reduced"]["6"] == peaks["memory-reduced"]["2"]
     for kind, source in (
         ("accuracy", f"--runs={folder}"),
         ("memory", f"--measured={measured}"),

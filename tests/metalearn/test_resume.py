@@ -232,6 +232,25 @@ def test_what_cannot_be_resumed_is_refused(
     assert "config.json is unreadable" in said
 
 
+def test_only_a_restart_by_a_launcher_finds_a_finished_run_finished(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rank may die after the result is written: the launcher's next attempt must not fail."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # of a launcher further out, say
+    assert "is finished: there is nothing to resume" in refused(
+        ["train", f"--resume={whole}"], capsys
+    )
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    main(["train", f"--resume={whole}"])
+    assert "is finished: there is nothing left to do" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert "is finished: there is nothing to resume" in refused(
+        ["train", f"--resume={whole}"], capsys
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

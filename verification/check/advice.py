@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from hypergrad import CG, Bilevel, GradientDescent, hypergradient
 from hypergrad.checks.answer import flat
 from hypergrad.errors import InputError, NotFiniteError
@@ -102,15 +100,10 @@ def recommend(trajectory: Trajectory, estimates: Sequence[Estimate], accuracy: f
         InputError: g is not strongly convex there.
     """
     constants = worst(estimates)
-    known = Constants(**{name: _estimated(value) for name, value in constants.items()})
-    distance = _estimated(max(found.distance for found in estimates))
+    known = Constants(**{name: Estimated(value) for name, value in constants.items()})
+    distance = Estimated(max(found.distance for found in estimates))
     found = plan(known, accuracy * trajectory.scale, distance=distance)
     return Advice(found, upper_step_size(trajectory), constants)
-
-
-def _estimated(value: float) -> Estimated:
-    """In float64: a plain number would be taken as float32, where 1e-46 is 0 and 1e39 infinite."""
-    return Estimated(torch.tensor(value, dtype=torch.float64))
 
 
 def upper_step_size(trajectory: Trajectory) -> float:

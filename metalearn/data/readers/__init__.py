@@ -20,25 +20,34 @@ from metalearn.data.readers.labelled_pickles import read_labelled_pickles
 from metalearn.data.readers.omniglot import read_omniglot
 from metalearn.data.readers.tadam import read_tadam
 from metalearn.data.readers.tiered import read_tiered
+from metalearn.data.readers.torchmeta import read_torchmeta
 from metalearn.data.source import Source
 
 Reader: TypeAlias = Callable[[Tree, Published, int], Source | None]
 
 # In the order they are tried: the form nearest to the original first.
 READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
-    "omniglot": (read_omniglot,),
-    "cifar-fs": (read_cifar100, read_cifar100_images, read_labelled_pickles, read_folders),
+    "omniglot": (read_omniglot, read_torchmeta),
+    "cifar-fs": (
+        read_cifar100,
+        read_cifar100_images,
+        read_labelled_pickles,
+        read_torchmeta,
+        read_folders,
+    ),
     "fc100": (
         read_cifar100,
         read_cifar100_images,
         read_labelled_pickles,
         read_tadam,
+        read_torchmeta,
         read_folders,
     ),
     "miniimagenet": (
         read_cache_pickles,
         read_labelled_pickles,
         read_tadam,
+        read_torchmeta,
         read_csv,
         read_json,
         read_tiny_imagenet,
@@ -50,19 +59,22 @@ READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
 
 # What each reader looks for, for the message when none finds it.
 EXPECTED: Final[dict[DatasetName, str]] = {
-    "omniglot": "images_background.zip and images_evaluation.zip, or the folders in them",
+    "omniglot": (
+        "images_background.zip and images_evaluation.zip, the folders in them, or torchmeta's "
+        "data.hdf5"
+    ),
     "cifar-fs": (
-        "cifar-100-python.tar.gz or its folder, cifar100.zip, CIFAR_FS_{train,val,test}.pickle, or "
-        "folders {train,val,test}/CLASS"
+        "cifar-100-python.tar.gz or its folder, cifar100.zip, CIFAR_FS_{train,val,test}.pickle, "
+        "torchmeta's data.hdf5, or folders {train,val,test}/CLASS"
     ),
     "fc100": (
         "cifar-100-python.tar.gz or its folder, cifar100.zip, FC100_{train,val,test}.pickle, "
-        "few-shot-{train,val,test}.npz, or folders {train,val,test}/CLASS"
+        "few-shot-{train,val,test}.npz, torchmeta's data.hdf5, or folders {train,val,test}/CLASS"
     ),
     "miniimagenet": (
         "mini-imagenet-cache-{train,val,test}.pkl, miniImageNet_category_split_*.pickle, "
-        "few-shot-{train,val,test}.npz, images with {train,val,test}.csv or .json, or "
-        "folders {train,val,test}/WNID"
+        "few-shot-{train,val,test}.npz, torchmeta's {train,val,test}_data.hdf5, images with "
+        "{train,val,test}.csv or .json, or folders {train,val,test}/WNID"
     ),
     "tieredimagenet": (
         "{train,val,test}_images.npz or _images_png.pkl, each with _labels.pkl, images with "

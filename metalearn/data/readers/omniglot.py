@@ -24,7 +24,7 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
     extracted.
 
     Raises:
-        DataError: there is only torchmeta's HDF5 file, or an archive is damaged or unsafe.
+        DataError: an archive is damaged or unsafe, or holds something else.
     """
     trees = [tree]
     for half in HALVES:
@@ -47,12 +47,6 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
                 files[match[1]][base] = (each, name)
                 used[number].append(name)
     if not files:
-        if tree.find("data.hdf5") is not None:
-            raise DataError(
-                f"{tree.name} holds torchmeta's data.hdf5, and this package does not read HDF5 (it "
-                "would need h5py): give the official images_background.zip and "
-                "images_evaluation.zip, which it was made from."
-            )
         return None
     splits = {}
     for split in SPLITS:

@@ -18,6 +18,8 @@ import torch
 import metalearn.methods
 import metalearn.training
 from metalearn.cli import main
+from metalearn.evidence import Evidence
+from metalearn.exactness import Exactness, exactness
 
 Gradient = Callable[..., Any]
 
@@ -133,6 +135,35 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
     mock.patch.object(metalearn.training, "_descend", descend).start()
+    main(["train", *arguments])
+
+
+def nan_residual(step: int, noted: Path, *arguments: str) -> None:
+    """What all ranks hold of the last task of a step is NaN, as if it had been exchanged so.
+
+    Each measurement of the hypergradient's error is noted in a file, with its rank.
+    """
+    honest = Evidence.add
+
+    def add(evidence: Evidence, rows: torch.Tensor) -> None:
+        honest(evidence, rows)
+        if evidence.seen == step * evidence.tasks:
+            evidence._residual[evidence.seen - 1] = math.nan
+
+    def measured(*arguments: Any, **named: Any) -> Any:
+        with noted.open("a") as file:
+            file.write(f"rank {os.environ['RANK']}\n")
+        return exactness(*arguments, **named)
+
+    mock.patch.object(Evidence, "add", add).start()
+    mock.patch.object(metalearn.training, "exactness", measured).start()
+    main(["train", *arguments])
+
+
+def nan_error(*arguments: str) -> None:
+    """The hypergradient's error is NaN on the rank that measures it."""
+    found = Exactness(error=math.nan, cosine=math.nan)
+    mock.patch.object(metalearn.training, "exactness", return_value=found).start()
     main(["train", *arguments])
 
 

@@ -24,23 +24,11 @@ import safetensors.torch
 from metalearn import checkpoint, provenance
 from metalearn.files import is_temporary, write_json
 from metalearn.run import Run
+from tests.metalearn.distributed.ranks import TINY
 
 RANKS = 2
 STEPS = 30
-SETTINGS = [
-    f"--steps={STEPS}",
-    "--validate-every=10",
-    "--checkpoint-every=2",
-    "--validation-episodes=2",
-    "--test-episodes=2",
-    "--filters=4",
-    "--tasks-per-step=2",
-    "--train.way=3",
-    "--test.way=3",
-    "--threads=1",
-    "--device=cpu",
-    "--tracker=none",
-]
+SETTINGS = [f"--steps={STEPS}", "--validate-every=10", *TINY]
 _DEADLINE = 400.0  # seconds that one run may take, all its restarts included
 
 

@@ -13,6 +13,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+# What makes a run small, whatever is done to it.
+TINY = (
+    "--checkpoint-every=2",
+    "--validation-episodes=2",
+    "--test-episodes=2",
+    "--filters=4",
+    "--tasks-per-step=2",
+    "--train.way=3",
+    "--test.way=3",
+    "--threads=1",
+    "--device=cpu",
+    "--tracker=none",
+)
+
 # A server that has imported everything once: each rank is then a fork of it, at no cost.
 _RANKS = multiprocessing.get_context("forkserver")
 _RANKS.set_forkserver_preload(["metalearn.train", "metalearn.commands"])

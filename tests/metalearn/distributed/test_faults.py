@@ -17,23 +17,9 @@ from metalearn.data.store import write_store
 from metalearn.distributed import TIMEOUT_VARIABLE
 from metalearn.run import Run
 from tests.metalearn.distributed import broken
-from tests.metalearn.distributed.ranks import Ended, ranks
+from tests.metalearn.distributed.ranks import TINY, Ended, ranks
 
-SMALL = [
-    "--steps=6",
-    "--validate-every=6",
-    "--checkpoint-every=2",
-    "--validation-episodes=2",
-    "--test-episodes=2",
-    "--filters=4",
-    "--tasks-per-step=2",
-    "--train.way=3",
-    "--test.way=3",
-    "--method=protonet",
-    "--threads=1",
-    "--device=cpu",
-    "--tracker=none",
-]
+SMALL = ["--steps=6", "--validate-every=6", "--method=protonet", *TINY]
 BROKEN_AT = 4  # a step after two checkpoints' worth of them: the last is of step 2
 
 
@@ -78,7 +64,11 @@ def goes_on(run: Path, whole: Path, folder: Path, *, step: int = 2) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (broken.nan, "NotFiniteError: the loss is nan: lower the learning rate"),
+        (
+            broken.nan,
+            "NotFiniteError: the loss is nan: lower the learning rate. One by one, with the "
+            "weights as they are, training episodes 7 to 7 are finite.",
+        ),
         (broken.out_of_memory, "ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB"),
         (
             broken.too_large,
@@ -100,6 +90,32 @@ def test_what_one_rank_raises_is_raised_on_all(
     assert progress.step == BROKEN_AT - 1
     assert all(bool(value.isfinite().all()) for name, value in failed.items() if "model" in name)
     goes_on(run, whole, tmp_path)
+
+
+def test_what_all_ranks_see_is_said_once_and_one_of_them_measures(tmp_path: Path) -> None:
+    run, noted = tmp_path / "run", tmp_path / "noted"
+    settings = [*SMALL, "--method=memory-reduced", "--validate-every=2", "--hypergradient-error"]
+    ended = ranks(2, broken.nan_residual, 4, noted, f"--run={run}", *settings, folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert "NotFiniteError: the residual is nan at upper step 4, of training episodes [7]" in words(
+        ended
+    )
+    assert ended[1].said == ""
+    # the error was measured at the validation before, on the leading rank alone
+    assert noted.read_text() == "rank 0\n"
+    (line,) = Run(run).metrics()
+    assert line["step"] == 2
+    assert line["hypergradient_error"] > 0
+    # what it refuses stops all ranks
+    ended = ranks(2, broken.nan_error, f"--resume={run}", folder=tmp_path)
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert (
+        "RankError: rank 0 of 2 failed at the hypergradient's error: NotFiniteError: the "
+        "hypergradient's distance from the exact one is nan"
+    ) in words(ended)
+    assert ended[1].said == ""
+    assert broken.events(run) == ["started", "failed", "resumed", "failed"]
+    assert Run(run).metrics() == [line]
 
 
 def test_a_hung_rank_is_named_with_its_step(whole: Path, tmp_path: Path) -> None:
@@ -144,6 +160,16 @@ def test_a_folder_that_takes_no_more_stops_all_ranks(
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
     run.chmod(0o755)
     goes_on(run, whole, tmp_path)
+
+
+def test_a_restart_finds_a_finished_run_finished(whole: Path, tmp_path: Path) -> None:
+    """A rank that dies once the result is written makes torchrun start all of them again."""
+    again = {"TORCHELASTIC_RESTART_COUNT": "1"}
+    ended = ranks(2, broken.nothing_broken, f"--resume={whole}", folder=tmp_path, environment=again)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert "is finished: there is nothing left to do" in words(ended)
+    assert ended[1].said == ""
+    assert broken.events(whole) == ["started", "finished"]
 
 
 def test_a_folder_that_is_read_only_is_refused_at_the_start(
