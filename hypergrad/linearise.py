@@ -84,7 +84,7 @@ class Linearisation(Generic[Theta, Phi]):
         self._custom: list[str] = custom_functions(values)
         with torch.enable_grad(), self._explain_second_derivatives():
             gradients = (
-                recorded_gradient(values, self._phi)
+                recorded_gradient(values, self._phi, self._custom)
                 if twice
                 else torch.autograd.grad(values, self._phi, torch.ones_like(values))
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
@@ -157,11 +158,15 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
     Raises:
         NotFiniteError: with the task's index.
     """
-    if tensor.device.type == "cpu" and tensor.numel() and noting() is None:
-        low, high = tensor.detach().aminmax()  # both NaN if an entry is; one look if all is well
-        if float(low) > -torch.inf and float(high) < torch.inf:
-            return
-    bad = ~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1))
+    # one look if all is well: no sum is finite that has NaN or infinity in it
+    looks = tensor.device.type == "cpu" and noting() is None
+    if looks and math.isfinite(float(tensor.detach().sum())):
+        return
+    refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
+
+
+def refuse_where(bad: Tensor, what: str) -> None:
+    """:func:`refuse_not_finite` for who knows which tasks, ``(*batch,)``, have such a value."""
 
     def error() -> NotFiniteError:
         where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
@@ -187,7 +192,11 @@ def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[s
 
 
 def recorded_gradient(
-    values: Tensor, points: Sequence[Tensor], *, within: Sequence[Tensor] = ()
+    values: Tensor,
+    points: Sequence[Tensor],
+    custom: Sequence[str],
+    *,
+    within: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """``d values.sum() / d points`` with its graph, refused if its derivative would be pruned.
 
@@ -197,12 +206,12 @@ def recorded_gradient(
     Args:
         values: ``(*batch,)``, each task's own.
         points: what to differentiate in.
+        custom: the :func:`custom_functions` in the graph of ``values``.
         within: tensors beyond which the graph is none of the values' own.
 
     Raises:
         InputError: naming the custom functions.
     """
-    custom = custom_functions(values, within=within)
     # the node is there only if the weights require grad, and they only if it may be
     weights = torch.ones_like(values, requires_grad=bool(custom))
     gradients = torch.autograd.grad(values, points, weights, create_graph=True)

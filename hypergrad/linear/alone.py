@@ -22,10 +22,12 @@ def sweep_alone(
     """The sweep of ``cg.py`` for one task, its recurrences in Python's numbers; see Sweep.
 
     Beside its product a step then takes six operations and three looks, in place of twenty-two
-    operations, which are most of the time where the system is small.
+    operations, which are most of the time where the system is small. What overflows is infinite,
+    as it is in ``cg.py``: Python would raise, as torch does for a number beyond its dtype's.
     """
     x, r = run.x, run.residual
-    limit = float(goal) ** 2
+    kind = torch.finfo(r.dtype)
+    limit = float(goal) * float(goal)  # squared by ** it would raise
     z = r if inverse is None else inverse(r)
     p, rho = z.clone(), float(dot(r, z))
     least, unknown = math.inf, 0.0
@@ -33,16 +35,18 @@ def sweep_alone(
     for step in range(budget):
         ap = product(p)
         pap, pp = float(dot(p, ap)), float(dot(p, p))
-        ratio = pap / pp if pp > 0 else math.nan
+        ratio = _held(pap / pp if pp else pap * math.inf, kind)
         least = min(least, ratio)  # passes over NaN
-        if not (ratio > unknown and 0 < rho < math.inf):  # so for NaN; unknown is cg.py's
-            told = not math.isnan(ratio) and math.isfinite(rho)
+        margin = ratio - unknown  # cg.py's
+        if not (margin > 0 and 0 < rho < math.inf):  # so for NaN
+            told = not math.isnan(margin) and math.isfinite(rho)
             ended = Status.INDEFINITE if told else Status.NOT_FINITE
             break
         if step == 0:
-            unknown = torch.finfo(r.dtype).eps * ratio
-        x.add_(p, alpha=rho / pap)
-        r.add_(ap, alpha=-rho / pap)
+            unknown = kind.eps * ratio
+        alpha = _held(rho / pap, kind)
+        x.add_(p, alpha=alpha)
+        r.add_(ap, alpha=-alpha)
         taken += 1
         square = float(dot(r, r))
         if square <= limit:
@@ -54,7 +58,12 @@ def sweep_alone(
         else:
             z = inverse(r)
             rho = float(dot(r, z))
-        p = torch.add(z, p, alpha=rho / old)
+        p = torch.add(z, p, alpha=_held(rho / old, kind))
     run.curvature = run.curvature.clamp(max=least)
     run.steps += taken
     run.ended.fill_(ended)
+
+
+def _held(number: float, kind: torch.finfo) -> float:
+    """The number as the precision would hold it, but for rounding."""
+    return math.copysign(math.inf, number) if abs(number) > kind.max else number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from types import FunctionType, MethodType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from hypergrad.linear.remembering import Remembering
 from hypergrad.linear.structured import LinearMap as LinearMap
-from hypergrad.linear.structured import Reducible, Reduction, Structured
+from hypergrad.linear.structured import Reduction, is_reducible, is_structured
 
 
 class Status(enum.IntEnum):
@@ -115,12 +114,8 @@ class Counted:
         self._apply = apply
         self._damping = damping
         self._memory = apply if isinstance(apply, Remembering) else None
-        known = apply if self._memory is None else self._memory.known
-        # functions and methods know nothing, and a Protocol's isinstance takes 30 us
-        plain = isinstance(known, (FunctionType, MethodType))
-        self._structured = apply if not plain and isinstance(apply, Structured) else None
-        given: object = apply
-        self._reducible = given if not plain and isinstance(given, Reducible) else None
+        self._structured = apply if is_structured(apply) else None
+        self._reducible = apply if is_reducible(apply) else None
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -195,8 +190,15 @@ def judge(
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n"]]:
     """The recomputed relative residual of x, and the residual vector, by one product."""
     residual = rhs - (apply.judge(x) if isinstance(apply, Counted) else apply(x))
+    return relative(residual, rhs), residual
+
+
+def relative(
+    residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
     size = norm(rhs)
-    return norm(residual) / torch.where(size > 0, size, 1.0), residual
+    return norm(residual) / torch.where(size > 0, size, 1.0)
 
 
 def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.remembering import remembering
-from hypergrad.linear.solution import LinearMap, Solution, Status, norm
+from hypergrad.linear.solution import LinearMap, Solution, Status, relative
 
 
 class Witness:
@@ -46,8 +46,7 @@ class Witness:
             )
         with torch.no_grad():
             image, products = self.map.image(solution.x)
-        size = norm(rhs)
-        true = norm(rhs - image) / torch.where(size > 0, size, 1.0)
+        true = relative(rhs - image, rhs)
         allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
         denied = ~(true <= allowed)  # True for NaN, too
         status = solution.status.masked_fill(

@@ -51,6 +51,48 @@ def test_ends_as_one_of_two(apply: Callable[[Tensor], Tensor], solver: CG, statu
     assert ((both.curvature - alone.curvature).abs() <= SLACK).all()
 
 
+SMALL = torch.tensor([1.0, 2.0, 3.0])
+SKEW = torch.tensor([[1e-14, -1.0, 0.0], [1.0, 1e-14, 0.0], [0.0, 0.0, 1e-14]])
+LARGEST = 3e37 * SMALL * SMALL[:, None]  # its eigenvalue is beyond float32
+
+
+def _growing(r: Tensor) -> float:
+    """What makes r'z grow by more than float32 holds, while each is within."""
+    return 1e-10 if r.norm() < 10 else 1e3
+
+
+@pytest.mark.parametrize(
+    ("apply", "solver", "status"),
+    [
+        # steps, quotients and conjugations that float32 can't hold, and Python's numbers can
+        (lambda v: 1e-40 * v, CG(), Status.NOT_FINITE),
+        (product(SKEW), CG(), Status.NOT_FINITE),
+        (lambda v: 1e38 * v, CG(preconditioner=lambda r: 1e-24 * r), Status.CONVERGED),
+        (lambda v: 1e30 * v, CG(preconditioner=lambda r: 1e-30 * r), Status.CONVERGED),
+        (lambda v: SMALL * 1e30 * v, CG(preconditioner=lambda r: 1e-30 * r), Status.NOT_FINITE),
+        (product(SKEW), CG(preconditioner=lambda r: r * _growing(r)), Status.NOT_FINITE),
+        (product(LARGEST), CG(rtol=1e-3, preconditioner=lambda r: 1e-19 * r), Status.CONVERGED),
+    ],
+)
+def test_what_overflows_ends_as_one_of_two(
+    apply: Callable[[Tensor], Tensor], solver: CG, status: Status
+) -> None:
+    alone, both = solver.solve(apply, SMALL), solver.solve(apply, SMALL.expand(2, 3))
+    assert alone.status == status
+    assert (both.status == status).all()
+    assert (both.steps == alone.steps).all()
+    assert (both.curvature == alone.curvature).all()
+
+
+def test_a_tolerance_whose_square_overflows() -> None:
+    tiny, far = SMALL.double() * 1e-300, SMALL.double()  # b is scaled to 1, and the rest with it
+    solver = CG(atol=1e-100)
+    alone = solver.solve(lambda v: v, tiny, far)
+    both = solver.solve(lambda v: v, tiny.expand(2, 3), far.expand(2, 3))
+    assert alone.status == Status.NOT_FINITE
+    assert (both.status == alone.status).all()
+
+
 def test_a_batch_of_one_is_alone() -> None:
     solver = CG(rtol=1e-8)
     one, alone = solver.solve(product(MATRIX), B[None]), solver.solve(product(MATRIX), B)
@@ -68,6 +110,18 @@ def test_a_norm_is_right_however_large_the_entries(dtype: torch.dtype, power: fl
     exact = vector.double()[:, 0] * 5**0.5
     # five squares, their sum and its root: some roundings
     assert ((norm(vector).double() - exact).abs() <= 8 * kind.eps * exact).all()
+
+
+def test_many_columns_are_taken_some_at_a_time() -> None:
+    calls = []
+
+    def counting(vector: Tensor) -> Tensor:
+        calls.append(vector)
+        return 2 * vector
+
+    # what a product holds meanwhile it holds once for each column, so that is bounded
+    assert dense(counting, torch.ones(150)).equal(2 * torch.eye(150))
+    assert len(calls) == 3  # 64, 64 and 22 columns
 
 
 def test_columns_taken_together_are_those_taken_one_by_one() -> None:
