@@ -54,6 +54,13 @@ def evaluate(
             no dependence on phi.
         NotFiniteError: a value is NaN or infinite.
     """
+    return walked(objective, theta, phi, role=role)[0]
+
+
+def walked(
+    objective: Objective[Theta, Phi], theta: Theta, phi: Phi, *, role: str = "lower"
+) -> tuple[Tensor, set[Any]]:
+    """:func:`evaluate`, and all nodes of the graph that it walked."""
     if torch.is_inference_mode_enabled():
         raise InputError(
             "inference_mode is on, under which nothing can be differentiated, not even inside; use "
@@ -70,7 +77,8 @@ def evaluate(
         )
     check_batch(phi, "phi", values.shape)
     own = {id(leaf) for tree in (theta, phi) for leaf in leaves(tree)}
-    reached = _reached(values)
+    nodes = _graph(values)
+    reached = _reached(values, nodes)
     for tensor in reached.values():
         if id(tensor) not in own:
             raise InputError(
@@ -85,7 +93,7 @@ def evaluate(
                 "minimiser; use it (without detach or no_grad), or leave it out of phi."
             )
     refuse_not_finite(values, f"the {role} objective", per_task=True)
-    return values
+    return values, nodes
 
 
 def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
@@ -102,8 +110,8 @@ def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
     check_tree(phi, "phi")
     check_same_kind(theta, phi)
     probes = like(theta, (fresh_leaf(leaf) for leaf in leaves(theta)))
-    values = evaluate(lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi))))
-    reached = _reached(values)
+    values, nodes = walked(lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi))))
+    reached = _reached(values, nodes)
     if not any(id(leaf) in reached for leaf in leaves(probes)):
         raise no_dependence()
     return values.detach()
@@ -186,9 +194,14 @@ def _index(mask: Tensor) -> int | tuple[int, ...]:
 
 def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
     """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
+    return custom_among(_graph(values, within))
+
+
+def custom_among(nodes: set[Any]) -> list[str]:
+    """:func:`custom_functions`, of nodes that have been walked to."""
     kind = torch.autograd.function.BackwardCFunction
-    nodes = [node for node in _graph(values, within) if isinstance(node, kind)]
-    return sorted({type(node).__name__.removesuffix("Backward") for node in nodes})
+    custom = [node for node in nodes if isinstance(node, kind)]
+    return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
 
 
 def recorded_gradient(
@@ -243,11 +256,11 @@ def differentiable_once(told: str, custom: Sequence[str]) -> InputError:
     )
 
 
-def _reached(values: Tensor) -> dict[int, Tensor]:
-    """The leaves that require grad and that ``values`` depends on, by identity."""
+def _reached(values: Tensor, nodes: set[Any]) -> dict[int, Tensor]:
+    """The leaves that require grad and that ``values``, of these nodes, depends on, by identity."""
     if values.grad_fn is None:
         return {id(values): values} if values.requires_grad else {}
-    leaf_nodes = (node for node in _graph(values) if type(node).__name__ == "AccumulateGrad")
+    leaf_nodes = (node for node in nodes if type(node).__name__ == "AccumulateGrad")
     return {id(node.variable): node.variable for node in leaf_nodes}
 
 

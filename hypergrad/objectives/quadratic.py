@@ -70,8 +70,8 @@ class QuadraticHessian:
 
     def inverse(self, rhs: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch q"]:
         """``A^{-1} b`` by Cholesky; NaN where A is not positive definite."""
-        factor, failed = torch.linalg.cholesky_ex(self.matrix)
-        solved = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+        factor, failed = torch.linalg.cholesky_ex(self.matrix, upper=True)  # spares a transpose
+        solved = torch.cholesky_solve(rhs[..., None], factor, upper=True)[..., 0]
         return solved.masked_fill((failed > 0)[..., None], torch.nan)
 
     def diagonal(self) -> Float[Tensor, "*batch q"]:
