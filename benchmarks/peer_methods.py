@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.peer_cases import Case
-from hypergrad import CG, Bilevel, attach, hypergradient
+from hypergrad import CG, Bilevel, Cholesky, Woodbury, attach, hypergradient
 from hypergrad.objectives import Quadratic
 
 RTOL = 1e-6  # |b - H v| <= RTOL |b|, where a solver has a tolerance
 STEPS = 1000  # at most, where it has both
 LONGEST_UNROLL = 4000
+LARGEST_DENSE = 1000  # numbers in phi, for methods that build the Hessian
 PACKAGES = {"torchopt": "torchopt", "higher": "higher", "betty": "betty-ml"}
 
 
@@ -93,6 +94,15 @@ def _ours(case: Case, steps: int) -> Iterator[Method]:
     yield Method(
         package="hypergrad", how="attach + backward, CG", given="values", steps=steps, run=attached
     )
+    if len(case.cotangent) <= LARGEST_DENSE:
+        direct = Cholesky()
+        yield Method(
+            package="hypergrad",
+            how="hypergradient, Cholesky",
+            given="values",
+            steps=None,
+            run=lambda: hypergradient(_bilevel(case), case.theta, case.phi, solver=direct).grad,
+        )
     if case.matrix is None:
         return
     known = Quadratic(
@@ -108,6 +118,14 @@ def _ours(case: Case, steps: int) -> Iterator[Method]:
         steps=steps,
         run=lambda: hypergradient(problem, case.theta, case.phi, solver=solver).grad,
     )
+    inverse = Woodbury()
+    yield Method(
+        package="hypergrad",
+        how="Quadratic, its own inverse (Woodbury)",
+        given="derivatives",
+        steps=None,
+        run=lambda: hypergradient(problem, case.theta, case.phi, solver=inverse).grad,
+    )
 
 
 def _torchopt(case: Case, steps: int) -> Iterator[Method]:
@@ -119,39 +137,46 @@ def _torchopt(case: Case, steps: int) -> Iterator[Method]:
         slope: Tensor = torch.func.grad(lambda point: case.lower(theta, point))(phi)
         return slope
 
-    def run_with(optimality: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
-        root = torchopt.diff.implicit.custom_root(
-            optimality,
-            argnums=1,
-            solve=torchopt.linear_solve.solve_cg(rtol=RTOL, maxiter=STEPS),
-        )
+    cg = torchopt.linear_solve.solve_cg(rtol=RTOL, maxiter=STEPS)
+    dense = torchopt.linear_solve.solve_inv(ns=False)  # its own: the matrix by vmap, then LU
+
+    def run_with(
+        optimality: Callable[[Tensor, Tensor], Tensor], solve: Any
+    ) -> Callable[[], Tensor]:
+        root = torchopt.diff.implicit.custom_root(optimality, argnums=1, solve=solve)
 
         def finished(phi: Tensor, theta: Tensor) -> Tensor:
             return phi
 
-        solve: Callable[[Tensor, Tensor], Tensor] = root(finished)
+        minimiser: Callable[[Tensor, Tensor], Tensor] = root(finished)
 
         def run() -> Tensor:
             theta = case.theta.detach().requires_grad_()
-            return torch.autograd.grad(case.upper(theta, solve(case.phi, theta)), theta)[0]
+            return torch.autograd.grad(case.upper(theta, minimiser(case.phi, theta)), theta)[0]
 
         return run
 
-    yield Method(
-        package="torchopt",
-        how="custom_root, solve_cg",
-        given="values",
-        steps=steps,
-        run=run_with(by_autodiff),
-    )
-    matrix = case.matrix
-    if matrix is not None:
+    solvers: dict[str, tuple[Any, int | None]] = {"solve_cg": (cg, steps)}
+    if len(case.cotangent) <= LARGEST_DENSE:
+        solvers["solve_inv"] = (dense, None)
+    for name, (solver, taken) in solvers.items():
         yield Method(
             package="torchopt",
-            how="custom_root of a written gradient, solve_cg",
+            how=f"custom_root, {name}",
+            given="values",
+            steps=taken,
+            run=run_with(by_autodiff, solver),
+        )
+    matrix = case.matrix
+    if matrix is None:
+        return
+    for name, (solver, taken) in solvers.items():
+        yield Method(
+            package="torchopt",
+            how=f"custom_root of a written gradient, {name}",
             given="derivatives",
-            steps=steps,
-            run=run_with(lambda phi, theta: matrix @ phi - theta),
+            steps=taken,
+            run=run_with(lambda phi, theta: matrix @ phi - theta, solver),
         )
 
 

@@ -19,7 +19,8 @@ Peers never enter the project's environment. Give them one of their own:
 A peer that is not installed is reported as absent. How each is run:
 
 - torchopt: ``custom_root`` with ``solve_cg``, which stops by the same tolerance as CG here (its
-  default, ``solve_normal_cg``, takes twice the products and squares the condition number).
+  default, ``solve_normal_cg``, takes twice the products and squares the condition number), and
+  with ``solve_inv``, which builds the Hessian as ``Cholesky`` here does.
 - betty-ml: an Engine of two problems; what ``one_step_descent`` does up to the optimiser's step.
   ``cg`` with as many steps as CG here takes: its update of the direction uses the old residual, so
   that it does not converge. ``neumann`` is right, and gets the best step size, 2/(mu + L), and as

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import LinearMap, norm
-from hypergrad.linear.structured import HessianForm, Reducible, Reduction
+from hypergrad.linear.structured import HessianForm, Reduction, is_reducible
 from hypergrad.linearise import Linearisation
 from hypergrad.objective import Objective, fresh_leaf, no_dependence
 from hypergrad.objectives.closed_form import ClosedForm
@@ -134,7 +134,7 @@ class _Known:
         return self.form.diagonal()
 
     def reduced(self, vector: Tensor) -> Reduction | None:
-        return self.form.reduced(vector) if isinstance(self.form, Reducible) else None
+        return self.form.reduced(vector) if is_reducible(self.form) else None
 
 
 @dataclass(frozen=True, slots=True)

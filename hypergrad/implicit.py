@@ -26,6 +26,7 @@ from hypergrad.objective import (
     fresh_leaf,
     refuse_not_finite,
     refuse_other_values,
+    refuse_where,
 )
 from hypergrad.tree import (
     Phi,
@@ -119,8 +120,7 @@ def _pull_at(
     first = None if start is None else vector_of(start, phi, "start", point.batch)
     witness = Witness(point.hessian)
     solution = witness.examine(solver.solve(witness.map, rhs, first), rhs)
-    broken = solution.status == Status.NOT_FINITE
-    refuse_not_finite(torch.where(broken, torch.nan, 0.0), "a Hessian product H v", per_task=True)
+    refuse_where(solution.status == Status.NOT_FINITE, "a Hessian product H v")
     gradients = [-part for part in point.cross(solution.x)]
     for gradient in gradients:
         refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)

@@ -18,13 +18,13 @@ from torch import Size, Tensor
 from hypergrad.linear.solution import LinearMap
 from hypergrad.objective import (
     Objective,
-    custom_functions,
+    custom_among,
     differentiable_once,
-    evaluate,
     fresh_leaf,
     no_dependence,
     recorded_gradient,
     refuse_not_finite,
+    walked,
 )
 from hypergrad.tree import Phi, Theta, check_same_kind, check_tree, flatten, leaves, like, unflatten
 
@@ -79,12 +79,12 @@ class Linearisation(Generic[Theta, Phi]):
             leaf for leaf, need in zip(upper_leaves, needed, strict=True) if need
         ]
         self._phi: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
-        values = evaluate(lower, like(theta, upper_leaves), like(phi, self._phi))
+        values, nodes = walked(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
-        self._custom: list[str] = custom_functions(values)
+        self._custom: list[str] = custom_among(nodes)
         with torch.enable_grad(), self._explain_second_derivatives():
             gradients = (
-                recorded_gradient(values, self._phi)
+                recorded_gradient(values, self._phi, self._custom)
                 if twice
                 else torch.autograd.grad(values, self._phi, torch.ones_like(values))
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
-from hypergrad.deferred import refuse
+from hypergrad.deferred import noting, refuse
 from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.tree import (
     Phi,
@@ -53,6 +54,13 @@ def evaluate(
             no dependence on phi.
         NotFiniteError: a value is NaN or infinite.
     """
+    return walked(objective, theta, phi, role=role)[0]
+
+
+def walked(
+    objective: Objective[Theta, Phi], theta: Theta, phi: Phi, *, role: str = "lower"
+) -> tuple[Tensor, set[Any]]:
+    """:func:`evaluate`, and all nodes of the graph that it walked."""
     if torch.is_inference_mode_enabled():
         raise InputError(
             "inference_mode is on, under which nothing can be differentiated, not even inside; use "
@@ -69,7 +77,8 @@ def evaluate(
         )
     check_batch(phi, "phi", values.shape)
     own = {id(leaf) for tree in (theta, phi) for leaf in leaves(tree)}
-    reached = _reached(values)
+    nodes = _graph(values)
+    reached = _reached(values, nodes)
     for tensor in reached.values():
         if id(tensor) not in own:
             raise InputError(
@@ -84,7 +93,7 @@ def evaluate(
                 "minimiser; use it (without detach or no_grad), or leave it out of phi."
             )
     refuse_not_finite(values, f"the {role} objective", per_task=True)
-    return values
+    return values, nodes
 
 
 def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
@@ -101,8 +110,8 @@ def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
     check_tree(phi, "phi")
     check_same_kind(theta, phi)
     probes = like(theta, (fresh_leaf(leaf) for leaf in leaves(theta)))
-    values = evaluate(lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi))))
-    reached = _reached(values)
+    values, nodes = walked(lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi))))
+    reached = _reached(values, nodes)
     if not any(id(leaf) in reached for leaf in leaves(probes)):
         raise no_dependence()
     return values.detach()
@@ -157,7 +166,15 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
     Raises:
         NotFiniteError: with the task's index.
     """
-    bad = ~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1))
+    # one look if all is well: no sum is finite that has NaN or infinity in it
+    looks = tensor.device.type == "cpu" and noting() is None
+    if looks and math.isfinite(float(tensor.detach().sum())):
+        return
+    refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
+
+
+def refuse_where(bad: Tensor, what: str) -> None:
+    """:func:`refuse_not_finite` for who knows which tasks, ``(*batch,)``, have such a value."""
 
     def error() -> NotFiniteError:
         where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
@@ -177,13 +194,22 @@ def _index(mask: Tensor) -> int | tuple[int, ...]:
 
 def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
     """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
+    return custom_among(_graph(values, within))
+
+
+def custom_among(nodes: set[Any]) -> list[str]:
+    """:func:`custom_functions`, of nodes that have been walked to."""
     kind = torch.autograd.function.BackwardCFunction
-    nodes = [node for node in _graph(values, within) if isinstance(node, kind)]
-    return sorted({type(node).__name__.removesuffix("Backward") for node in nodes})
+    custom = [node for node in nodes if isinstance(node, kind)]
+    return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
 
 
 def recorded_gradient(
-    values: Tensor, points: Sequence[Tensor], *, within: Sequence[Tensor] = ()
+    values: Tensor,
+    points: Sequence[Tensor],
+    custom: Sequence[str],
+    *,
+    within: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """``d values.sum() / d points`` with its graph, refused if its derivative would be pruned.
 
@@ -193,12 +219,12 @@ def recorded_gradient(
     Args:
         values: ``(*batch,)``, each task's own.
         points: what to differentiate in.
+        custom: the :func:`custom_functions` in the graph of ``values``.
         within: tensors beyond which the graph is none of the values' own.
 
     Raises:
         InputError: naming the custom functions.
     """
-    custom = custom_functions(values, within=within)
     # the node is there only if the weights require grad, and they only if it may be
     weights = torch.ones_like(values, requires_grad=bool(custom))
     gradients = torch.autograd.grad(values, points, weights, create_graph=True)
@@ -230,22 +256,23 @@ def differentiable_once(told: str, custom: Sequence[str]) -> InputError:
     )
 
 
-def _reached(values: Tensor) -> dict[int, Tensor]:
-    """The leaves that require grad and that ``values`` depends on, by identity."""
+def _reached(values: Tensor, nodes: set[Any]) -> dict[int, Tensor]:
+    """The leaves that require grad and that ``values``, of these nodes, depends on, by identity."""
     if values.grad_fn is None:
         return {id(values): values} if values.requires_grad else {}
-    leaf_nodes = (node for node in _graph(values) if type(node).__name__ == "AccumulateGrad")
+    leaf_nodes = (node for node in nodes if type(node).__name__ == "AccumulateGrad")
     return {id(node.variable): node.variable for node in leaf_nodes}
 
 
 def _graph(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
     """All nodes of the graph that made ``values``, but for those that made ``within``."""
     outside: set[Any] = {tensor.grad_fn for tensor in within}
-    seen: set[Any] = set(outside)
-    pending: list[Any] = [] if values.grad_fn is None else [values.grad_fn]
+    first = values.grad_fn
+    pending: list[Any] = [] if first is None or first in outside else [first]
+    seen: set[Any] = outside | set(pending)
     while pending:
-        node = pending.pop()
-        if node not in seen:
-            seen.add(node)
-            pending.extend(child for child, _ in node.next_functions if child is not None)
+        for node, _ in pending.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                pending.append(node)
     return seen - outside

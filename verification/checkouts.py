@@ -49,7 +49,7 @@ def checkouts() -> Iterator[Checkout]:
     for kind in KINDS:
         (first, *_) = (entry.name for entry in ENTRIES if entry.kind == kind.name)
         for bug in kind.bugs:
-            in_source = (bug.subject.bug,) if isinstance(bug.subject, InSource) else ()
+            in_source = bug.subject.bugs if isinstance(bug.subject, InSource) else ()
             if changes := in_source or COMPOSED.get(bug.name, ()):
                 claim = assigned[bug.name] if kind.name == ALGORITHM else first
                 yield Checkout(bug.name, bug.what, changes, claim)

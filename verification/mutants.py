@@ -145,7 +145,13 @@ def _leaked(run: Run) -> torch.Tensor:
 
 
 def _source(module: str, old: str, new: str) -> Subject:
-    return InSource(SourceBug(f"hypergrad.{module}", old, new), memory_reduced)
+    return InSource((SourceBug(f"hypergrad.{module}", old, new),), memory_reduced)
+
+
+def _cg(old: str, new: str) -> Subject:
+    """The same in both of CG's sweeps: for many tasks, and for one."""
+    modules = ("hypergrad.linear.cg", "hypergrad.linear.alone")
+    return InSource(tuple(SourceBug(module, old, new) for module in modules), memory_reduced)
 
 
 _CROSS = "gradients = [-part for part in point.cross(solution.x)]"
@@ -187,7 +193,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "M06",
         "CG one step short",
         "D2",
-        _source("linear.cg", "range(budget)", "range(budget - 1)"),
+        _cg("range(budget)", "range(budget - 1)"),
     ),
     Mutant(
         "M07",
@@ -199,7 +205,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "M08",
         "CG's beta inverted",
         "D2",
-        _source("linear.cg", "(rho / old)", "(old / rho)"),
+        _cg("rho / old", "old / rho"),
     ),
     Mutant(
         "M09",
@@ -322,13 +328,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "A04",
         "steepest descent: directions are not conjugate",
         "D2",
-        _source("linear.cg", "torch.addcmul(z, beta, p)", "z"),
+        _cg("rho / old", "0 * rho"),
     ),
     Mutant(
         "A05",
         "each Hessian product is taken twice",
         "C8",
-        _source("linear.cg", "ap = product(p)", "product(p)\n        ap = product(p)"),
+        _cg("ap = product(p)", "product(p)\n        ap = product(p)"),
     ),
     Mutant(
         "A06",

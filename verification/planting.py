@@ -7,7 +7,7 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -104,14 +104,16 @@ class InSource:
     """A subject, run on the library with a bug in its source.
 
     Attributes:
-        bug: what is changed.
+        bugs: what is changed, once in each place that has the mistake.
         subject: any implementation under test.
     """
 
-    bug: SourceBug
+    bugs: tuple[SourceBug, ...]
     subject: Callable[..., Any]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """What the subject returns while the bug is planted."""
-        with planted(self.bug):
+        with ExitStack() as planting:
+            for bug in self.bugs:
+                planting.enter_context(planted(bug))
             return self.subject(*arguments, **named)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.linear.alone import sweep_alone
 from hypergrad.linear.preconditioners import Preconditioner
-from hypergrad.linear.run import Run, all_ended, check_stopping, iterate
+from hypergrad.linear.run import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
 
 
@@ -68,8 +70,11 @@ class CG:
         inverse = self.preconditioner
         if inverse is not None and isinstance(inverse, Preconditioner):
             inverse = inverse.prepare(product, rhs)
+        sweep: Sweep = partial(_sweep, inverse, self.check_every)
+        if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:
+            sweep = partial(sweep_alone, inverse)
         return iterate(
-            lambda *sweep: _sweep(inverse, self.check_every, *sweep),
+            sweep,
             product,
             rhs,
             start,

@@ -8,16 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.deferred import noting
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
+
+_AT_ONCE = 64  # columns; what a product holds meanwhile, it holds so many times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cholesky:
     """Build the matrix by n products, factorise it, solve.
 
-    Takes n + 1 products and ``O(n^2)`` memory for each task. Only the lower triangle is used; a
-    map that is not symmetric is convicted by the recomputed residual.
+    Takes n + 1 products, many at once where the map can be vectorised (``torch.vmap``), and
+    ``O(n^2)`` memory for each task. Only the lower triangle is used; a map that is not symmetric is
+    convicted by the recomputed residual.
 
     Attributes:
         rtol: the recomputed relative residual above which the solution is not called converged.
@@ -40,6 +44,7 @@ class Cholesky:
         """Solve ``A x = b`` for each task; ``start`` has no use here."""
         product = Counted(apply)
         matrix = dense(product, rhs)
+        product.matvecs = rhs.shape[-1]  # however many of them were taken at once
         finite = matrix.isfinite().all(dim=-1).all(dim=-1)
         safe = torch.where(finite[..., None, None], matrix, torch.eye(rhs.shape[-1]).to(matrix))
         factor, info = torch.linalg.cholesky_ex(safe)
@@ -68,10 +73,13 @@ class Cholesky:
 
 
 def dense(apply: LinearMap, shaped_as: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n n"]:
-    """The matrices of a linear map, column by column."""
-    columns = []
-    for j in range(shaped_as.shape[-1]):
-        unit = torch.zeros_like(shaped_as)
-        unit[..., j] = 1
-        columns.append(apply(unit))
-    return torch.stack(columns, dim=-1)
+    """The matrices of a linear map, many columns at once where the map can be vectorised."""
+    n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
+    units = torch.eye(n).to(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
+    if n and noting() is None:  # a check that waits must not hold a vectorised value
+        try:
+            together: Tensor = torch.vmap(apply, out_dims=-1, chunk_size=_AT_ONCE)(units)
+            return together
+        except Exception:  # whatever it is: one by one it works, or fails in its own words
+            pass
+    return torch.stack([apply(unit.clone()) for unit in units], dim=-1)

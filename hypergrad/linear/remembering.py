@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hypergrad.linear.structured import LinearMap, Reducible, Reduction, Structured
+from hypergrad.linear.structured import (
+    LinearMap,
+    Reduction,
+    Structured,
+    is_reducible,
+    is_structured,
+)
 
 
 @dataclass(slots=True)
@@ -84,9 +90,9 @@ class _RememberingStructured(Remembering):
 
     def reduced(self, vector: Tensor) -> Reduction | None:
         known: object = self.known
-        return known.reduced(vector) if isinstance(known, Reducible) else None
+        return known.reduced(vector) if is_reducible(known) else None
 
 
 def remembering(known: LinearMap) -> Remembering:
     """The map with a memory; it knows what a `Structured` map knows."""
-    return _RememberingStructured(known) if isinstance(known, Structured) else Remembering(known)
+    return _RememberingStructured(known) if is_structured(known) else Remembering(known)

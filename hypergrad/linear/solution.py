@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from types import FunctionType, MethodType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from hypergrad.linear.remembering import Remembering
 from hypergrad.linear.structured import LinearMap as LinearMap
-from hypergrad.linear.structured import Reducible, Reduction, Structured
+from hypergrad.linear.structured import Reduction, is_reducible, is_structured
 
 
 class Status(enum.IntEnum):
@@ -115,12 +114,8 @@ class Counted:
         self._apply = apply
         self._damping = damping
         self._memory = apply if isinstance(apply, Remembering) else None
-        known = apply if self._memory is None else self._memory.known
-        # functions and methods know nothing, and a Protocol's isinstance takes 30 us
-        plain = isinstance(known, (FunctionType, MethodType))
-        self._structured = apply if not plain and isinstance(apply, Structured) else None
-        given: object = apply
-        self._reducible = given if not plain and isinstance(given, Reducible) else None
+        self._structured = apply if is_structured(apply) else None
+        self._reducible = apply if is_reducible(apply) else None
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -171,12 +166,20 @@ def dot(
     left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
     """Each task's inner product."""
-    product: Tensor = torch.linalg.vecdot(left, right)
+    product: Tensor = left.dot(right) if left.ndim == 1 else torch.linalg.vecdot(left, right)
     return product
 
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Each task's Euclidean norm; the squares neither underflow nor overflow."""
+    # on the CPU a look is cheaper than what it spares
+    if vector.device.type == "cpu" and vector.shape[:-1].numel():
+        plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+        low, high = plain.detach().aminmax()
+        kind = torch.finfo(plain.dtype)
+        # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
+        if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:
+            return plain
     scale = scale_of(vector)
     length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
     return length * scale[..., 0]
@@ -187,8 +190,15 @@ def judge(
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n"]]:
     """The recomputed relative residual of x, and the residual vector, by one product."""
     residual = rhs - (apply.judge(x) if isinstance(apply, Counted) else apply(x))
+    return relative(residual, rhs), residual
+
+
+def relative(
+    residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
     size = norm(rhs)
-    return norm(residual) / torch.where(size > 0, size, 1.0), residual
+    return norm(residual) / torch.where(size > 0, size, 1.0)
 
 
 def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -51,6 +51,11 @@ class Structured(Protocol):
         ...
 
 
+def is_structured(known: object) -> TypeGuard[Structured]:
+    """``isinstance(known, Structured)`` without looking up the Protocol's names, which is slow."""
+    return all(hasattr(known, name) for name in ("judge", "inverse", "diagonal"))
+
+
 @dataclass(frozen=True, slots=True)
 class Reduction:
     """A map on a subspace that holds a vector and all that the map makes of it.
@@ -76,3 +81,8 @@ class Reducible(Protocol):
     def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
         """The map around this vector; None where all dimensions cost less."""
         ...
+
+
+def is_reducible(known: object) -> TypeGuard[Reducible]:
+    """``isinstance(known, Reducible)``, likewise."""
+    return hasattr(known, "reduced")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
-from hypergrad.linear.structured import Structured
+from hypergrad.linear.structured import is_structured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Woodbury:
         Raises:
             InputError: the map knows no inverse.
         """
-        if not isinstance(apply, Structured):
+        if not is_structured(apply):
             raise InputError(
                 "Woodbury needs an objective that knows its inverse (hypergrad.objectives, or your "
                 "own with a hessian method); use CG for one that does not."
@@ -61,7 +61,7 @@ class Woodbury:
         residual, _ = judge(product, x, rhs)
         status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
         status.masked_fill_(residual <= self.rtol, Status.CONVERGED)
-        status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
+        status.masked_fill_(~(residual < torch.inf), Status.NOT_FINITE)
         return Solution(
             x=x,
             status=status,

@@ -14,6 +14,7 @@ from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import (
     Objective,
+    custom_functions,
     evaluate,
     fresh_leaf,
     recorded_gradient,
@@ -122,7 +123,9 @@ class Slope:
         with torch.enable_grad():
             values = lower(theta, like(phi, points))
             if record:
-                gradients = recorded_gradient(values, points, within=[*points, *leaves(theta)])
+                within = [*points, *leaves(theta)]
+                custom = custom_functions(values, within=within)
+                gradients = recorded_gradient(values, points, custom, within=within)
             else:
                 gradients = torch.autograd.grad(values.sum(), points)
         return cls(points if record else leaves(phi), gradients, values.shape)

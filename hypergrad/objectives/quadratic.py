@@ -29,15 +29,15 @@ class Quadratic:
         self, theta: Float[Tensor, " p"], phi: Float[Tensor, "*batch q"]
     ) -> Float[Tensor, "*batch"]:
         """The values of g."""
-        bent = torch.einsum("...i,...ij,...j->...", phi, self.matrix, phi) / 2
-        return bent - (phi * self._pull(theta)).sum(dim=-1)
+        bent = _times(self.matrix, phi) / 2
+        values: Tensor = torch.linalg.vecdot(phi, bent - self._pull(theta))
+        return values
 
     def gradient(
         self, theta: Float[Tensor, " p"], phi: Float[Tensor, "*batch q"]
     ) -> Float[Tensor, "*batch q"]:
         """``A phi - B theta - c``."""
-        gradient: Tensor = (self.matrix @ phi[..., None])[..., 0] - self._pull(theta)
-        return gradient
+        return _times(self.matrix, phi) - self._pull(theta)
 
     def hessian(
         self, theta: Float[Tensor, " p"], phi: Float[Tensor, "*batch q"]
@@ -66,14 +66,20 @@ class QuadraticHessian:
 
     def product(self, vector: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch q"]:
         """``A v``."""
-        product: Tensor = (self.matrix @ vector[..., None])[..., 0]
-        return product
+        return _times(self.matrix, vector)
 
     def inverse(self, rhs: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch q"]:
-        """``A^{-1} b``."""
-        solved: Tensor = torch.linalg.solve(self.matrix, rhs[..., None])[..., 0]
-        return solved
+        """``A^{-1} b`` by Cholesky; NaN where A is not positive definite."""
+        factor, failed = torch.linalg.cholesky_ex(self.matrix, upper=True)  # spares a transpose
+        solved = torch.cholesky_solve(rhs[..., None], factor, upper=True)[..., 0]
+        return solved.masked_fill((failed > 0)[..., None], torch.nan)
 
     def diagonal(self) -> Float[Tensor, "*batch q"]:
         """A's diagonal."""
         return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Each task's product; a single task's by a plain one, which leaves a shorter graph."""
+    product: Tensor = matrix @ vector if vector.ndim == 1 else (matrix @ vector[..., None])[..., 0]
+    return product

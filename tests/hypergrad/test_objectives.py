@@ -21,7 +21,7 @@ from hypergrad import (
     hypergradient,
     strict,
 )
-from hypergrad.errors import AdjointError, InputError
+from hypergrad.errors import AdjointError, InputError, NotFiniteError
 from hypergrad.linear.structured import HessianForm
 from hypergrad.linear.woodbury import Woodbury
 from hypergrad.linearise import Linearisation
@@ -248,3 +248,16 @@ def test_proximal_pulls_towards_the_centre(shared: bool) -> None:
 def test_nonsense_is_refused(build: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="l2|strength|refinements"):
         build()
+
+
+def test_a_quadratic_that_has_no_minimiser_is_not_inverted() -> None:
+    indefinite = torch.diag(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    both = torch.stack([torch.eye(2, dtype=torch.float64), indefinite])
+    one = torch.ones(2, dtype=torch.float64)
+    lower = Quadratic(both, both[:1].expand(2, 2, 2), 0 * one.expand(2, 2))
+    assert lower.minimiser(one).isfinite().all(dim=-1).tolist() == [True, False]
+    problem: Bilevel[Tensor, Tensor] = Bilevel(
+        upper=lambda theta, phi: phi.square().sum(dim=-1), lower=lower
+    )
+    with pytest.raises(NotFiniteError, match="of task 1 is not finite"):
+        hypergradient(problem, one, one.expand(2, 2), solver=Woodbury())

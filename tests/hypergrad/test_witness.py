@@ -25,6 +25,7 @@ from hypergrad import (
 )
 from hypergrad.errors import AdjointError, InputError
 from hypergrad.linear.solution import LinearMap, LinearSolver
+from hypergrad.linear.structured import Structured, is_structured
 from hypergrad.linear.witness import Witness
 from hypergrad.linearise import Linearisation
 from tests.hypergrad.problems import Q, Toy
@@ -179,3 +180,10 @@ def test_evidence_of_another_shape_is_refused() -> None:
     object.__setattr__(answer, "residual", answer.residual[:, None])
     with pytest.raises(InputError, match="one value for each task"):
         witness.examine(answer, rhs)
+
+
+@pytest.mark.parametrize("lacks", ["", "judge", "inverse", "diagonal"])
+def test_what_is_structured_is_what_its_protocol_says(lacks: str) -> None:
+    names = {"__call__", "judge", "inverse", "diagonal"} - {lacks}
+    known = type("Known", (), dict.fromkeys(names, lambda *_: None))()
+    assert is_structured(known) == isinstance(known, Structured) == (not lacks)

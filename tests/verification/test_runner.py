@@ -107,7 +107,7 @@ def test_a_claim_that_notices_nothing_fails_the_run() -> None:
 
 
 def test_a_bug_that_cannot_be_planted_is_not_a_bug_noticed() -> None:
-    stale = InSource(SourceBug("hypergrad.linear.cg", "no such text", ""), lambda: 1.0)
+    stale = InSource((SourceBug("hypergrad.linear.cg", "no such text", ""),), lambda: 1.0)
     kind = Kind("planting", lambda: 1.0, (Bug("stale", "not there", stale),))
     seeds: dict[Size, int] = {"small": 1, "full": 1}
     entry = Entry("planting", "returns one", "planting", planting, seeds)

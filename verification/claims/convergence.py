@@ -107,7 +107,7 @@ def _numbered(letter: str, bugs: tuple[tuple[str, Any], ...]) -> tuple[Bug, ...]
 
 
 def _source(module: str, old: str, new: str, honest: Callable[..., Any]) -> InSource:
-    return InSource(SourceBug(f"hypergrad.{module}", old, new), honest)
+    return InSource((SourceBug(f"hypergrad.{module}", old, new),), honest)
 
 
 def _planner(old: str, new: str) -> Planner:

@@ -77,7 +77,7 @@ def c1a(subject: ExactSubject, seed: int) -> Evidence:
 
 
 def _bug(name: str, what: str, module: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource(SourceBug(f"hypergrad.{module}", old, new), solved))
+    return Bug(name, what, InSource((SourceBug(f"hypergrad.{module}", old, new),), solved))
 
 
 BUGS: tuple[Bug, ...] = (
@@ -106,8 +106,8 @@ BUGS: tuple[Bug, ...] = (
         "N04",
         "dense matrices are built from vectors of length 2",
         "linear.cholesky",
-        "unit[..., j] = 1",
-        "unit[..., j] = 2",
+        "torch.eye(n)",
+        "2 * torch.eye(n)",
     ),
     _bug(
         "N05",

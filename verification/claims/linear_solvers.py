@@ -173,7 +173,7 @@ def l1(solvers: Solvers, seed: int) -> Evidence:
 
 
 def _bug(name: str, what: str, module: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource(SourceBug(f"hypergrad.{module}", old, new), solve))
+    return Bug(name, what, InSource((SourceBug(f"hypergrad.{module}", old, new),), solve))
 
 
 BUGS: tuple[Bug, ...] = (
@@ -234,11 +234,23 @@ BUGS: tuple[Bug, ...] = (
         "torch.finfo(rhs.dtype).eps",
         "torch.finfo(torch.float32).eps",
     ),
-    _bug(
+    Bug(
         "L10",
         "the preconditioned residual is not what rho is made of",
-        "linear.cg",
-        "            rho = dot(r, z)\n        beta",
-        "            rho = square\n        beta",
+        InSource(
+            (
+                SourceBug(
+                    "hypergrad.linear.cg",
+                    "            rho = dot(r, z)\n        beta",
+                    "            rho = square\n        beta",
+                ),
+                SourceBug(
+                    "hypergrad.linear.alone",
+                    "            rho = float(dot(r, z))",
+                    "            rho = square",
+                ),
+            ),
+            solve,
+        ),
     ),
 )

@@ -132,7 +132,7 @@ def w1(subject: WarmSubject, seed: int) -> Evidence:
 
 
 def _bug(name: str, what: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource(SourceBug("hypergrad.warm", old, new), remembered))
+    return Bug(name, what, InSource((SourceBug("hypergrad.warm", old, new),), remembered))
 
 
 BUGS: tuple[Bug, ...] = (
