@@ -151,7 +151,9 @@ def main() -> None:
         root = Path(place)
         sparse_store(root / "miniimagenet", int(options.gib * 2**30))
         found = trained(root, steps=options.steps)
-    record = asdict(found) | origin | {"versions": provenance.versions(), "seed": 0}
+    device = provenance.device_name(torch.device("cpu"))
+    versions = provenance.versions()
+    record = asdict(found) | origin | {"versions": versions, "device": device, "seed": 0}
     write_json(options.out, record)
     print(record)
 
