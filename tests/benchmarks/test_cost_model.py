@@ -37,6 +37,21 @@ def test_what_a_backbone_keeps(side: int) -> None:
     assert saved(Step(method("protonet", 1), setting)) == pytest.approx(predicted, abs=20e3)
 
 
+def test_streamed_steps_keep_the_pixels_and_pass_once_more() -> None:
+    name, setting = "Algorithm 1, this library, streamed", dataclasses.asdict(SMALL)
+    step = Step(method("protonet", 1), SMALL, tasks_per_chunk=1, streamed=True)
+    predicted = predicted_bytes(name, setting, 1)
+    # left out: weights and heads, as above, and features of a task (9 images of 9 numbers)
+    assert saved(step) == pytest.approx(predicted, abs=20e3)
+    assert predicted_bytes("Algorithm 1, this library", setting, 1) > 3 * predicted
+    backbone, alone = backbone_pass(SMALL)
+    limit = cost(alone, [*backbone.parameters(), SMALL.episodes().images])
+    spent = cost(step, [*step.parameters(), step.episodes.images])
+    found = (spent.forward + spent.backward) / (limit.forward + limit.backward)
+    # the first convolution's images want no gradient: a third of its work less in one pass
+    assert found == pytest.approx(predicted_passes(name, setting, 1), rel=0.15)
+
+
 def test_passes_of_networks_that_adapt() -> None:
     setting = dataclasses.replace(SMALL, shot=1)
     backbone, alone = backbone_pass(setting)
