@@ -45,7 +45,7 @@ experiments-omniglot: $(READY)  ## 20-way and 5-way 1-shot; an hour of a core, g
 	$(if $(SOURCE),$(BIN)/metalearn prepare omniglot --source $(SOURCE))
 	$(BIN)/python -m metalearn.experiments omniglot
 
-experiments-cifarfs: $(READY)  ## five methods from three seeds; two hours of a core, goes on if stopped
+experiments-cifarfs: $(READY)  ## five methods from three seeds; an hour of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
 	$(BIN)/python -m metalearn.experiments cifar-fs
 
