@@ -120,7 +120,8 @@ def _pull_at(
     first = None if start is None else vector_of(start, phi, "start", point.batch)
     witness = Witness(point.hessian)
     solution = witness.examine(solver.solve(witness.map, rhs, first), rhs)
-    refuse_where(solution.status == Status.NOT_FINITE, "a Hessian product H v")
+    broken = solution.status == Status.NOT_FINITE
+    refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
     gradients = [-part for part in point.cross(solution.x)]
     for gradient in gradients:
         refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)

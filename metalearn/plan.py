@@ -100,7 +100,7 @@ class Fit:
     def tasks(self, budget: int, tasks: int) -> int:
         """The size of chunks for which a step of so many tasks keeps within a budget.
 
-        Chunks are as few as possible, then as small as possible.
+        Chunks are as few as the line allows, then as small as possible.
 
         Raises:
             ConfigError: a single task takes more.
@@ -134,6 +134,11 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
             fit = fit.through(own, counted)
             own = fit.tasks(budget, tasks)
             counted = _peak(training, own)
+        if counted > budget:
+            raise ConfigError(
+                f"memory_budget is {mebibytes(budget)}, but a step was counted to take "
+                f"{mebibytes(counted)} with one task at a time: give more."
+            )
     chunk = training.tasks - world.most(training.tasks - own, "the memory budget")
     predicted = counted if chunk == own else fit.bytes(chunk)
     console.print(

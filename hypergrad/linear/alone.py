@@ -23,7 +23,8 @@ def sweep_alone(
 
     Beside its product a step then takes six operations and three looks, in place of twenty-two
     operations, which are most of the time where the system is small. What overflows is infinite,
-    as it is in ``cg.py``: Python would raise, as torch does for a number beyond its dtype's.
+    as it is in ``cg.py``: torch would raise for a number beyond its dtype's, and Python for a power
+    beyond its own.
     """
     x, r = run.x, run.residual
     kind = torch.finfo(r.dtype)

@@ -12,25 +12,29 @@ from hypergrad.deferred import noting
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
 
-_AT_ONCE = 64  # columns; what a product holds meanwhile, it holds so many times
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cholesky:
     """Build the matrix by n products, factorise it, solve.
 
     Takes n + 1 products, many at once where the map can be vectorised (``torch.vmap``), and
-    ``O(n^2)`` memory for each task. Only the lower triangle is used; a map that is not symmetric is
-    convicted by the recomputed residual.
+    ``O(n^2)`` memory for each task, besides what a product holds meanwhile, ``at_once`` times.
+    Only the lower triangle is used; a map that is not symmetric is convicted by the recomputed
+    residual.
 
     Attributes:
         rtol: the recomputed relative residual above which the solution is not called converged.
             Factorising is backward stable, so the residual is about ``eps |A| |x| / |b|``.
+        at_once: products taken at once; fewer where a product holds much beside its vectors, as
+            over many examples.
     """
 
     rtol: float = 1e-6
+    at_once: int = 64
 
     def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise InputError(f"Cholesky got at_once={self.at_once}; it must be at least 1.")
         if not 0 < self.rtol < 1:
             raise InputError(f"Cholesky got rtol={self.rtol}; it must be in (0, 1).")
 
@@ -43,7 +47,7 @@ class Cholesky:
     ) -> Solution:
         """Solve ``A x = b`` for each task; ``start`` has no use here."""
         product = Counted(apply)
-        matrix = dense(product, rhs)
+        matrix = dense(product, rhs, at_once=self.at_once)
         product.matvecs = rhs.shape[-1]  # however many of them were taken at once
         finite = matrix.isfinite().all(dim=-1).all(dim=-1)
         safe = torch.where(finite[..., None, None], matrix, torch.eye(rhs.shape[-1]).to(matrix))
@@ -72,14 +76,20 @@ class Cholesky:
         )
 
 
-def dense(apply: LinearMap, shaped_as: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n n"]:
-    """The matrices of a linear map, many columns at once where the map can be vectorised."""
+def dense(
+    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 64
+) -> Float[Tensor, "*batch n n"]:
+    """The matrices of a linear map, so many columns at once where the map can be vectorised."""
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
     units = torch.eye(n).to(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
+
+    def column(unit: Tensor) -> Tensor:
+        return apply(unit.clone())  # which the map may write into
+
     if n and noting() is None:  # a check that waits must not hold a vectorised value
         try:
-            together: Tensor = torch.vmap(apply, out_dims=-1, chunk_size=_AT_ONCE)(units)
+            together: Tensor = torch.vmap(column, out_dims=-1, chunk_size=at_once)(units)
             return together
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
-    return torch.stack([apply(unit.clone()) for unit in units], dim=-1)
+    return torch.stack([column(unit) for unit in units], dim=-1)

@@ -79,8 +79,8 @@ class Run:
 Sweep: TypeAlias = Callable[[LinearMap, Run, Tensor, Tensor, int], None]
 """``(product, run, goal, active, budget)``: take at most ``budget`` steps for each task in
 ``active``, until its recurrence says that ``|b - A x| <= goal``, and say by :meth:`Run.end` how
-they ended. A task that stops gets a zero direction, so that its x stays and its products stay
-finite."""
+they ended, or directly where there is one task. Of several, one that stops gets a zero direction,
+so that its x stays and its products stay finite."""
 
 
 def all_ended(active: Tensor, step: int, check_every: int | None) -> bool:

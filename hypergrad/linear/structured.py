@@ -53,7 +53,7 @@ class Structured(Protocol):
 
 def is_structured(known: object) -> TypeGuard[Structured]:
     """``isinstance(known, Structured)`` without looking up the Protocol's names, which is slow."""
-    return all(hasattr(known, name) for name in ("judge", "inverse", "diagonal"))
+    return all(callable(getattr(known, name, None)) for name in ("judge", "inverse", "diagonal"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +85,4 @@ class Reducible(Protocol):
 
 def is_reducible(known: object) -> TypeGuard[Reducible]:
     """``isinstance(known, Reducible)``, likewise."""
-    return hasattr(known, "reduced")
+    return callable(getattr(known, "reduced", None))

@@ -17,7 +17,7 @@ class Witness:
     """Judges a solver's answer.
 
     A solver that ends by the product with its own x, as this library's do, is judged by that
-    product; any other by one more, whatever it reports. No value is looked at.
+    product; any other by one more, whatever it reports. A value is looked at on the CPU only.
 
     Attributes:
         map: what the solver is given; it knows what the map knows.

@@ -91,8 +91,9 @@ class Conv4(nn.Module):
             assert isinstance(norm, Norm)
 
             def block(x: Tensor, conv: nn.Conv2d = conv, norm: Norm = norm) -> Tensor:
-                # Weights with a graph of their own are a task's adapted ones, to be differentiated
-                # twice: there the three operations one by one are faster.
+                # Weights with a graph of their own are a task's adapted ones. Differentiated twice,
+                # the three operations one by one are faster; once, they are of small images, and
+                # take more memory.
                 adapted = conv.weight.grad_fn is not None and len(sizes) == 1
                 if norm.by_batch and not adapted:
                     signs = upright(norm.weight)

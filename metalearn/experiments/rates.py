@@ -12,9 +12,12 @@ from typing import Final
 
 from rich.console import Console
 
+import hypergrad.errors
 from metalearn.config import MethodName, TrainConfig
+from metalearn.errors import NotFiniteError, RunError
 from metalearn.report.commands import ensure
 from metalearn.report.tables import Rows
+from metalearn.result import Result
 from metalearn.run import Run
 
 RATES: Final = (5e-4, 2e-3, 8e-3)
@@ -55,28 +58,41 @@ def search(
     )
     best: dict[MethodName, float] = {}
     rows = []
+    made: dict[str, None] = {}  # in order
     for method in methods:
         found: dict[float, float] = {}
         for rate in rates:
             run = folder / f"{method}-{rate:g}"
             own = dataclasses.replace(short, run=run, method=method, learning_rate=rate)
-            ensure(own, console=console)
+            try:
+                ensure(own, console=console)
+            except (NotFiniteError, hypergrad.errors.NotFiniteError) as error:
+                console.print(f"{method} diverges at {rate:g}: {error}", markup=False)
+                continue
+            # the last, not the best: that is the luckiest of many
             found[rate] = Run(run).metrics()[-1]["validation"]
+            made |= {_origin(Run(run).result()): None}
+        if not found:
+            raise RunError(f"{method} diverges at each of {list(rates)}: give lower ones.")
         best[method] = max(found, key=lambda rate: found[rate])
-        accuracies = [f"{100 * accuracy:.2f}" for accuracy in found.values()]
-        rows.append([method, *accuracies, f"{best[method]:g}"])
-    last = Run(folder / f"{methods[-1]}-{rates[-1]:g}").result()
+        cells = [f"{100 * found[rate]:.2f}" if rate in found else "diverged" for rate in rates]
+        rows.append([method, *cells, f"{best[method]:g}"])
     title = (
         f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {SEED}, "
         f"{short.steps} steps, {short.validation_episodes} validation episodes"
     )
-    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
     return best, Rows(
         title=title,
         columns=["method", *(f"{rate:g}" for rate in rates), "best"],
         rows=rows,
         notes=[
             "best: the rate of the comparison's runs, which start from other seeds",
-            f"commit {last.commit}{' (changed)' if last.dirty else ''}, {versions}, {last.device}",
+            *made,
         ],
     )
+
+
+def _origin(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    changed = " (changed)" if result.dirty else ""
+    return f"commit {result.commit}{changed}, {versions}, {result.device}"

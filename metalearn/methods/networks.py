@@ -61,7 +61,8 @@ def _scores(
     """
     if images.device.type != "cpu":
         return call(model, phi, images)
-    alone = ({name: value[index] for name, value in phi.items()} for index in range(len(images)))
+    each = zip(*(value.unbind() for value in phi.values()), strict=True)
+    alone = [dict(zip(phi, own, strict=True)) for own in each]
     return torch.stack([call(model, own, x) for own, x in zip(alone, images, strict=True)])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hypergrad import CG, Cholesky, Status
 from hypergrad.deferred import deferred
+from hypergrad.errors import InputError
 from hypergrad.linear.cholesky import dense
 from hypergrad.linear.solution import norm
 from tests.hypergrad.systems import N, product, right_hand_side, spd
@@ -122,6 +123,10 @@ def test_many_columns_are_taken_some_at_a_time() -> None:
     # what a product holds meanwhile it holds once for each column, so that is bounded
     assert dense(counting, torch.ones(150)).equal(2 * torch.eye(150))
     assert len(calls) == 3  # 64, 64 and 22 columns
+    Cholesky(at_once=50).solve(counting, torch.ones(150))
+    assert len(calls) == 3 + 3 + 1
+    with pytest.raises(InputError, match="at_once=0; it must be at least 1"):
+        Cholesky(at_once=0)
 
 
 def test_columns_taken_together_are_those_taken_one_by_one() -> None:
@@ -145,3 +150,13 @@ def test_columns_taken_together_are_those_taken_one_by_one() -> None:
         dense(counting, B)
         assert len(calls) - before == N
     assert Cholesky().solve(counting, B).matvecs == N + 1
+
+
+def test_columns_of_a_map_that_writes_into_its_argument() -> None:
+    def spoiling(vector: Tensor) -> Tensor:
+        image = MATRIX @ vector
+        vector.zero_()
+        bool((image != 0).any())  # cannot be vectorised
+        return image
+
+    torch.testing.assert_close(dense(spoiling, B), MATRIX, rtol=EPS, atol=0)

@@ -259,5 +259,5 @@ def test_a_quadratic_that_has_no_minimiser_is_not_inverted() -> None:
     problem: Bilevel[Tensor, Tensor] = Bilevel(
         upper=lambda theta, phi: phi.square().sum(dim=-1), lower=lower
     )
-    with pytest.raises(NotFiniteError, match="of task 1 is not finite"):
+    with pytest.raises(NotFiniteError, match="not positive definite. of task 1 is not finite"):
         hypergradient(problem, one, one.expand(2, 2), solver=Woodbury())

@@ -184,7 +184,7 @@ def test_nan_in_a_hessian_product_names_the_task() -> None:
         last = (phi[2] - PHI[2]).abs().pow(1.5).sum()
         return TOY.lower(theta, phi) + torch.nn.functional.pad(last[None], (2, 0))
 
-    with pytest.raises(NotFiniteError, match="Hessian product H v of task 2"):
+    with pytest.raises(NotFiniteError, match="Hessian product H v .* of task 2 is not finite"):
         attached(lower).sum().backward()
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from metalearn.cli import main
 from metalearn.config import Protocol, TrainConfig
-from metalearn.errors import RunError
+from metalearn.errors import NotFiniteError, RunError
+from metalearn.experiments import rates as experiment_rates
 from metalearn.experiments.__main__ import (
     KEPT,
     METHODS,
@@ -23,6 +24,7 @@ from metalearn.experiments.__main__ import (
 )
 from metalearn.experiments.rates import search
 from metalearn.report.collect import collect
+from metalearn.report.commands import ensure
 from metalearn.retest import load_retested
 from metalearn.run import Run
 
@@ -88,6 +90,21 @@ def test_each_method_trains_at_the_rate_that_validates_best(tmp_path: Path) -> N
     assert accuracies[0] < accuracies[1]
     assert rates == {"protonet": 1e-2}
     assert table.rows == [["protonet", *(f"{100 * a:.2f}" for a in accuracies), "0.01"]]
+
+
+def test_a_rate_that_diverges_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(asked: TrainConfig, *, console: Console) -> None:
+        if asked.learning_rate == 1.0:
+            raise NotFiniteError("the loss is nan")
+        ensure(asked, console=console)
+
+    monkeypatch.setattr(experiment_rates, "ensure", diverging)
+    said = Console(file=io.StringIO())
+    rates, table = search(tmp_path, SMALL, methods=("protonet",), rates=(1e-3, 1.0), console=said)
+    assert rates == {"protonet": 1e-3}
+    assert table.rows[0][2:] == ["diverged", "0.001"]
+    with pytest.raises(RunError, match=r"protonet diverges at each of \[1.0\]: give lower ones"):
+        search(tmp_path, SMALL, methods=("protonet",), rates=(1.0,), console=said)
 
 
 def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:

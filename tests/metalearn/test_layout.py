@@ -35,10 +35,14 @@ def test_channels_last_where_nothing_is_differentiated_twice(name: str, expected
 
 
 def test_laying_out_changes_strides_only() -> None:
-    subject = model(preset("memory-reduced").method)
+    backbone = Conv4(filters=8, channels=3, size=16)
+    subject = model(preset("memory-reduced").method, backbone)
     before = {name: value.clone() for name, value in subject.named_parameters()}
     for last in (True, False):
         lay_out(subject, channels_last=last)
+        weight = backbone.convs[0].weight
+        assert isinstance(weight, torch.Tensor)
+        assert (weight.stride(1) == 1) == last
         for name, value in subject.named_parameters():
             assert torch.equal(value, before[name])
             layout = torch.channels_last if last and value.ndim == 4 else torch.contiguous_format

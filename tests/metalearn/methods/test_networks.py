@@ -225,9 +225,10 @@ def test_all_tasks_at_once_are_each_task() -> None:
     backbone = Conv4(filters=8, channels=1, size=16, generator=torch.Generator().manual_seed(0))
     subject, batch = model(ALL[0], backbone), episodes(tasks=3, side=16)
     weights = parameters(subject, tasks=(3,))
-    weights = {
-        name: (value * (1 + 0.1 * torch.rand_like(value))) for name, value in weights.items()
-    }
+    generator = torch.Generator().manual_seed(1)
+    for name, value in weights.items():
+        noise = torch.rand(value.shape, generator=generator, dtype=value.dtype)
+        weights[name] = value * (1 + 0.1 * noise)
     for value in weights.values():
         value.requires_grad_()
     once = call(subject, weights, batch.images)
