@@ -87,6 +87,11 @@ def noting() -> Deferred | None:
     return _CURRENT.get()
 
 
+def may_look(values: Tensor) -> bool:
+    """Whether reading a value now is cheaper than what it can spare: on the CPU, in no block."""
+    return values.device.type == "cpu" and _CURRENT.get() is None
+
+
 def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
     """Raise the error if the check, a scalar, has failed; or note it."""
     checks = _CURRENT.get()

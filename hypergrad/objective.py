@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
-from hypergrad.deferred import noting, refuse
+from hypergrad.deferred import may_look, refuse
 from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.tree import (
     Phi,
@@ -167,8 +167,7 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
         NotFiniteError: with the task's index.
     """
     # one look if all is well: no sum is finite that has NaN or infinity in it
-    looks = tensor.device.type == "cpu" and noting() is None
-    if looks and math.isfinite(float(tensor.detach().sum())):
+    if may_look(tensor) and math.isfinite(float(tensor.detach().sum())):
         return
     refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hypergrad.deferred import may_look
 from hypergrad.linear.remembering import Remembering
 from hypergrad.linear.structured import LinearMap as LinearMap
 from hypergrad.linear.structured import Reduction, is_reducible, is_structured
@@ -172,8 +173,7 @@ def dot(
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Each task's Euclidean norm; the squares neither underflow nor overflow."""
-    # on the CPU a look is cheaper than what it spares
-    if vector.device.type == "cpu" and vector.shape[:-1].numel():
+    if may_look(vector) and vector.shape[:-1].numel():
         plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
         low, high = plain.detach().aminmax()
         kind = torch.finfo(plain.dtype)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.deferred import may_look
 from hypergrad.errors import InputError
 from hypergrad.linear.remembering import remembering
 from hypergrad.linear.solution import LinearMap, Solution, Status, relative
@@ -17,7 +18,8 @@ class Witness:
     """Judges a solver's answer.
 
     A solver that ends by the product with its own x, as this library's do, is judged by that
-    product; any other by one more, whatever it reports. A value is looked at on the CPU only.
+    product; any other by one more, whatever it reports. A value is looked at only where that costs
+    nothing.
 
     Attributes:
         map: what the solver is given; it knows what the map knows.
@@ -48,8 +50,7 @@ class Witness:
             image, products = self.map.image(solution.x)
         solution = replace(solution, matvecs=solution.matvecs + products)
         true = relative(rhs - image, rhs)
-        # on the CPU a look is cheaper than what it spares
-        if true.device.type == "cpu" and bool((true <= solution.residual).all()):
+        if may_look(true) and bool((true <= solution.residual).all()):
             return solution
         allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
         denied = ~(true <= allowed)  # True for NaN, too
