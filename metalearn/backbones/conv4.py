@@ -92,8 +92,8 @@ class Conv4(nn.Module):
 
             def block(x: Tensor, conv: nn.Conv2d = conv, norm: Norm = norm) -> Tensor:
                 # Weights with a graph of their own are a task's adapted ones. Differentiated twice,
-                # the three operations one by one are faster; once, they are of small images, and
-                # take more memory.
+                # the three operations one by one are faster; once, they are for small images only,
+                # and they take more memory.
                 adapted = conv.weight.grad_fn is not None and len(sizes) == 1
                 if norm.by_batch and not adapted:
                     signs = upright(norm.weight)

@@ -25,7 +25,7 @@ from metalearn.errors import MetalearnError, Stopped
 from metalearn.experiments.rates import RATES, search
 from metalearn.files import write_atomically
 from metalearn.report.collect import collect
-from metalearn.report.commands import ensure
+from metalearn.report.commands import ensure, member
 from metalearn.report.figures import accuracy_figure, hypergradient_figure, memory_figure
 from metalearn.report.measured import MeasureConfig, measure
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
@@ -117,12 +117,9 @@ def cifar_fs(
     )
     for seed in seeds:
         for method in methods:
-            run = config.runs / name / f"{method}-{seed}"
-            own = dataclasses.replace(
-                asked, run=run, method=method, seed=seed, learning_rate=chosen[method]
-            )
-            ensure(own, console=console)
-            keep(run, out / f"{method}-{seed}")
+            own = dataclasses.replace(asked, learning_rate=chosen[method])
+            ensure(member(config.runs / name, own, method, seed), console=console)
+            keep(config.runs / name / f"{method}-{seed}", out / f"{method}-{seed}")
     measured = measure(
         MeasureConfig(out=out / "memory.json", methods=methods, steps=LOWER_STEPS, settings=asked),
         console=console,

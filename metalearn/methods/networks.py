@@ -56,8 +56,8 @@ def _scores(
 ) -> Float[Tensor, "T n c"]:
     """Each task's images by its own weights.
 
-    On a CPU one task after another: all at once their convolutions are grouped, which takes twice
-    the memory and no less time. On a GPU their small calls would count.
+    On a CPU one task after another: all at once their convolutions are grouped, which takes more
+    memory and no less time. On a GPU their small calls would count.
     """
     if images.device.type != "cpu":
         return call(model, phi, images)

@@ -196,14 +196,17 @@ def compare(config: CompareConfig, *, console: Console) -> None:
         raise ConfigError("dry_run was given with compare: give it to `metalearn train`.")
     for seed in config.seeds:
         for method in config.methods:
-            folder = config.out / f"{method}-{seed}"
-            asked = dataclasses.replace(config.settings, run=folder, method=method, seed=seed)
-            ensure(asked, console=console)
+            ensure(member(config.out, config.settings, method, seed), console=console)
     asked_for = {f"{method}-{seed}" for method in config.methods for seed in config.seeds}
     runs = [run for run in collect(config.out) if run.folder.name in asked_for]
     rows = accuracy_table(runs, reference=config.methods[0])
     rows.show(console)
     _write(rows, config.out / "accuracy.md")
+
+
+def member(out: Path, settings: TrainConfig, method: MethodName, seed: int) -> TrainConfig:
+    """The settings of a comparison's run of this method from this seed."""
+    return dataclasses.replace(settings, run=out / f"{method}-{seed}", method=method, seed=seed)
 
 
 def ensure(asked: TrainConfig, *, console: Console) -> None:

@@ -45,7 +45,7 @@ def test_streamed_steps_keep_the_pixels_and_pass_once_more() -> None:
     assert predicted is not None
     assert whole is not None
     assert whole > 3 * predicted
-    # left out: weights and heads, as above, and features of a task (9 images of 9 numbers)
+    # left out: weights and heads, as above, and features of a task (15 images of 9 numbers)
     assert saved(step) == pytest.approx(predicted, abs=20e3)
     backbone, alone = backbone_pass(SMALL)
     limit = cost(alone, [*backbone.parameters(), SMALL.episodes().images])

@@ -297,6 +297,20 @@ def test_a_budget_is_kept_where_another_moment_takes_the_most(
     assert "chunks of at most 6, predicted to take" in said.getvalue()
 
 
+def test_a_task_that_is_counted_to_more_than_the_budget_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = iter([100, 210, 150])  # one, two, and one again, as an allocator may have it
+
+    def peak(training: Training, tasks: int) -> int:
+        return next(counts)
+
+    monkeypatch.setattr(plan, "_peak", peak)
+    asked = TrainConfig(tasks_per_step=16, memory_budget="120B", device="cpu")
+    with pytest.raises(ConfigError, match="a step was counted to take .* one task at a time"):
+        within_budget(Training(asked, torch.device("cpu")), console=Console(quiet=True))
+
+
 @pytest.mark.parametrize("change", BUDGETED, ids=str)
 def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     def settings(**more: Any) -> TrainConfig:

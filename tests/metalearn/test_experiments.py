@@ -68,6 +68,7 @@ def test_a_comparison_keeps_what_its_tables_read(
     )
     out = tmp_path / "results" / "cifar-fs-5way-5shot"
     assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
+    assert Run(out / "protonet-0").config().learning_rate == 2e-3
     assert "| protonet |" in (out / "rates.md").read_text()
     for name in ("accuracy", "hypergradient", "memory"):
         assert "memory-reduced" in (out / f"{name}.md").read_text()
