@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.fewshot import METHODS
 from hypergrad.deferred import Deferred, deferred
 from metalearn.backbones import Backbone, Conv4, ResNet12
+from metalearn.backbones.norm import Normalisation
 from metalearn.data import Pool
 from metalearn.episodes import Sampler, Undrawn
 from metalearn.evidence import Evidence
@@ -145,7 +146,7 @@ def test_nor_do_other_backbones(
             filters=(4, 4, 8, 8), channels=1, size=28, block=1, recompute=not streamed
         )
     else:
-        mode = "group" if of == "group" else "stored"
+        mode: Normalisation = "group" if of == "group" else "stored"
         backbone = Conv4(filters=8, channels=1, size=28, normalisation=mode)
     _, _, travel = take(
         named("memory-reduced"), train_pool, monkeypatch, backbone, streamed=streamed
