@@ -28,12 +28,8 @@ from metalearn.methods.adjust import adjusted
 AGREEMENT = 1e-3
 """Of two orders of summation of a backbone's gradient in float32; see benchmarks/published.py."""
 
-SIZES = (
-    {"tasks": 1, "shot": 1, "query": 1},
-    {"tasks": 4, "shot": 5, "query": 5},
-    {"tasks": 32, "shot": 5, "query": 5},
-)
-"""Of a step: the smaller, the more of it are the heads."""
+SIZES = ((1, 1, 1), (4, 5, 5), (32, 5, 5))
+"""Tasks, shots and queries of a step: the smaller, the more of it are the heads."""
 
 
 def heads(setting: Setting, steps: int, rounds: int) -> dict[str, object]:
@@ -110,7 +106,11 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_pages()
     origin = provenance()
-    settings = [dataclasses.replace(SETTINGS[asked.setting], **size) for size in SIZES]
+    usual = SETTINGS[asked.setting]
+    settings = [
+        dataclasses.replace(usual, tasks=tasks, shot=shot, query=query)
+        for tasks, shot, query in SIZES
+    ]
     rows = []
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty  # or compiling is that of an earlier run
