@@ -61,6 +61,7 @@ bench-baseline: $(READY)  ## record them anew, on purpose
 bench-gpu: $(READY)  ## the whole table on a GPU, in benchmarks/results
 	$(BIN)/python -m benchmarks.steps --device cuda --out benchmarks/results/steps-cuda.json
 	$(BIN)/python -m benchmarks.published --device cuda --out benchmarks/results/published-cuda.json
+	$(BIN)/python -m benchmarks.compiled --device cuda --out benchmarks/results/compiled-cuda.json
 
 docs: $(READY)  ## the site, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -32,17 +32,18 @@ SIZES = ((1, 1, 1), (4, 5, 5), (32, 5, 5))
 """Tasks, shots and queries of a step: the smaller, the more of it are the heads."""
 
 
-def heads(setting: Setting, steps: int, rounds: int) -> dict[str, object]:
+def heads(setting: Setting, steps: int, rounds: int, device: str) -> dict[str, object]:
     """A step with compiled loops against one without."""
     plain = method("memory-reduced", steps)
-    eager, whole = Step(plain, setting), Step(adjusted(plain, compiled=True), setting)
-    _, alone = backbone_pass(setting)
+    eager = Step(plain, setting, device=device)
+    whole = Step(adjusted(plain, compiled=True), setting, device=device)
+    _, alone = backbone_pass(setting, device=device)
     took = _first(whole)
     # Both round, and the systems of an untrained backbone magnify it: they may be as far from each
     # other as one is from float64.
     rounding = eager.rounding()
     apart = _apart(whole.gradient(), eager.gradient(), allowed=rounding)
-    times = interleaved([alone, eager, whole], rounds=rounds)
+    times = interleaved([alone, eager, whole], rounds=rounds, cuda=device == "cuda")
     over = ratios(times)
     return {
         "compiling_s": took - _first(whole),
@@ -53,11 +54,11 @@ def heads(setting: Setting, steps: int, rounds: int) -> dict[str, object]:
     }
 
 
-def backbone(setting: Setting, rounds: int) -> dict[str, object]:
+def backbone(setting: Setting, rounds: int, device: str) -> dict[str, object]:
     """The backbone's pass, compiled, against itself."""
-    module, alone = backbone_pass(setting)
-    other, _ = backbone_pass(setting)
-    images = setting.episodes().images
+    module, alone = backbone_pass(setting, device=device)
+    other, _ = backbone_pass(setting, device=device)
+    images = setting.episodes(device=device).images
     support = setting.episodes().support_labels.shape[1]
     forward: Callable[[Tensor, int], Tensor] = torch.compile(other, fullgraph=True, dynamic=False)
 
@@ -69,7 +70,7 @@ def backbone(setting: Setting, rounds: int) -> dict[str, object]:
     took = _first(run)
     alone()
     apart = _apart(_gradient(other), _gradient(module), allowed=AGREEMENT)
-    times = interleaved([alone, run], rounds=rounds)
+    times = interleaved([alone, run], rounds=rounds, cuda=device == "cuda")
     return {
         "compiling_s": took - _first(run),
         "apart": apart,
@@ -79,7 +80,7 @@ def backbone(setting: Setting, rounds: int) -> dict[str, object]:
 
 def _first(call: Callable[[], None]) -> float:
     began = time.perf_counter()
-    call()
+    call()  # its compiling, on the host
     return time.perf_counter() - began
 
 
@@ -101,11 +102,12 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, default="cifar-conv4-64")
     parser.add_argument("--steps", type=int, default=20, help="K and N")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backbone", action="store_true", help="compile the backbone, too")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     keep_pages()
-    origin = provenance()
+    origin = provenance(asked.device)
     usual = SETTINGS[asked.setting]
     settings = [
         dataclasses.replace(usual, tasks=tasks, shot=shot, query=query)
@@ -115,9 +117,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty  # or compiling is that of an earlier run
         for setting in settings:
-            rows.append(dataclasses.asdict(setting) | heads(setting, asked.steps, asked.rounds))
+            rows.append(
+                dataclasses.asdict(setting)
+                | heads(setting, asked.steps, asked.rounds, asked.device)
+            )
             print(rows[-1], flush=True)
-        alone = backbone(settings[0], asked.rounds) if asked.backbone else None
+        alone = backbone(settings[0], asked.rounds, asked.device) if asked.backbone else None
         print(alone, flush=True)
     kept = {"provenance": origin, "K and N": asked.steps, "rounds": asked.rounds}
     write(asked.out, kept | {"heads": rows, "backbone": alone})

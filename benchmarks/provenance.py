@@ -6,6 +6,7 @@ import functools
 import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -50,6 +51,11 @@ def _git(*words: str) -> str:
 
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit(
+                "--device cuda was given, but torch finds no CUDA device: run this where there is "
+                "one, with a build of torch for it, or leave out --device."
+            )
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"cpu, {platform.machine()}, {_processor()}"
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,8 +252,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("--device cuda was given, but torch finds no CUDA device: run on one, or on cpu.")
     torch.set_num_threads(asked.threads)
     kept = keep_pages()
     found: dict[str, object] = {

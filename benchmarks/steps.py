@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -127,11 +126,6 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        sys.exit(
-            "--device cuda was given, but torch finds no CUDA device: run this where there is one, "
-            "with a build of torch for it, or leave out --device."
-        )
     torch.set_num_threads(asked.threads)
     kept = keep_pages()
     console = Console(width=100)
