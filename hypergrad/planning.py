@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, check_known, conclude, number, require
 from hypergrad.errors import InputError
+from hypergrad.objective import refuse_not_finite
 
 # Beyond it a float64 no longer tells a whole number from the next.
 _MOST: Final = 2**53
@@ -74,6 +75,7 @@ def plan(
     Raises:
         InputError: a constant is missing, accuracy or step_size is out of range, or more steps than
             2^53 are needed.
+        NotFiniteError: a task's bound overflows.
     """
     if not 0 < accuracy < math.inf:
         raise InputError(f"plan got accuracy={accuracy}; it must be positive and finite.")
@@ -122,6 +124,7 @@ def a_priori_bound(
 
     Raises:
         InputError: a constant is missing, or a number of steps or step_size is out of range.
+        NotFiniteError: a task's bound overflows, which bounds nothing.
     """
     _check_distances(distance, adjoint_distance)
     if not (0 <= steps <= _MOST and 0 <= max_steps <= _MOST):
@@ -144,7 +147,9 @@ def a_priori_bound(
         away = number(adjoint_distance) + (lam22 + rH * V) * left / mu
         solve = number(constants.coupling) * factor * away
         premises = (adjoint_distance, distance)
-    return conclude(rates.c1 * left + solve, *rates.premises, *premises)
+    value = rates.c1 * left + solve
+    refuse_not_finite(value, "the a-priori bound", per_task=True)
+    return conclude(value, *rates.premises, *premises)
 
 
 def plan_warm(
@@ -268,8 +273,8 @@ def _steps(reduction: Tensor, rate: Tensor) -> int:
         InputError: it is beyond counting.
     """
     needed = torch.where(reduction <= 1, 0.0, reduction.log() / rate)  # NaN stays what it is
-    # an infinite rate reaches any reduction, but takes a step to do so
-    needed = torch.where((reduction > 1) & rate.isinf(), 1.0, needed)
+    # an infinite rate reaches any reduction that is a number, but takes a step to do so
+    needed = torch.where((reduction > 1) & reduction.isfinite() & rate.isinf(), 1.0, needed)
     most = float(needed.max().ceil())
     if not most <= _MOST:
         raise InputError(

@@ -11,7 +11,7 @@ import torch
 
 from hypergrad import CG, GradientDescent, hypergradient
 from hypergrad.constants import Constants, Estimated, Proven
-from hypergrad.errors import InputError
+from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.planning import Plan, a_priori_bound, plan, plan_warm
 from tests.hypergrad.bounds import FAMILIES, algorithm1, constants_of, remembered_minimisers
 from verification.families.base import norm
@@ -255,6 +255,20 @@ def test_a_task_that_no_step_brings_nearer_is_refused(tasks: int) -> None:
     known = constants(strong_convexity=Proven(mu), smoothness=Proven(L))
     with pytest.raises(InputError, match=r"inf steps would be needed"):
         plan(known, 1e-3, distance=Proven(1.0), step_size=1e-300)
+
+
+def test_constants_that_overflow_together_bound_nothing() -> None:
+    """c1 is infinite; that one step of perfect descent then leaves 0 of it is no number either."""
+    huge = constants(
+        coupling_lipschitz=Proven(1e200),
+        adjoint_norm=Proven(1e200),
+        smoothness=ENTRIES["strong_convexity"],
+    )
+    with pytest.raises(InputError, match=r"nan steps would be needed"):
+        plan(huge, 1e-3, distance=Proven(1.0))
+    for steps in (0, 1):  # infinite, and not a number
+        with pytest.raises(NotFiniteError, match="the a-priori bound is not finite"):
+            a_priori_bound(huge, steps=steps, max_steps=1, step_size=5.0, distance=Proven(1.0))
 
 
 def test_a_bound_on_steps_beyond_counting_is_refused() -> None:
