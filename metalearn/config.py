@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
 
@@ -103,6 +103,9 @@ class TrainConfig:
             unless adjoint_steps says otherwise; woodbury: a direct solve.
         adjoint_steps: N, instead of the preset's.
         l2: the head's regulariser, instead of the preset's.
+        compiled: make one program of the K steps on the heads, and one of the N of the adjoint, by
+            torch.compile: spares most of their operations, for about a second a step of compiling
+            at the first batch of each size.
         backbone: conv4: four blocks of as many filters each; conv4-wide: 96, 192, 384 and 512;
             resnet12: 64, 160, 320 and 640.
         filters: of each block of conv4.
@@ -155,6 +158,7 @@ class TrainConfig:
     adjoint: AdjointName | None = None
     adjoint_steps: int | None = None
     l2: float | None = None
+    compiled: bool = False
     backbone: BackboneName = "conv4"
     filters: int = 32
     drop_rate: float = 0.1
@@ -292,6 +296,7 @@ class TrainConfig:
                 adjoint=self.adjoint,
                 adjoint_steps=self.adjoint_steps,
                 l2=self.l2,
+                compiled=self.compiled,
             ),
             optimiser=self.optimiser or chosen.optimiser,
             learning_rate=self.learning_rate or chosen.learning_rate,
@@ -353,6 +358,10 @@ class EvaluateConfig:
     run: Path
 
 
+_CAME_LATER: Final[dict[str, Any]] = {"compiled": False}
+"""Settings that older runs do not record, and what was done then."""
+
+
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
@@ -369,7 +378,8 @@ def from_json(values: object) -> TrainConfig:
         ConfigError: a setting is missing, unknown, of another type or out of range.
     """
     try:
-        return read(TrainConfig, values, "the settings")
+        known = _CAME_LATER | values if isinstance(values, dict) else values
+        return read(TrainConfig, known, "the settings")
     except ConfigError:
         raise
     except ValueError as error:

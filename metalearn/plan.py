@@ -51,7 +51,8 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
             weight.grad = torch.zeros_like(weight)
         optimiser.step()
         upper_step(
-            training.method,
+            # a compiled loop's tensors can't be counted; operation by operation it has the same
+            dataclasses.replace(training.config, compiled=False).subject,
             model,
             optimiser,
             Undrawn(training.sampler, 0, min(_share(training), 2 * tasks_per_chunk)),

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
+from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
@@ -166,11 +167,13 @@ def descend(
     theta: Theta,
     phi: Phi,
     tolerance: Tolerance,
+    *,
+    whole: bool = False,
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
 
-    Steps are taken in few coordinates where the objective knows such (`Spanned`); the evidence is
-    of the point itself.
+    Steps are taken in few coordinates where the objective knows such (`Spanned`), and ``whole``
+    says whether as one program; the evidence is of the point itself.
 
     Raises:
         InputError: the objective can't be used.
@@ -178,7 +181,8 @@ def descend(
     """
     theta = detach(theta)
     seen, phi, back = in_coordinates(lower, theta, detach(phi))
-    phi, memory, taken = _walk(solver, indices, lower, seen, phi, tolerance)
+    walk = compiled(_walk) if whole else _walk
+    phi, memory, taken = walk(solver, indices, lower, seen, phi, tolerance)
     phi = back(phi)
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)

@@ -27,12 +27,17 @@ class GradientDescent:
         step_size: alpha, below 2/L.
         rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
         atol: absolute tolerance on it; 0 for none.
+        compiled: whether ``torch.compile`` makes one program of the K steps; without a tolerance,
+            and for an objective that knows its gradient. It is made at the first call of each
+            shape, which takes some half a second a step, and rounds in another order. Steps that
+            are recorded (``Unrolled``) are not compiled.
     """
 
     steps: int
     step_size: float
     rtol: float = 0.0
     atol: float = 0.0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not self.step_size > 0:
@@ -41,6 +46,11 @@ class GradientDescent:
                 "steps >= 0 and step_size > 0 (below 2/L, L the largest curvature)."
             )
         self._tolerance.check("GradientDescent")
+        if self.compiled and self._tolerance:
+            raise InputError(
+                f"GradientDescent got compiled=True with rtol={self.rtol}, atol={self.atol}: "
+                "compiled steps look at no value; leave the tolerance out, or compiled."
+            )
 
     @property
     def _tolerance(self) -> Tolerance:
@@ -53,7 +63,9 @@ class GradientDescent:
             InputError: the objective can't be used.
             NotFiniteError: the steps diverged.
         """
-        return descend(self, range(self.steps), lower, theta, phi, self._tolerance)
+        return descend(
+            self, range(self.steps), lower, theta, phi, self._tolerance, whole=self.compiled
+        )
 
     def step(
         self,

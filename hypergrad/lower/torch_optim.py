@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -60,13 +61,13 @@ class TorchOptimiser:
                 f"the {len(own)} it was given; hand on its argument, all of it."
             )
 
-        def closure() -> float:
+        def closure() -> Tensor:
             with torch.enable_grad():
                 loss = evaluate(lower, theta, like(phi, own)).sum()
                 gradients = torch.autograd.grad(loss, own)
             for leaf, gradient in zip(own, gradients, strict=True):
                 leaf.grad = gradient
-            return float(loss.detach())
+            return loss.detach()  # a number only where an optimiser asks: the host would wait
 
         goal: Tensor | None = None
         taken = 0
@@ -76,7 +77,7 @@ class TorchOptimiser:
                 goal = tolerance.goal(size) if goal is None else goal
                 if bool((size <= goal).all()):
                     break
-            optimiser.step(closure)
+            optimiser.step(cast(Callable[[], float], closure))
             taken += 1
         found = like(phi, (leaf.detach() for leaf in own))
         size = stationarity(lower, theta, found)

@@ -79,12 +79,12 @@ def span_of(
     """The span, where it pays; None where it does not.
 
     The factorisation costs some four products with the features, so d must be at least twice the
-    coordinates. On a GPU a product of this size lasts as long as its launch, whatever d is, and
-    QR factorises one task after the other.
+    coordinates. On a GPU, or what is like one, a product of this size lasts as long as its launch,
+    whatever d is, and QR factorises one task after the other.
     """
     n, d = features.shape[-2:]
     half = features.dtype in (torch.float16, torch.bfloat16)  # which nothing factorises
-    if d < 2 * (n + 1) or features.is_cuda or half:
+    if d < 2 * (n + 1) or features.device.type != "cpu" or half:
         return None
     return Span(features, head)
 

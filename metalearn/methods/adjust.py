@@ -75,14 +75,17 @@ def adjusted(
     adjoint: AdjointName | None = None,
     adjoint_steps: int | None = None,
     l2: float | None = None,
+    compiled: bool = False,
 ) -> Method:
     """The method with these numbers in place of its own; None keeps its own.
 
     A step size is that of training and of testing alike. Where a method is tested after as many
     steps as it is trained with, it still is.
 
+    `compiled` makes one program of the steps of each level, see `hypergrad.CG`.
+
     Raises:
-        ConfigError: it has no such number.
+        ConfigError: it has no such number, or nothing that can be compiled.
     """
     if l2 is not None:
         if not isinstance(method, LinearHeads | RidgeHeads):
@@ -104,7 +107,22 @@ def adjusted(
             raise _refusal(method, "adjoint_steps", adjoint_steps)
         lower = Lower(by=method.lower.by, adjoint=steps_of_cg(adjoint_steps))
         method = dataclasses.replace(method, lower=lower)
-    return method
+    return _with_programs(method) if compiled else method
+
+
+def _with_programs(method: Method) -> Method:
+    if isinstance(method, LinearHeads) and isinstance(method.lower.by, GradientDescent):
+        by, adjoint = dataclasses.replace(method.lower.by, compiled=True), method.lower.adjoint
+        if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, CG):
+            solver = dataclasses.replace(adjoint.solver, compiled=True)
+            adjoint = dataclasses.replace(adjoint, solver=solver)
+        if isinstance(adjoint, Implicit):
+            return dataclasses.replace(method, lower=Lower(by=by, adjoint=adjoint))
+    raise ConfigError(
+        f"compiled was given with {type(method).__name__}, here without what it is for: a number "
+        "of gradient steps on heads, and an implicit adjoint. Give method memory-reduced, or "
+        "leave it out."
+    )
 
 
 def _differentiated_by(method: Method, name: AdjointName) -> Method:

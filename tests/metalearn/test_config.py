@@ -92,6 +92,12 @@ def test_bad_protocols_are_refused(name: str) -> None:
         Protocol(**{name: 0})
 
 
+def test_a_run_from_before_a_setting_had_what_was_done_then() -> None:
+    older = to_json(TrainConfig())
+    del older["compiled"]
+    assert from_json(older) == TrainConfig(compiled=False)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -1,0 +1,49 @@
+"""A solver's loop as one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from hypergrad.errors import InputError
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+@cache
+def compiled(loop: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """The loop by ``torch.compile``: whole, all its steps in a row, without autograd.
+
+    One program for each kind of call, that is for its shapes, types and constants, at the first
+    such call. Shapes are never generalised, so that a call rounds the same, whatever was compiled
+    before it.
+
+    Raises:
+        InputError: when called: what the loop calls can't be compiled, or nothing can be here.
+    """
+    whole = torch.compile(loop, fullgraph=True, dynamic=False)
+
+    @wraps(loop)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        try:
+            with torch.no_grad():
+                return whole(*args, **kwargs)
+        except Exception as error:
+            # by name: which of them there are differs from version to version
+            if type(error).__module__ != "torch._dynamo.exc":
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                "compiled=True was given, and torch.compile says "
+                f"{type(error).__name__}: {reason}. "
+                "It needs a compiler on this machine; products and gradients without autograd, "
+                "such as those of the objectives that know theirs (SoftmaxRegression, "
+                "RidgeRegression, Quadratic); and no more kinds of calls (shapes, types, numbers "
+                "of steps) than torch._dynamo.config.recompile_limit. Else leave compiled out."
+            ) from error
+
+    return run

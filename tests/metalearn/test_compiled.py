@@ -1,0 +1,59 @@
+"""`--compiled`: which methods have loops for it, and a run whose answers are reproduced."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hypergrad import CG, GradientDescent, Implicit, Woodbury
+from metalearn.config import TrainConfig
+from metalearn.errors import ConfigError
+from metalearn.methods import LinearHeads
+from metalearn.methods.adjust import numbers
+from tests.metalearn.commands import SMALL
+
+
+def test_both_loops_are_compiled_and_nothing_else_changes() -> None:
+    plain = TrainConfig(method="memory-reduced", lower_steps=7, adjoint_steps=9)
+    whole = dataclasses.replace(plain, compiled=True).subject
+    assert isinstance(whole, LinearHeads)
+    assert isinstance(whole.lower.by, GradientDescent)
+    assert isinstance(whole.lower.adjoint, Implicit)
+    assert isinstance(whole.lower.adjoint.solver, CG)
+    assert whole.lower.by.compiled
+    assert whole.lower.adjoint.solver.compiled
+    assert numbers(whole) == numbers(plain.subject)
+
+
+def test_a_direct_adjoint_leaves_the_lower_steps() -> None:
+    found = TrainConfig(method="memory-reduced", adjoint="woodbury", compiled=True).subject
+    assert isinstance(found, LinearHeads)
+    assert isinstance(found.lower.by, GradientDescent)
+    assert isinstance(found.lower.adjoint, Implicit)
+    assert found.lower.by.compiled
+    assert isinstance(found.lower.adjoint.solver, Woodbury)
+
+
+@pytest.mark.parametrize("method", ["memory-reduced-exact", "itd-bio", "anil", "maml", "protonet"])
+def test_methods_without_such_loops_refuse(method: str) -> None:
+    settings = {"method": method, "compiled": True}
+    with pytest.raises(ConfigError, match="compiled was given with .* Give method memory-reduced"):
+        TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++")
+def test_another_process_reproduces_a_compiled_run(tmp_path: Path) -> None:
+    """A batch of a size is compiled for that size alone, whatever sizes came before it."""
+    run = str(tmp_path / "run")
+    # training meets other sizes first than the test does alone
+    settings = ["--method=memory-reduced", "--lower-steps=2", "--adjoint-steps=2", "--compiled"]
+    for arguments in (["train", "--run", run, *SMALL, *settings], ["evaluate", "--run", run]):
+        command = [sys.executable, "-m", "metalearn", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert "reproduced exactly: all 30 episodes" in ended.stdout

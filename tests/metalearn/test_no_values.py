@@ -1,0 +1,174 @@
+"""Upper steps on a device whose values cannot be read: the host waits for nothing.
+
+torch's meta device knows shapes, types and devices, and has no values. An upper step that runs on
+it reads no number, goes no way that depends on one, and brings no tensor from elsewhere without
+saying so: what makes a host wait for a GPU is an error here, on any machine. Code that asks for
+the device takes the way that it takes on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.fewshot import METHODS
+from hypergrad.deferred import Deferred, deferred
+from metalearn.backbones import Backbone, Conv4, ResNet12
+from metalearn.backbones.norm import Normalisation
+from metalearn.data import Pool
+from metalearn.episodes import Sampler, Undrawn
+from metalearn.evidence import Evidence
+from metalearn.lower import Lower, direct, paper
+from metalearn.methods import LinearHeads, Method, Model
+from metalearn.methods.adjust import adjusted, numbers
+from metalearn.methods.presets import PRESETS
+from metalearn.training import upper_step
+
+META = torch.device("meta")
+LOOKING = ("memory-reduced-exact",)  # solvers with a tolerance, which look whether they are done
+TASKS = 2
+
+
+def named(name: str) -> Method:
+    """A preset's method; two steps of each level where it takes a number of them."""
+    if name == "woodbury":
+        return LinearHeads(lower=Lower(by=paper(steps=2).by, adjoint=direct()), l2=0.1)
+    found = PRESETS[name].method
+    own = numbers(found)
+    return adjusted(
+        found,
+        lower_steps=None if own.K is None else 2,
+        adjoint_steps=None if own.N is None else 2,
+    )
+
+
+class Travel(TorchDispatchMode):
+    """Counts copies from one device to another that the host would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.waited: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        answer = func(*args, **named)
+        where = {
+            leaf.device.type
+            for leaf in tree_leaves((args, named, answer))
+            if isinstance(leaf, Tensor) and leaf.ndim  # a number may be an argument anywhere
+        }
+        # aten::copy_ takes non_blocking third
+        if len(where) > 1 and not (named.get("non_blocking") or args[2:3] == (True,)):
+            self.waited[func.overloadpacket.__name__] += 1
+        return answer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def statistics() -> Iterator[None]:
+    """Shapes of the one operation in use here that torch does not know on this device."""
+    library = torch.library.Library("aten", "IMPL", "Meta")
+
+    def known(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+
+    library.impl("batch_norm_update_stats", known)
+    yield
+    library._destroy()
+
+
+class Unread(Deferred):
+    """Checks that are noted as ever. At the end of a step the host looks once: not here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted = 0
+
+    def settle(self) -> None:
+        self.noted += len(self._pending)
+        self._pending.clear()
+
+
+def take(
+    method: Method,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: Backbone | None = None,
+    *,
+    streamed: bool = False,
+) -> tuple[Model, Unread, Travel]:
+    body = Conv4(filters=8, channels=1, size=28) if backbone is None else backbone
+    assert isinstance(body, nn.Module)
+    own = method.variables(features=body.features, way=3, generator=None)
+    model = Model(body, own, streamed=streamed).to(META)
+    optimiser = torch.optim.Adam(model.parameters())
+    evidence = Evidence(steps=2, tasks=TASKS, fixed_steps=True, device=META)
+    batch = Undrawn(Sampler(pool=pool.to(META), way=3, shot=2, query=1, seed=0), 0, TASKS)
+    checks = Unread()
+    monkeypatch.setattr("hypergrad.deferred.Deferred", lambda: checks)
+    with Travel() as travel, deferred():
+        for _ in range(2):  # the second with the optimiser's state
+            upper_step(method, model, optimiser, batch, watch=evidence, tasks_per_chunk=1)
+    return model, checks, travel
+
+
+@pytest.mark.parametrize("name", [*(name for name in METHODS if name not in LOOKING), "woodbury"])
+def test_a_step_reads_no_value(
+    name: str, train_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, checks, travel = take(named(name), train_pool, monkeypatch)
+    assert checks.noted or name == "protonet"
+    assert not travel.waited
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.device == META
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("of", ["group", "stored", "resnet"])
+def test_nor_do_other_backbones(
+    of: str, streamed: bool, train_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if of == "resnet":
+        backbone: Backbone = ResNet12(
+            filters=(4, 4, 8, 8), channels=1, size=28, block=1, recompute=not streamed
+        )
+    else:
+        mode: Normalisation = "group" if of == "group" else "stored"
+        backbone = Conv4(filters=8, channels=1, size=28, normalisation=mode)
+    _, _, travel = take(
+        named("memory-reduced"), train_pool, monkeypatch, backbone, streamed=streamed
+    )
+    assert not travel.waited
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_solver_with_a_tolerance_looks(
+    name: str, train_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="item.. cannot be called on meta tensors"):
+        take(named(name), train_pool, monkeypatch)
+
+
+def test_the_copies_are_seen() -> None:
+    here, there = torch.zeros(2), torch.zeros(2, device=META)
+    with Travel() as travel:
+        there.copy_(here, non_blocking=True)
+        here.to(META, non_blocking=True)
+    assert not travel.waited
+    with Travel() as travel:
+        there.copy_(here)
+        here.to(META)
+    assert travel.waited == {"copy_": 1, "_to_copy": 1}
