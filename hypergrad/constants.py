@@ -87,13 +87,13 @@ class Constants:
                     "derived, Estimated(...) if it was measured or guessed."
                 )
             check_known(given, field.name)
-        mu = _number(self.strong_convexity)
+        mu = number(self.strong_convexity)
         if not bool((mu > 0).all()):
             raise InputError(
                 f"strong_convexity is {self.strong_convexity}; the bounds need mu > 0. "
                 "Regularise the lower objective."
             )
-        if self.smoothness is not None and bool((_number(self.smoothness) < mu).any()):
+        if self.smoothness is not None and bool((number(self.smoothness) < mu).any()):
             raise InputError(
                 f"smoothness is {self.smoothness}, below strong_convexity, "
                 f"{self.strong_convexity}; no matrix has such eigenvalues."
@@ -111,15 +111,18 @@ def check_known(known: Known, name: str) -> None:
     Raises:
         InputError: NaN, infinite or negative.
     """
-    value = _number(known)
+    value = number(known)
     if not bool((value.isfinite() & (value >= 0)).all()):
         raise InputError(f"{name} is {known}; it must be finite and not negative.")
 
 
-def _number(known: Known) -> Float[Tensor, "*batch"]:
-    """A tensor in its own precision; a plain number in float64, which is what Python's are."""
-    dtype = None if isinstance(known.value, Tensor) else torch.float64
-    return torch.as_tensor(known.value, dtype=dtype)
+def number(known: Known) -> Float[Tensor, "*batch"]:
+    """The number in float64, which holds Python's as they are.
+
+    A tensor's is widened, too: of a batch in float32 and a number without dimensions in float64,
+    torch would compare the former with the latter rounded to float32.
+    """
+    return torch.as_tensor(known.value, dtype=torch.float64)
 
 
 def conclude(value: Float[Tensor, "*batch"], *premises: Known) -> Known:

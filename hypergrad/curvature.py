@@ -218,7 +218,8 @@ class FiniteDifference:
     ``h |v| = step max(1, |phi|)`` for each task. The error is
     ``O((h |v|)^2)`` times the third derivative, plus rounding ``u |d g/d phi| / h``: with the
     default step about ``u^(2/3)`` relative, 4e-11 in float64 and 2e-5 in float32. A product takes
-    two gradients. Ask solvers for no more than that error.
+    two gradients, and can't be vectorised: `Cholesky` takes its columns one by one. Ask solvers for
+    no more than that error.
 
     Attributes:
         step: relative step; None means the cube root of the precision.

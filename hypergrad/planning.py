@@ -18,8 +18,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from hypergrad.constants import Constants, Known, check_known, conclude, require
+from hypergrad.constants import Constants, Known, check_known, conclude, number, require
 from hypergrad.errors import InputError
+from hypergrad.objective import refuse_not_finite
 
 # Beyond it a float64 no longer tells a whole number from the next.
 _MOST: Final = 2**53
@@ -74,17 +75,18 @@ def plan(
     Raises:
         InputError: a constant is missing, accuracy or step_size is out of range, or more steps than
             2^53 are needed.
+        NotFiniteError: a task's bound overflows.
     """
     if not 0 < accuracy < math.inf:
         raise InputError(f"plan got accuracy={accuracy}; it must be positive and finite.")
     _check_distances(distance, adjoint_distance)
     rates = _Rates.of(constants, step_size)
-    descent = _steps(2 * rates.c1 * _tensor(distance) / accuracy, rates.descent)
+    descent = _steps(2 * rates.c1 * number(distance) / accuracy, rates.descent)
     if adjoint_distance is None:
-        b = _tensor(require(constants, "upper_gradient", "a start of the adjoint from zero"))
+        b = number(require(constants, "upper_gradient", "a start of the adjoint from zero"))
         goal = 2 + 4 * rates.s * b / accuracy
     else:
-        error = _tensor(constants.coupling) * _tensor(adjoint_distance)
+        error = number(constants.coupling) * number(adjoint_distance)
         goal = rates.root * (2 + 4 * error / accuracy)
     steps, max_steps = descent, max(1, _steps(goal, rates.chebyshev))
     bound = a_priori_bound(
@@ -122,6 +124,7 @@ def a_priori_bound(
 
     Raises:
         InputError: a constant is missing, or a number of steps or step_size is out of range.
+        NotFiniteError: a task's bound overflows, which bounds nothing.
     """
     _check_distances(distance, adjoint_distance)
     if not (0 <= steps <= _MOST and 0 <= max_steps <= _MOST):
@@ -130,21 +133,23 @@ def a_priori_bound(
             "negative, or above 2^53."
         )
     rates = _Rates.of(constants, step_size)
-    lam22, rH = _tensor(constants.upper_smoothness), _tensor(constants.hessian_lipschitz)
-    mu, V = _tensor(constants.strong_convexity), _tensor(_adjoint_norm(constants))
-    left = rates.q**steps * _tensor(distance)  # |phi_K - phi*|
+    lam22, rH = number(constants.upper_smoothness), number(constants.hessian_lipschitz)
+    mu, V = number(constants.strong_convexity), number(_adjoint_norm(constants))
+    left = rates.q**steps * number(distance)  # |phi_K - phi*|
     power = torch.exp(-rates.chebyshev) ** max_steps
     chebyshev = 2 * power / (1 + power**2)
     if adjoint_distance is None:
         b = require(constants, "upper_gradient", "a start of the adjoint from zero")
-        solve = rates.s * chebyshev * (_tensor(b) + lam22 * left)
+        solve = rates.s * chebyshev * (number(b) + lam22 * left)
         premises = (b, distance)
     else:
         factor = (rates.root * chebyshev).clamp(max=1)
-        away = _tensor(adjoint_distance) + (lam22 + rH * V) * left / mu
-        solve = _tensor(constants.coupling) * factor * away
+        away = number(adjoint_distance) + (lam22 + rH * V) * left / mu
+        solve = number(constants.coupling) * factor * away
         premises = (adjoint_distance, distance)
-    return conclude(rates.c1 * left + solve, *rates.premises, *premises)
+    value = rates.c1 * left + solve
+    refuse_not_finite(value, "the a-priori bound", per_task=True)
+    return conclude(value, *rates.premises, *premises)
 
 
 def plan_warm(
@@ -183,14 +188,14 @@ def plan_warm(
             f"plan_warm got upper_step_size={upper_step_size}; it must be positive and finite."
         )
     rates = _Rates.of(constants, step_size)
-    V = _tensor(_adjoint_norm(constants))
-    rH = _tensor(constants.hessian_lipschitz)
-    rH_t = _tensor(require(constants, "hessian_lipschitz_theta", "plan_warm"))
-    lam12, lam22 = _tensor(constants.upper_coupling), _tensor(constants.upper_smoothness)
+    V = number(_adjoint_norm(constants))
+    rH = number(constants.hessian_lipschitz)
+    rH_t = number(require(constants, "hessian_lipschitz_theta", "plan_warm"))
+    lam12, lam22 = number(constants.upper_coupling), number(constants.upper_smoothness)
     moved = lam12 + lam22 * rates.s + (rH_t + rH * rates.s) * V
-    l_v = moved / _tensor(constants.strong_convexity)
+    l_v = moved / number(constants.strong_convexity)
     descent = (18 * upper_step_size * rates.c1 * rates.s).clamp(min=9)
-    adjoint = (8 * upper_step_size * _tensor(constants.coupling) * l_v).clamp(min=4)
+    adjoint = (8 * upper_step_size * number(constants.coupling) * l_v).clamp(min=4)
     steps = _steps(descent, rates.descent)
     return max(1, steps), max(1, _steps(2 * rates.root * adjoint, rates.chebyshev))
 
@@ -211,7 +216,7 @@ class _Rates:
     @classmethod
     def of(cls, constants: Constants, step_size: float | None) -> _Rates:
         smoothness, adjoint_norm = _smoothness(constants), _adjoint_norm(constants)
-        mu, L, V = (_tensor(k) for k in (constants.strong_convexity, smoothness, adjoint_norm))
+        mu, L, V = (number(k) for k in (constants.strong_convexity, smoothness, adjoint_norm))
         largest = float(L.max())
         alpha = 1 / largest if step_size is None else step_size
         if not 0 < alpha < 2 / largest:
@@ -219,15 +224,16 @@ class _Rates:
                 f"step_size is {alpha}; gradient descent converges for step sizes in (0, 2/L), "
                 f"and 2/L is {2 / largest:.3g} here."
             )
-        s = _tensor(constants.coupling) / mu
-        rJ, rH = _tensor(constants.coupling_lipschitz), _tensor(constants.hessian_lipschitz)
-        lam12, lam22 = _tensor(constants.upper_coupling), _tensor(constants.upper_smoothness)
+        s = number(constants.coupling) / mu
+        rJ, rH = number(constants.coupling_lipschitz), number(constants.hessian_lipschitz)
+        lam12, lam22 = number(constants.upper_coupling), number(constants.upper_smoothness)
         # q = max(1 - alpha mu, alpha L - 1), and not below 0 by rounding where mu = L
         decrease = torch.minimum(alpha * mu, 2 - alpha * L).clamp(max=1)
         return cls(
             step_size=alpha,
             q=1 - decrease,
-            descent=-torch.log1p(-decrease),
+            # not by a minus sign: of the least decrease above 0 the log1p is 0, and the rate not -0
+            descent=torch.log1p(-decrease).abs(),
             # tau = (1 - x)/(1 + x) with x = 1/sqrt(kappa)
             chebyshev=2 * torch.atanh((mu / L).sqrt()),
             root=(L / mu).sqrt(),
@@ -260,10 +266,6 @@ def _adjoint_norm(constants: Constants) -> Known:
     return require(constants, "adjoint_norm", "an a-priori bound")
 
 
-def _tensor(known: Known) -> Tensor:
-    return torch.as_tensor(known.value, dtype=torch.float64)
-
-
 def _steps(reduction: Tensor, rate: Tensor) -> int:
     """The least whole number of steps, each worth ``rate``, for every task's reduction.
 
@@ -271,8 +273,8 @@ def _steps(reduction: Tensor, rate: Tensor) -> int:
         InputError: it is beyond counting.
     """
     needed = torch.where(reduction <= 1, 0.0, reduction.log() / rate)  # NaN stays what it is
-    # an infinite rate reaches any reduction, but takes a step to do so
-    needed = torch.where((reduction > 1) & rate.isinf(), 1.0, needed)
+    # an infinite rate reaches any reduction that is a number, but takes a step to do so
+    needed = torch.where((reduction > 1) & reduction.isfinite() & rate.isinf(), 1.0, needed)
     most = float(needed.max().ceil())
     if not most <= _MOST:
         raise InputError(

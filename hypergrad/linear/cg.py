@@ -80,7 +80,8 @@ class CG:
         product = Counted(apply, self.damping)
         inverse = self.preconditioner
         if inverse is not None and isinstance(inverse, Preconditioner):
-            inverse = inverse.prepare(product, rhs)
+            # of no matrix, or of one without entries, there is nothing to estimate
+            inverse = inverse.prepare(product, rhs) if rhs.numel() else None
         steps = compiled(_sweep) if self.compiled else _sweep
         sweep: Sweep = partial(steps, inverse, self.check_every)
         if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:

@@ -58,7 +58,9 @@ class Cholesky:
         residual, _ = judge(product, x, rhs)
         # e_j'A e_j are the Rayleigh quotients met; where the factorisation fails, the proof of
         # that is the least eigenvalue of the triangle it read.
-        curvature = safe.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+        curvature = torch.full_like(residual, torch.inf)
+        if rhs.shape[-1]:
+            curvature = safe.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
         if bool(indefinite.any()):
             least = torch.linalg.eigvalsh(safe)[..., 0]
             curvature = torch.where(indefinite, least, curvature)
@@ -81,12 +83,14 @@ def dense(
 ) -> Float[Tensor, "*batch n n"]:
     """The matrices of a linear map, so many columns at once where the map can be vectorised."""
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
+    if not n:
+        return shaped_as.new_zeros(*batch, 0, 0)
     units = torch.eye(n).to(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
 
     def column(unit: Tensor) -> Tensor:
         return apply(unit.clone())  # which the map may write into
 
-    if n and noting() is None:  # a check that waits must not hold a vectorised value
+    if noting() is None:  # a check that waits must not hold a vectorised value
         try:
             together: Tensor = torch.vmap(column, out_dims=-1, chunk_size=at_once)(units)
             return together

@@ -51,11 +51,12 @@ class Run:
         """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero."""
         zero = (b == 0).all(dim=-1, keepdim=True)
         x = product.zeros(b) if start is None else torch.where(zero, 0.0, start)
-        steps = torch.zeros_like(zero[..., 0], dtype=torch.int64)
+        each = zero[..., 0]  # one value for each task, also where a task has no unknown
+        steps = torch.zeros_like(each, dtype=torch.int64)
         return cls(
             x=x,
             residual=b.clone() if start is None else b - product.judge(x),
-            curvature=torch.full_like(b[..., 0], torch.inf),
+            curvature=torch.full_like(each, torch.inf, dtype=b.dtype),
             steps=steps,
             ended=torch.full_like(steps, Status.OUT_OF_STEPS),
         )

@@ -96,6 +96,8 @@ class LinearSolver(Protocol):
     ) -> Solution:
         """Return a solution with evidence; never raise for a failed solve, report it.
 
+        A system of no unknowns is solved by the x that there is, and so is a batch of no tasks.
+
         Args:
             apply: the product with A.
             rhs: b, finite.

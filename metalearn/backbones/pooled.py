@@ -96,7 +96,10 @@ class _Pooled(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again
             again = _one_by_one(images, scale, shift, ctx.sizes, ctx.eps)[0]
             inputs = (images, scale, shift)
-            return (*torch.autograd.grad(again, inputs, gradient, create_graph=True), None, None)
+            # those of a frozen layer have no derivative, and autograd may not be asked for it
+            wanted = [one for one in inputs if one.requires_grad]
+            found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+            return (*(next(found) if one.requires_grad else None for one in inputs), None, None)
         result = torch.empty_like(images, memory_format=_layout(images, scale))
         scales, shifts = torch.zeros_like(scale), torch.zeros_like(scale)
         pieces = [_apart(of, scale, ctx.sizes) for of in (images, answer, gradient, result)]

@@ -113,7 +113,12 @@ def cifar_fs(
     name = "cifar-fs-5way-5shot"
     out = config.results / name
     chosen, searched = search(
-        config.runs / f"{name}-rates", asked, methods=methods, rates=rates, console=console
+        config.runs / f"{name}-rates",
+        asked,
+        methods=methods,
+        seeds=seeds,
+        rates=rates,
+        console=console,
     )
     for seed in seeds:
         for method in methods:

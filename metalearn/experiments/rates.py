@@ -6,6 +6,7 @@ A rate that one method was tuned for tells nothing about the others.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,6 @@ from metalearn.result import Result
 from metalearn.run import Run
 
 RATES: Final = (5e-4, 2e-3, 8e-3)
-SEED: Final = 3  # none of the comparison's
 
 
 def search(
@@ -29,6 +29,7 @@ def search(
     asked: TrainConfig,
     *,
     methods: Sequence[MethodName],
+    seeds: Sequence[int],
     rates: Sequence[float] = RATES,
     console: Console,
 ) -> tuple[dict[MethodName, float], Rows]:
@@ -38,6 +39,8 @@ def search(
         folder: for the runs.
         asked: the comparison's settings.
         methods: to be searched for.
+        seeds: the comparison's; the search starts from the first number that is none of them, lest
+            a rate be the best for a run that is then reported.
         rates: to choose from.
         console: is told.
 
@@ -49,9 +52,10 @@ def search(
         Stopped: by a signal; the same call goes on.
         hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
+    seed = next(number for number in itertools.count() if number not in seeds)
     short = dataclasses.replace(
         asked,
-        seed=SEED,
+        seed=seed,
         steps=max(1, asked.steps // 2),
         test_episodes=2,  # not looked at
         hypergradient_error=False,
@@ -78,7 +82,7 @@ def search(
         cells = [f"{100 * found[rate]:.2f}" if rate in found else "diverged" for rate in rates]
         rows.append([method, *cells, f"{best[method]:g}"])
     title = (
-        f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {SEED}, "
+        f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {seed}, "
         f"{short.steps} steps, {short.validation_episodes} validation episodes"
     )
     return best, Rows(

@@ -197,7 +197,7 @@ def test_theorem_a_is_sharp() -> None:
         ("s * (lam22 + rH * V)", "s * lam22"),
         ("q=1 - decrease", "q=(1 - decrease) ** 2"),
         ("alpha * mu, 2 - alpha * L", "2 * alpha * mu, 2 - alpha * L"),
-        ("s = _tensor(constants.coupling) / mu", "s = _tensor(constants.coupling)"),
+        ("s = number(constants.coupling) / mu", "s = number(constants.coupling)"),
     ],
 )
 def test_a_wrong_theorem_a_is_noticed(old: str, new: str) -> None:

@@ -54,3 +54,6 @@ def test_plain_numbers_are_taken_as_they_are() -> None:
     constants(strong_convexity=mu, smoothness=Proven(0.7))
     with pytest.raises(InputError, match="smoothness is .* below strong_convexity"):
         constants(strong_convexity=Proven(0.1 + 1e-12), smoothness=Proven(0.1))
+    single = torch.tensor([0.0], dtype=torch.float32)
+    with pytest.raises(InputError, match="smoothness is .* below strong_convexity"):
+        constants(strong_convexity=Proven(1e-50), smoothness=Proven(single))

@@ -5,6 +5,7 @@ A new solver is one line in SOLVERS; a new problem is one line in PROBLEMS.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from hypergrad.errors import InputError
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
+from hypergrad.linear.woodbury import Woodbury
 from tests.hypergrad.systems import BATCHES, Judged, N, product, right_hand_side, spd
 
 
@@ -186,6 +188,42 @@ def test_zero_right_hand_side_gives_zero(name: str) -> None:
     assert (solution.x[0] == 0).all()
     assert solution.residual[0] == 0
     assert solution.converged.all()
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """2 I, which knows all about itself; see hypergrad.linear.structured."""
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        return 2 * vector
+
+    judge = __call__
+
+    def inverse(self, rhs: Tensor) -> Tensor:
+        return rhs / 2
+
+    def diagonal(self) -> Tensor:
+        raise NotImplementedError  # there is nothing to precondition
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (2, 3, 0), (0, N), (2, 0, N), (0, 0)], ids=str)
+@pytest.mark.parametrize("name", [*SOLVERS, "woodbury"])
+def test_no_unknowns_or_no_tasks_are_solved(name: str, shape: tuple[int, ...]) -> None:
+    solver: Any = Woodbury(refinements=1) if name == "woodbury" else SOLVERS[name]
+    solvers = [solver]
+    if isinstance(solver, CG | MINRES | NormalCG):
+        solvers.append(replace(solver, max_steps=3, check_every=None))
+    empty = torch.zeros(shape, dtype=torch.float64)
+    for way, start in itertools.product(solvers, (None, empty.clone())):
+        found = way.solve(Doubling(), empty, start)
+        assert found.x.shape == shape
+        assert found.status.shape == found.steps.shape == shape[:-1]
+        assert found.status.dtype == found.steps.dtype == torch.int64
+        assert found.x.dtype == found.residual.dtype == found.curvature.dtype == empty.dtype
+        assert found.converged.all()
+        assert found.residual.equal(torch.zeros(shape[:-1], dtype=empty.dtype))
+        # no direction was met, and so no quotient
+        assert found.curvature.equal(torch.full_like(found.residual, torch.inf))
 
 
 def test_neumann_is_the_series() -> None:

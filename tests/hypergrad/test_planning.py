@@ -11,7 +11,7 @@ import torch
 
 from hypergrad import CG, GradientDescent, hypergradient
 from hypergrad.constants import Constants, Estimated, Proven
-from hypergrad.errors import InputError
+from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.planning import Plan, a_priori_bound, plan, plan_warm
 from tests.hypergrad.bounds import FAMILIES, algorithm1, constants_of, remembered_minimisers
 from verification.families.base import norm
@@ -105,7 +105,7 @@ def test_the_formulas_are_the_least_that_suffices() -> None:
         (".ceil()", ".floor()"),
         ("needed.max()", "0.5 * needed.max()"),
         ("rates.q**steps", "rates.q ** (steps - 1)"),
-        ("_tensor(b) + lam22", "9 * _tensor(b) + lam22"),
+        ("number(b) + lam22", "9 * number(b) + lam22"),
     ],
 )
 def test_a_wrong_formula_is_noticed(old: str, new: str) -> None:
@@ -245,6 +245,30 @@ def test_steps_beyond_counting_are_refused(
     if given:
         with pytest.raises(InputError, match=r"steps would be needed, where at most 2\^53"):
             plan_warm(known, upper_step_size=0.1)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_task_that_no_step_brings_nearer_is_refused(tasks: int) -> None:
+    """alpha mu is 5e-324 for the first task, whose rate is 0 then, and 0.1 for the second."""
+    mu = torch.tensor([5e-24, 1e299], dtype=torch.float64)[:tasks]
+    L = torch.tensor([1.0, 1e299], dtype=torch.float64)[:tasks]
+    known = constants(strong_convexity=Proven(mu), smoothness=Proven(L))
+    with pytest.raises(InputError, match=r"inf steps would be needed"):
+        plan(known, 1e-3, distance=Proven(1.0), step_size=1e-300)
+
+
+def test_constants_that_overflow_together_bound_nothing() -> None:
+    """c1 is infinite; that one step of perfect descent then leaves 0 of it is no number either."""
+    huge = constants(
+        coupling_lipschitz=Proven(1e200),
+        adjoint_norm=Proven(1e200),
+        smoothness=ENTRIES["strong_convexity"],
+    )
+    with pytest.raises(InputError, match=r"nan steps would be needed"):
+        plan(huge, 1e-3, distance=Proven(1.0))
+    for steps in (0, 1):  # infinite, and not a number
+        with pytest.raises(NotFiniteError, match="the a-priori bound is not finite"):
+            a_priori_bound(huge, steps=steps, max_steps=1, step_size=5.0, distance=Proven(1.0))
 
 
 def test_a_bound_on_steps_beyond_counting_is_refused() -> None:

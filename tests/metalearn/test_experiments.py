@@ -17,6 +17,7 @@ from metalearn.experiments import rates as experiment_rates
 from metalearn.experiments.__main__ import (
     KEPT,
     METHODS,
+    SEEDS,
     ExperimentConfig,
     cifar_fs,
     named,
@@ -83,7 +84,7 @@ def test_each_method_trains_at_the_rate_that_validates_best(tmp_path: Path) -> N
     console = Console(file=io.StringIO())
     asked = dataclasses.replace(SMALL, steps=20, validation_episodes=20)
     rates, table = search(
-        tmp_path, asked, methods=("protonet",), rates=(1e-9, 1e-2), console=console
+        tmp_path, asked, methods=("protonet",), seeds=(0,), rates=(1e-9, 1e-2), console=console
     )
     seen = [Run(tmp_path / f"protonet-{rate:g}").metrics()[-1] for rate in (1e-9, 1e-2)]
     assert [line["step"] for line in seen] == [10, 10]
@@ -101,11 +102,32 @@ def test_a_rate_that_diverges_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(experiment_rates, "ensure", diverging)
     said = Console(file=io.StringIO())
-    rates, table = search(tmp_path, SMALL, methods=("protonet",), rates=(1e-3, 1.0), console=said)
+    rates, table = search(
+        tmp_path, SMALL, methods=("protonet",), seeds=(0,), rates=(1e-3, 1.0), console=said
+    )
     assert rates == {"protonet": 1e-3}
     assert table.rows[0][2:] == ["diverged", "0.001"]
     with pytest.raises(RunError, match=r"protonet diverges at each of \[1.0\]: give lower ones"):
-        search(tmp_path, SMALL, methods=("protonet",), rates=(1.0,), console=said)
+        search(tmp_path, SMALL, methods=("protonet",), seeds=(0,), rates=(1.0,), console=said)
+
+
+def test_rates_are_chosen_from_none_of_the_seeds_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they are; from the experiment's own, 0 to 2, it is the 3 of the kept results."""
+    searched = []
+
+    def noting(asked: TrainConfig, *, console: Console) -> None:
+        searched.append(asked.seed)
+        raise NotFiniteError("the loss is nan")
+
+    monkeypatch.setattr(experiment_rates, "ensure", noting)
+    said = Console(file=io.StringIO())
+    for seeds in (SEEDS, (3, 0), (1, 2, 3), (3, 2, 1, 0), ()):
+        config = ExperimentConfig(name="cifar-fs", runs=tmp_path, results=tmp_path)
+        with pytest.raises(RunError, match="diverges"):
+            cifar_fs(config, SMALL, methods=("protonet",), seeds=seeds, rates=(1.0,), console=said)
+    assert searched == [3, 1, 0, 4, 0]
 
 
 def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
