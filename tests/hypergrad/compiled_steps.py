@@ -56,6 +56,10 @@ def compare(features: int) -> dict[str, object]:
     plain, whole = (solved(features, 0, compiled=how) for how in (False, True))
     graphs = counters["stats"]["unique_graphs"]
     again = solved(features, 1, compiled=True)
+    with torch.no_grad():  # as testing is, after training
+        lower, theta, start = problem(features, 1)
+        descent = GradientDescent(steps=STEPS, step_size=0.1, compiled=True)
+        descent.minimise(lower, theta, start)
     adjoint, other = whole[2].adjoint, plain[2].adjoint
     curvature = float(plain[2].adjoint.curvature.min())
     return {

@@ -34,6 +34,7 @@ from metalearn.training import upper_step
 META = torch.device("meta")
 LOOKING = ("memory-reduced-exact",)  # solvers with a tolerance, which look whether they are done
 TASKS = 2
+COPIES = ("copy_", "_to_copy")
 
 
 def named(name: str) -> Method:
@@ -63,16 +64,18 @@ class Travel(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        named = kwargs or {}
-        answer = func(*args, **named)
+        keywords = kwargs or {}
+        answer = func(*args, **keywords)
+        name = func.overloadpacket.__name__
         where = {
             leaf.device.type
-            for leaf in tree_leaves((args, named, answer))
-            if isinstance(leaf, Tensor) and leaf.ndim  # a number may be an argument anywhere
+            for leaf in tree_leaves((args, keywords, answer))
+            # a number of the host's may be an argument of anything: it goes with the launch
+            if isinstance(leaf, Tensor) and (leaf.ndim or name in COPIES)
         }
         # aten::copy_ takes non_blocking third
-        if len(where) > 1 and not (named.get("non_blocking") or args[2:3] == (True,)):
-            self.waited[func.overloadpacket.__name__] += 1
+        if len(where) > 1 and not (keywords.get("non_blocking") or args[2:3] == (True,)):
+            self.waited[name] += 1
         return answer
 
 
@@ -171,4 +174,5 @@ def test_the_copies_are_seen() -> None:
     with Travel() as travel:
         there.copy_(here)
         here.to(META)
-    assert travel.waited == {"copy_": 1, "_to_copy": 1}
+        here[0].to(META)
+    assert travel.waited == {"copy_": 1, "_to_copy": 2}
