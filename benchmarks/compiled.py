@@ -122,8 +122,12 @@ def main() -> None:
                 | heads(setting, asked.steps, asked.rounds, asked.device)
             )
             print(rows[-1], flush=True)
-        alone = backbone(settings[0], asked.rounds, asked.device) if asked.backbone else None
-        print(alone, flush=True)
+        alone = None
+        if asked.backbone:
+            setting = settings[1]
+            own = backbone(setting, asked.rounds, asked.device)
+            alone = dataclasses.asdict(setting) | own
+            print(alone, flush=True)
     kept = {"provenance": origin, "K and N": asked.steps, "rounds": asked.rounds}
     write(asked.out, kept | {"heads": rows, "backbone": alone})
 
