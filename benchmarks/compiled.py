@@ -26,7 +26,7 @@ from benchmarks.timing import interleaved, keep_pages, ratios
 from metalearn.methods.adjust import adjusted
 
 AGREEMENT = 1e-3
-"""Of two orders of summation of a backbone's gradient in float32; see benchmarks/published.py."""
+"""Of two orders of summation of a backbone's gradient, in float32."""
 
 SIZES = ((1, 1, 1), (4, 5, 5), (32, 5, 5))
 """Tasks, shots and queries of a step: the smaller, the more of it are the heads."""

@@ -180,12 +180,17 @@ class Step:
         """What is learned."""
         return list(self.model.parameters())
 
+    def widen(self) -> None:
+        """Go on in float64."""
+        self.model.double()
+        self.episodes = dataclasses.replace(self.episodes, images=self.episodes.images.double())
+
     def rounding(self) -> float:
         """Relative distance of the hypergradient from that of the same program in float64."""
         exact = copy.copy(self)
-        exact.model = copy.deepcopy(self.model).double()
-        exact.episodes = dataclasses.replace(self.episodes, images=self.episodes.images.double())
+        exact.model = copy.deepcopy(self.model)
         exact.certificates = []
+        exact.widen()
         reference = exact.gradient()
         return float((self.gradient() - reference).norm() / reference.norm())
 
