@@ -3,10 +3,11 @@
     python -m benchmarks.published --out benchmarks/results/published.json
 
 Each contender first shows that it computes the hypergradient of its counterpart here, to 1e-6
-relative in float64; how far rounding parts them in float32 is written down. Then bytes and multiplications are counted, and times taken in turns in one
-process. The unit of time is one forward and one backward of the backbone on the same images: what
-no method that learns the backbone can do without. Bytes are peak live bytes of tensors, weights and
-images included, over those of that pass.
+relative in float64; how far rounding parts them in float32 is written down. Then bytes and
+multiplications are counted, and times taken in turns in one process. The unit of time is one
+forward and one backward of the backbone on the same images: what no method that learns the backbone
+can do without. Bytes are peak live bytes of tensors, weights and images included, over those of
+that pass.
 
 "As published" is a script's way of computing (benchmarks/published_methods.py says which);
 Heads descend by steps of 0.005 in place of the scripts' 0.05 and 0.1, networks by 0.001. On noise
