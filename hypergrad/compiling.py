@@ -42,8 +42,9 @@ def compiled(loop: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
                 f"{type(error).__name__}: {reason}. "
                 "It needs a compiler on this machine; products and gradients without autograd, "
                 "such as those of the objectives that know theirs (SoftmaxRegression, "
-                "RidgeRegression, Quadratic); and no more kinds of calls (shapes, types, numbers "
-                "of steps) than torch._dynamo.config.recompile_limit. Else leave compiled out."
+                "RidgeRegression, Quadratic); and no more kinds of calls (shapes, types, and "
+                "constants, such as l2 or the number of steps) than "
+                "torch._dynamo.config.recompile_limit. Else leave compiled out."
             ) from error
 
     return run

@@ -18,6 +18,7 @@ from metalearn.errors import ConfigError
 from metalearn.evaluate import TOGETHER
 from metalearn.exactness import exact_of
 from metalearn.memory import LiveBytes, mebibytes, parse_bytes
+from metalearn.methods import Method
 from metalearn.methods.adjust import describe
 from metalearn.training import Training, upper_step
 
@@ -51,8 +52,7 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
             weight.grad = torch.zeros_like(weight)
         optimiser.step()
         upper_step(
-            # a compiled loop's tensors can't be counted; operation by operation it has the same
-            dataclasses.replace(training.config, compiled=False).subject,
+            _countable(training),
             model,
             optimiser,
             Undrawn(training.sampler, 0, min(_share(training), 2 * tasks_per_chunk)),
@@ -159,9 +159,14 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
     together = min(TOGETHER, training.config.tasks_per_chunk or TOGETHER)
     with LiveBytes(resident) as live:
         batch = test.sample(0, together)
-        training.method.predict(training.model, batch)
+        _countable(training).predict(training.model, batch)
     peak: int = live.peak
     return peak
+
+
+def _countable(training: Training) -> Method:
+    """The method operation by operation: within a compiled loop nothing can be counted."""
+    return dataclasses.replace(training.config, compiled=False).subject
 
 
 def measured_error(training: Training) -> str:

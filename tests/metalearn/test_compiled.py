@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hypergrad import CG, GradientDescent, Implicit, Woodbury
 from metalearn.config import TrainConfig
 from metalearn.errors import ConfigError
 from metalearn.methods import LinearHeads
 from metalearn.methods.adjust import numbers
+from metalearn.plan import evaluation_bytes, predicted_bytes
+from metalearn.training import Training
 from tests.metalearn.commands import SMALL
 
 
@@ -44,6 +47,15 @@ def test_methods_without_such_loops_refuse(method: str) -> None:
     settings = {"method": method, "compiled": True}
     with pytest.raises(ConfigError, match="compiled was given with .* Give method memory-reduced"):
         TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_compiled_run_is_counted_operation_by_operation() -> None:
+    plain = TrainConfig(method="memory-reduced", lower_steps=2, adjoint_steps=2, filters=4)
+    counted = []
+    for config in (plain, dataclasses.replace(plain, compiled=True)):
+        training = Training(config, torch.device("cpu"))
+        counted.append((predicted_bytes(training), evaluation_bytes(training, training.validation)))
+    assert counted[0] == counted[1]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++")
