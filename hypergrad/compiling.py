@@ -33,8 +33,7 @@ def compiled(loop: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
             with torch.no_grad():
                 return whole(*args, **kwargs)
         except Exception as error:
-            # by name: which of them there are differs from version to version
-            if type(error).__module__ != "torch._dynamo.exc":
+            if not _is_the_compilers(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
@@ -48,3 +47,10 @@ def compiled(loop: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
             ) from error
 
     return run
+
+
+def _is_the_compilers(error: Exception) -> bool:
+    """Whether torch.compile raised it; by name, since not every version has the same classes."""
+    kinds = (kind.__module__ for kind in type(error).__mro__)
+    within = any(name.startswith(("torch._dynamo", "torch._inductor")) for name in kinds)
+    return within or "no compiled frames" in str(error)  # a plain RuntimeError, where it is off

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from metalearn.data import DatasetName, Residency
 from metalearn.errors import ConfigError
 from metalearn.memory import parse_bytes
 from metalearn.methods import Method, Precision
-from metalearn.methods.adjust import AdjointName, adjusted
+from metalearn.methods.adjust import CAME_LATER, AdjointName, adjusted
 from metalearn.methods.presets import Optimiser, Preset, Schedule, preset
 from metalearn.schema import read
 from metalearn.trackers import TrackerName
@@ -358,10 +358,6 @@ class EvaluateConfig:
     run: Path
 
 
-_CAME_LATER: Final[dict[str, Any]] = {"compiled": False}
-"""Settings that older runs do not record, and what was done then."""
-
-
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values; `from_json` reads them back."""
     values = dataclasses.asdict(config)
@@ -378,7 +374,7 @@ def from_json(values: object) -> TrainConfig:
         ConfigError: a setting is missing, unknown, of another type or out of range.
     """
     try:
-        known = _CAME_LATER | values if isinstance(values, dict) else values
+        known = CAME_LATER | values if isinstance(values, dict) else values
         return read(TrainConfig, known, "the settings")
     except ConfigError:
         raise

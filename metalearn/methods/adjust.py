@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
 from metalearn.errors import ConfigError
@@ -14,6 +14,9 @@ from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 
 AdjointName: TypeAlias = Literal["cg", "woodbury"]
 """`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve, see `direct`."""
+
+CAME_LATER: Final[dict[str, object]] = {"compiled": False}
+"""Settings that older runs do not name, and what was done then."""
 
 _WithLower: TypeAlias = LinearHeads | ImplicitMaml
 _WithSteps: TypeAlias = Maml | Reptile
@@ -136,7 +139,7 @@ def _differentiated_by(method: Method, name: AdjointName) -> Method:
 
 
 def tested_by(method: Method, *, lower_steps: int) -> Method:
-    """The method with this number of lower steps in testing.
+    """The method with this number of lower steps in testing, which are not compiled.
 
     Raises:
         ConfigError: it takes none.
@@ -146,13 +149,20 @@ def tested_by(method: Method, *, lower_steps: int) -> Method:
     used = method.test or _solver(method)
     if not isinstance(used, GradientDescent | TorchOptimiser):
         raise _refusal(method, "lower_steps", lower_steps)
+    if isinstance(used, GradientDescent):
+        used = dataclasses.replace(used, compiled=False)  # each number would be another program
     return dataclasses.replace(method, test=dataclasses.replace(used, steps=lower_steps))
 
 
 def describe(value: object) -> str:
-    """A method, or what it is made of, as text that is the same in every process."""
+    """A method, or what it is made of, as text that is the same in every process.
+
+    What came later is named where it is not as it was: what older runs recorded still holds.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        each = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        usual = CAME_LATER.items()
+        parts = (f"{name}={describe(own)}" for name, own in each if (name, own) not in usual)
         return f"{type(value).__name__}({', '.join(parts)})"
     return str(getattr(value, "__name__", value))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +62,17 @@ def test_a_compiled_loop_looks_at_nothing() -> None:
         CG(max_steps=3, compiled=True)
     with pytest.raises(InputError, match="compiled steps look at no value"):
         GradientDescent(steps=3, step_size=0.1, rtol=0.1, compiled=True)
+
+
+def test_a_machine_without_a_compiler_is_told(tmp_path: Path) -> None:
+    code = (
+        "import torch; from hypergrad import GradientDescent;"
+        "from tests.hypergrad.compiled_steps import problem;"
+        "GradientDescent(steps=1, step_size=0.1, compiled=True).minimise(*problem(4, 0))"
+    )
+    without = os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
+    assert run.returncode == 1
+    assert "hypergrad.errors.InputError: compiled=True was given" in run.stderr
+    assert "It needs a compiler on this machine" in run.stderr

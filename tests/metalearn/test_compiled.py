@@ -14,8 +14,8 @@ import torch
 from hypergrad import CG, GradientDescent, Implicit, Woodbury
 from metalearn.config import TrainConfig
 from metalearn.errors import ConfigError
-from metalearn.methods import LinearHeads
-from metalearn.methods.adjust import numbers
+from metalearn.methods import LinearHeads, adjust
+from metalearn.methods.adjust import describe, numbers
 from metalearn.plan import evaluation_bytes, predicted_bytes
 from metalearn.training import Training
 from tests.metalearn.commands import SMALL
@@ -49,6 +49,24 @@ def test_methods_without_such_loops_refuse(method: str) -> None:
         TrainConfig(**settings)  # type: ignore[arg-type]
 
 
+def test_older_records_name_the_same_method() -> None:
+    plain = TrainConfig(method="memory-reduced")
+    assert "compiled" not in describe(plain.configured())
+    whole = describe(dataclasses.replace(plain, compiled=True).configured())
+    assert whole.count("compiled=True") == 2
+
+
+def test_testing_after_other_steps_is_not_compiled() -> None:
+    config = TrainConfig(method="memory-reduced", compiled=True)
+    for method in (
+        dataclasses.replace(config, test_lower_steps=3).subject,
+        adjust.tested_by(config.subject, lower_steps=3),
+    ):
+        assert isinstance(method, LinearHeads)
+        assert isinstance(method.test, GradientDescent)
+        assert not method.test.compiled
+
+
 def test_a_compiled_run_is_counted_operation_by_operation() -> None:
     plain = TrainConfig(method="memory-reduced", lower_steps=2, adjoint_steps=2, filters=4)
     counted = []
@@ -60,9 +78,7 @@ def test_a_compiled_run_is_counted_operation_by_operation() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++")
 def test_another_process_reproduces_a_compiled_run(tmp_path: Path) -> None:
-    """A batch of a size is compiled for that size alone, whatever sizes came before it."""
     run = str(tmp_path / "run")
-    # training meets other sizes first than the test does alone
     settings = ["--method=memory-reduced", "--lower-steps=2", "--adjoint-steps=2", "--compiled"]
     for arguments in (["train", "--run", run, *SMALL, *settings], ["evaluate", "--run", run]):
         command = [sys.executable, "-m", "metalearn", *arguments]

@@ -3,7 +3,8 @@
 torch's meta device knows shapes, types and devices, and has no values. An upper step that runs on
 it reads no number, goes no way that depends on one, and brings no tensor from elsewhere without
 saying so: what makes a host wait for a GPU is an error here, on any machine. Code that asks for
-the device takes the way that it takes on a GPU.
+the device takes the way of what is not the CPU. Not seen: a tensor that is made there of the host's
+numbers (`torch.tensor(..., device=...)`), which no line of a step does.
 """
 
 from __future__ import annotations
