@@ -15,7 +15,7 @@ from verification.planting import SourceBug
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
-_DESCENT = "return descend(self, range(self.steps), lower, theta, phi, self._tolerance)"
+_DESCENT = "return descend(self, steps, lower, theta, phi, self._tolerance, whole=self.compiled)"
 _LEAVE = SourceBug(
     "hypergrad.lower.gradient_descent",
     _DESCENT,

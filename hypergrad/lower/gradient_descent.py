@@ -63,9 +63,8 @@ class GradientDescent:
             InputError: the objective can't be used.
             NotFiniteError: the steps diverged.
         """
-        return descend(
-            self, range(self.steps), lower, theta, phi, self._tolerance, whole=self.compiled
-        )
+        steps = range(self.steps)
+        return descend(self, steps, lower, theta, phi, self._tolerance, whole=self.compiled)
 
     def step(
         self,
