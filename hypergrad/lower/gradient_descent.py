@@ -29,7 +29,7 @@ class GradientDescent:
         atol: absolute tolerance on it; 0 for none.
         compiled: whether ``torch.compile`` makes one program of the K steps; without a tolerance,
             and for an objective that knows its gradient. It is made at the first call of each
-            shape, which takes some half a second a step, and rounds in another order. Steps that
+            shape, which takes about a second a step, and rounds in another order. Steps that
             are recorded (``Unrolled``) are not compiled.
     """
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hypergrad import CG, GradientDescent, Implicit, Woodbury
-from metalearn.config import TrainConfig
+from metalearn.config import MethodName, TrainConfig
 from metalearn.errors import ConfigError
 from metalearn.methods import LinearHeads, adjust
 from metalearn.methods.adjust import describe, numbers
@@ -43,10 +43,9 @@ def test_a_direct_adjoint_leaves_the_lower_steps() -> None:
 
 
 @pytest.mark.parametrize("method", ["memory-reduced-exact", "itd-bio", "anil", "maml", "protonet"])
-def test_methods_without_such_loops_refuse(method: str) -> None:
-    settings = {"method": method, "compiled": True}
+def test_methods_without_such_loops_refuse(method: MethodName) -> None:
     with pytest.raises(ConfigError, match="compiled was given with .* Give method memory-reduced"):
-        TrainConfig(**settings)  # type: ignore[arg-type]
+        TrainConfig(method=method, compiled=True)
 
 
 def test_older_records_name_the_same_method() -> None:

@@ -10,13 +10,12 @@ numbers (`torch.tensor(..., device=...)`), which no line of a step does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.fewshot import METHODS
@@ -31,6 +30,7 @@ from metalearn.methods import LinearHeads, Method, Model
 from metalearn.methods.adjust import adjusted, numbers
 from metalearn.methods.presets import PRESETS
 from metalearn.training import upper_step
+from tests.metalearn.operations import Operations
 
 META = torch.device("meta")
 LOOKING = ("memory-reduced-exact",)  # solvers with a tolerance, which look whether they are done
@@ -51,23 +51,16 @@ def named(name: str) -> Method:
     )
 
 
-class Travel(TorchDispatchMode):
+class Travel(Operations):
     """Counts copies from one device to another that the host would wait for."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(self._count)
         self.waited: Counter[str] = Counter()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        keywords = kwargs or {}
-        answer = func(*args, **keywords)
-        name = func.overloadpacket.__name__
+    def _count(
+        self, name: str, args: tuple[Any, ...], keywords: dict[str, Any], answer: Any
+    ) -> None:
         where = {
             leaf.device.type
             for leaf in tree_leaves((args, keywords, answer))
@@ -77,7 +70,6 @@ class Travel(TorchDispatchMode):
         # aten::copy_ takes non_blocking third
         if len(where) > 1 and not (keywords.get("non_blocking") or args[2:3] == (True,)):
             self.waited[name] += 1
-        return answer
 
 
 @pytest.fixture(autouse=True, scope="module")
