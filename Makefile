@@ -38,16 +38,16 @@ checkouts: $(READY)  ## copies of the source text with a bug each: the suite mus
 	$(TEST_THREADS) $(BIN)/python -m verification.checkouts
 
 mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
-	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out verification/results/mutation.json \
+	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out results/verification/mutation.json \
 		$(if $(SAMPLE),--sample $(SAMPLE))
 
 experiments-omniglot: $(READY)  ## 20-way and 5-way 1-shot; an hour of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare omniglot --source $(SOURCE))
-	$(BIN)/python -m metalearn.experiments omniglot
+	$(BIN)/python -m experiments omniglot
 
 experiments-cifarfs: $(READY)  ## five methods from three seeds; an hour of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
-	$(BIN)/python -m metalearn.experiments cifar-fs
+	$(BIN)/python -m experiments cifar-fs
 
 bench: $(READY)  ## speed and memory; QUICK=1 for a minute's selection
 	$(TEST_THREADS) $(BIN)/python -m pytest benchmarks --benchmark-only $(if $(QUICK),--quick)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.local_ranks import on_ranks
-from metalearn import provenance
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.distributed import World
 from metalearn.files import write_json
+from metalearn.runs import provenance
 
 BYTES = [2**power for power in range(8, 27, 2)]
 IMAGES = {"conv4": (28, 1), "resnet12": (32, 3)}

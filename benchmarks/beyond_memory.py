@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metalearn import provenance
-from metalearn.config import Protocol, TrainConfig
+from metalearn.config.train import Protocol, TrainConfig
 from metalearn.data.store import MANIFEST, open_store
 from metalearn.files import write_json
-from metalearn.samplers import identity
-from metalearn.training import Training
+from metalearn.runs import provenance
+from metalearn.training.samplers import identity
+from metalearn.training.state import Training
 
 SIDE, CHANNELS, CLASSES, REAL = 84, 3, 64, 4
 _IMAGE = SIDE * SIDE * CHANNELS

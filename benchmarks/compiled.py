@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.fewshot import SETTINGS, Setting, Step, backbone_pass, method
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, keep_pages, ratios
-from metalearn.methods.adjust import adjusted
+from metalearn.methods.overrides import adjusted
 
 AGREEMENT = 1e-3
 """Of two orders of summation of a backbone's gradient, in float32."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from benchmarks.provenance import SEED
 from hypergrad import Certificate
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.episodes import Episodes
-from metalearn.layout import channels_last_is_faster, lay_out
 from metalearn.methods import Method, Model, accumulate
-from metalearn.methods.adjust import adjusted, numbers
+from metalearn.methods.overrides import adjusted, numbers
 from metalearn.methods.presets import preset
+from metalearn.tasks.episodes import Episodes
+from metalearn.training.layout import channels_last_is_faster, lay_out
 
 WAY = 5
 

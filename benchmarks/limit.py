@@ -23,9 +23,9 @@ from benchmarks.fewshot import SETTINGS, WAY, Setting, Step, backbone_pass, meth
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, keep_pages, ratios, spread
 from metalearn.data import Pool
-from metalearn.episodes import Sampler, Undrawn
 from metalearn.memory import LiveBytes
 from metalearn.methods import accumulate
+from metalearn.tasks.episodes import Sampler, Undrawn
 
 METHOD = "memory-reduced"
 CHUNK = 8  # tasks; with fewer, the small calls of the heads show

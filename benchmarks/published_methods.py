@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn.backbones import Conv4
-from metalearn.episodes import Episodes
 from metalearn.methods import Model
 from metalearn.methods.model import HEAD
+from metalearn.tasks.episodes import Episodes
 
 Weights = dict[str, Tensor]
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from metalearn import provenance
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.files import write_json
+from metalearn.runs import provenance
 
 IMAGES = 5 * (1 + 15)  # of a 5-way 1-shot task with 15 queries a class
 GPUS = (1, 2, 4, 8, 16, 64, 256, 1024)

@@ -8,8 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.provenance import SEED, provenance
 from metalearn.data import Pool
-from metalearn.episodes import GLYPH_JITTER, Sampler
 from metalearn.memory import LiveBytes
+from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
 
 
 @pytest.mark.parametrize("tasks", [4, pytest.param(32, marks=pytest.mark.full)])

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.local_ranks import on_ranks
-from metalearn import provenance
-from metalearn.config import TrainConfig, to_json
+from metalearn.config.train import TrainConfig, to_json
 from metalearn.distributed import World
 from metalearn.files import write_json
-from metalearn.training import Training
+from metalearn.runs import provenance
+from metalearn.training.state import Training
 
 CONFIG = TrainConfig(tasks_per_step=8, steps=1000, threads=1, device="cpu")
 

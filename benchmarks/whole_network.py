@@ -21,8 +21,8 @@ from benchmarks.fewshot import Setting, Step, backbone_pass
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, keep_pages, ratios
 from hypergrad import CG, GradientDescent, Implicit
-from metalearn.lower import Lower
 from metalearn.methods import ImplicitMaml, Maml
+from metalearn.methods.lower import Lower
 
 STEP_SIZE = 0.01
 ADJOINT_STEPS = 5

@@ -6,14 +6,15 @@ value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradie
 ``objectives``, ``curvature``, ``preconditioners``, ``theory`` and ``errors``.
 """
 
-from hypergrad import curvature, errors, objectives, theory
+from hypergrad import errors, objectives, theory
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
-from hypergrad.adjoints_forward import Forward
 from hypergrad.argmin import argmin
-from hypergrad.attach import attach
-from hypergrad.certificate import Certificate, strict, warn
-from hypergrad.check import check
-from hypergrad.implicit import Hypergradient, hypergradient, pullback
+from hypergrad.checks.check import check
+from hypergrad.forward import Forward
+from hypergrad.implicit import curvature
+from hypergrad.implicit.attach import attach
+from hypergrad.implicit.certificate import Certificate, strict, warn
+from hypergrad.implicit.pullback import Hypergradient, hypergradient, pullback
 from hypergrad.linear import preconditioners
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hypergrad.check import check
+from hypergrad.checks.check import check
 from hypergrad.errors import HypergradError, InputError
 from hypergrad.objective import Bilevel
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from hypergrad.attach import link
-from hypergrad.certificate import Certificate, Watch
-from hypergrad.curvature import Curvature, Hessian
 from hypergrad.errors import InputError
+from hypergrad.implicit.attach import link
+from hypergrad.implicit.certificate import Certificate, Watch
+from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.descent import choose

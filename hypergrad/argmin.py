@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Adjoint
-from hypergrad.certificate import Watch, warn
-from hypergrad.deferred import noting, resumed
+from hypergrad.guards import noting, resumed
+from hypergrad.implicit.certificate import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, examine, refuse_not_finite
 from hypergrad.tree import Phi, Theta, flatten, full_precision, leaves, like, widened

@@ -1,6 +1,6 @@
 """What this library raises: one base class, one class for each kind of remedy."""
 
-from hypergrad.deferred import deferred as deferred
+from hypergrad.guards import deferred as deferred
 
 
 class HypergradError(Exception):

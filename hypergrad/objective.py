@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
-from hypergrad.deferred import may_look, refuse
 from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.guards import may_look, refuse
 from hypergrad.tree import (
     Phi,
     Theta,

@@ -1,6 +1,6 @@
 from hypothesis import settings
 
-from verification import profiles
+from verification.problems import profiles
 
 profiles.register()
 settings.load_profile("ci")

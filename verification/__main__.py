@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.live import Live
 
 from verification.check import command as check
-from verification.record import record, write, write_json
-from verification.registry import SERIES, suite
-from verification.report import html
-from verification.runner import Outcome, run
-from verification.suite import SIZES
-from verification.table import detection, progress
+from verification.report.page import html
+from verification.report.record import record, write, write_json
+from verification.report.table import detection, progress
+from verification.suite.model import SIZES
+from verification.suite.registry import SERIES, suite
+from verification.suite.runner import Outcome, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

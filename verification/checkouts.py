@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verification.composed_in_source import COMPOSED
-from verification.mutants import MUTANTS
-from verification.planting import InSource, SourceBug
-from verification.registry import ENTRIES, KINDS
-from verification.suite import ALGORITHM
+from verification.subjects.bugs import MUTANTS
+from verification.subjects.planting import InSource, SourceBug
+from verification.suite.model import ALGORITHM
+from verification.suite.registry import ENTRIES, KINDS
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,7 +3,8 @@
 A derivative at the wrong iterate has no line of its own: the kernel is given phi_K and never sees
 phi_0. So descent is made to leave its first and its last but one iterate where the kernel finds
 them, and the kernel to use them. Damping by a share of mu, which the library does not know, takes
-mu from the dense Hessian. In a running library these bugs are subjects; see `verification.mutants`.
+mu from the dense Hessian. In a running library these bugs are subjects; see
+`verification.subjects.bugs`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Float
 
-from verification.planting import SourceBug
+from verification.subjects.planting import SourceBug
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,7 +28,7 @@ _LEAVE = SourceBug(
 )
 _POINT = "point = curvature.linearise(lower, theta, phi, needed=needed)"
 _BEGIN = SourceBug(
-    "hypergrad.implicit",
+    "hypergrad.implicit.pullback",
     _POINT,
     "import hypergrad.tree as left\n"
     "        left.begin = curvature.linearise(lower, theta, left.phi_0, needed=needed)\n"
@@ -38,7 +39,7 @@ _LEAVES = "phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
 
 def _solve_with(hessian: str) -> SourceBug:
     return SourceBug(
-        "hypergrad.implicit",
+        "hypergrad.implicit.pullback",
         "witness = Witness(point.hessian)",
         f"witness = Witness({hessian})",
     )
@@ -46,7 +47,7 @@ def _solve_with(hessian: str) -> SourceBug:
 
 def _upper_at(iterate: str) -> SourceBug:
     return SourceBug(
-        "hypergrad.implicit",
+        "hypergrad.implicit.pullback",
         _LEAVES,
         "import hypergrad.tree as left\n"
         f"    {_LEAVES.replace('leaves(phi)', f'leaves(left.{iterate})')}",
@@ -77,7 +78,7 @@ COMPOSED: Mapping[str, tuple[SourceBug, ...]] = {
         _LEAVE,
         _BEGIN,
         SourceBug(
-            "hypergrad.implicit",
+            "hypergrad.implicit.pullback",
             "point.cross(solution.x)",
             "__import__('hypergrad').tree.begin.cross(solution.x)",
         ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.checks.subject import Subject
-from hypergrad.implicit import Hypergradient, hypergradient
+from hypergrad.implicit.pullback import Hypergradient, hypergradient
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Bilevel, fresh_leaf
 from hypergrad.tree import Tree, flatten, leaves, like

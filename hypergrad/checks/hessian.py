@@ -11,11 +11,11 @@ from torch import Tensor
 from hypergrad.checks.report import Finding, Verdict, compare, skip, state
 from hypergrad.checks.subject import Subject, at_worst, noise, told
 from hypergrad.errors import HypergradError, NotFiniteError
+from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cholesky import dense
 from hypergrad.linear.solution import dot, norm
-from hypergrad.linearise import Linearisation
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.spectrum import lanczos
+from hypergrad.theory.spectrum import lanczos
 from hypergrad.tree import detach, vector_of
 
 GRADIENT, SYMMETRY = "gradient of g", "symmetric Hessian"

@@ -119,7 +119,7 @@ class Report:
         rule = "  " + "-" * (_WIDTH - 2)
         body = [titles, rule, *rows, rule]
         advice = textwrap.wrap(self.advice, _WIDTH)
-        return "\n".join([f"hypergrad.check: {self.subject}", "", *body, "", *advice])
+        return "\n".join([f"hypergrad.checks.check: {self.subject}", "", *body, "", *advice])
 
     def _rows(self) -> Iterator[str]:
         """All rows; questions that were not asked for one and the same reason share one."""

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.errors import HypergradError, InputError
+from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
 from hypergrad.linear.solution import LinearSolver, norm
-from hypergrad.linearise import Linearisation
 from hypergrad.objective import Bilevel
 from hypergrad.tree import flatten, leaves, like, unflatten
 

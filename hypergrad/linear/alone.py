@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hypergrad.linear.run import Run
+from hypergrad.linear.krylov import Run
 from hypergrad.linear.solution import LinearMap, Status, dot
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.alone import sweep_alone
+from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.preconditioners import Preconditioner
-from hypergrad.linear.run import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
 
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.deferred import noting
 from hypergrad.errors import InputError
+from hypergrad.guards import noting
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.linear.run import Run, all_ended, check_stopping, iterate
+from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot, norm
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hypergrad.linear.structured import (
+from hypergrad.linear.operator import (
     LinearMap,
     Reduction,
     Structured,

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hypergrad.deferred import may_look
+from hypergrad.guards import may_look
+from hypergrad.linear.operator import LinearMap as LinearMap
+from hypergrad.linear.operator import Reduction, is_reducible, is_structured
 from hypergrad.linear.remembering import Remembering
-from hypergrad.linear.structured import LinearMap as LinearMap
-from hypergrad.linear.structured import Reduction, is_reducible, is_structured
 
 
 class Status(enum.IntEnum):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.deferred import may_look
 from hypergrad.errors import InputError
+from hypergrad.guards import may_look
 from hypergrad.linear.remembering import remembering
 from hypergrad.linear.solution import LinearMap, Solution, Status, relative
 

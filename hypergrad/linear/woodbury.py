@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.linear.operator import is_structured
 from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
-from hypergrad.linear.structured import is_structured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hypergrad.curvature import Hessian, Point
 from hypergrad.errors import InputError
+from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
 from hypergrad.linear.solution import LinearSolver, dot, norm

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from hypergrad.linear.structured import HessianForm
+from hypergrad.linear.operator import HessianForm
 from hypergrad.tree import Phi, Theta
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.structured import Reduction
+from hypergrad.linear.operator import Reduction
 from hypergrad.objectives.span import Span, span_of
 
 # n examples, d features, c classes; *batch are the tasks

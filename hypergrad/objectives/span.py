@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.linear.operator import LinearMap, Reduction
 from hypergrad.linear.solution import norm
-from hypergrad.linear.structured import LinearMap, Reduction
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta
 

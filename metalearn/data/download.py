@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from metalearn.data.published import DatasetName
-from metalearn.data.sniff import Kind, sniff
+from metalearn.data.untrusted.sniff import Kind, sniff
 from metalearn.errors import DataError
 
 _TIMEOUT: Final = 30.0  # seconds without a byte

@@ -14,15 +14,15 @@ import tyro
 from jaxtyping import UInt8
 from rich.console import Console
 
-from metalearn.data.archives import Tree, open_tree
 from metalearn.data.cache import data_folder
 from metalearn.data.download import download
-from metalearn.data.images import RESAMPLING
 from metalearn.data.pool import Split
 from metalearn.data.published import SPLITS, DatasetName, Published, published
 from metalearn.data.readers import EXPECTED, READERS
 from metalearn.data.source import Part, Source
 from metalearn.data.store import Store, write_store
+from metalearn.data.untrusted.archives import Tree, open_tree
+from metalearn.data.untrusted.images import RESAMPLING
 from metalearn.errors import ConfigError, DataError
 
 LARGEST_SIDE: Final = 1024

@@ -33,7 +33,7 @@ def prepared_pool(
     """The images of one split of a prepared data set.
 
     The images are copied to the device, or stay mapped from the file and are gathered by the host
-    as they are drawn (`metalearn.prefetch` then does that while the device is busy).
+    as they are drawn (`metalearn.tasks.stream` then does that while the device is busy).
 
     Args:
         dataset: its name.

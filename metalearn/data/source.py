@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from metalearn.data.archives import Tree
-from metalearn.data.images import decode
 from metalearn.data.pool import Split
 from metalearn.data.published import Published
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.images import decode
 from metalearn.errors import DataError
 
 Images = UInt8[np.ndarray, "n height width channels"]

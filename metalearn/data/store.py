@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from metalearn.data.damage import reading
-from metalearn.data.images import resize
 from metalearn.data.pool import Pool, Split
 from metalearn.data.published import SPLITS
 from metalearn.data.source import Part
+from metalearn.data.untrusted.damage import reading
+from metalearn.data.untrusted.images import resize
 from metalearn.errors import DataError
 from metalearn.files import write_json
 

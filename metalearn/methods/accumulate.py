@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import deferred
-from metalearn.episodes import Episodes, Undrawn
 from metalearn.errors import ConfigError
 from metalearn.methods.method import Method, Watch
 from metalearn.methods.model import Model
+from metalearn.tasks.episodes import Episodes, Undrawn
 
 
 def accumulate(

@@ -18,12 +18,12 @@ from torch import Tensor
 import hypergrad
 from hypergrad import LinearSolver, LowerSolver, Objective, Unrolled
 from hypergrad.objectives import RidgeRegression, SoftmaxRegression
-from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError, UnsolvedWarning
-from metalearn.head import cross_entropy, one_hot, scores
-from metalearn.lower import Lower, direct
+from metalearn.methods.head import cross_entropy, one_hot, scores
+from metalearn.methods.lower import Lower, direct
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model
+from metalearn.tasks.episodes import Episodes
 
 _SCALE: Final = "log_scale"
 _SHARPNESS: Final = "sharpness"
@@ -150,7 +150,7 @@ class RidgeHeads:
     Attributes:
         l2: the regulariser at the start, of the mean over the support (there lambda).
         sharpness: the factor at the start (there alpha).
-        solver: solves the adjoint system; by default as in `metalearn.lower.direct`.
+        solver: solves the adjoint system; by default as in `metalearn.methods.lower.direct`.
 
     Raises:
         ConfigError: a number that is not positive.

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad import Certificate
-from metalearn.episodes import Episodes
 from metalearn.methods.model import Model
+from metalearn.tasks.episodes import Episodes
 
 Watch: TypeAlias = Callable[[Certificate], None]
 """Is given the certificate of each lower level that is differentiated implicitly."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metalearn.backbones import Backbone
 from metalearn.backbones.backbone import rerun
 from metalearn.errors import ConfigError
-from metalearn.head import scores, with_constant
+from metalearn.methods.head import scores, with_constant
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
 """Of the backbone's products. The 16 bits are autocast: weights, features and lower levels stay

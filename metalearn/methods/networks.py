@@ -19,13 +19,13 @@ import hypergrad
 from hypergrad import Detached, LowerSolver, Unrolled
 from hypergrad.objectives import Proximal, call, parameters
 from metalearn.backbones import DropBlock, Norm
-from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
-from metalearn.head import cross_entropy
-from metalearn.lower import Lower
+from metalearn.methods.head import cross_entropy
 from metalearn.methods.heads import initial_head, shared_start
+from metalearn.methods.lower import Lower
 from metalearn.methods.method import Watch
 from metalearn.methods.model import HEAD, Model
+from metalearn.tasks.episodes import Episodes
 
 Weights = dict[str, Tensor]
 

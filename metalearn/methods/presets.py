@@ -14,8 +14,8 @@ import torch
 
 from hypergrad import GradientDescent, TorchOptimiser, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.lower import Lower, exact, paper, steps_of_cg
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
+from metalearn.methods.lower import Lower, exact, paper, steps_of_cg
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.errors import RunError
-from metalearn.result import Result
-from metalearn.run import RESULT, Run
+from metalearn.runs.folder import RESULT, Run
+from metalearn.runs.records import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metalearn.cli.measure import Measured
+from metalearn.cli.test import Retested
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
-from metalearn.report.measured import Measured
 from metalearn.report.tables import MIB, protocol_line
-from metalearn.retest import Retested
 
 
 def accuracy_figure(runs: Sequence[Finished], path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from metalearn.cli.measure import Measured
 from metalearn.errors import RunError
-from metalearn.evaluate import INTERVAL
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
-from metalearn.report.measured import Measured
 from metalearn.report.paired import paired
+from metalearn.testing.accuracy import INTERVAL
 
 MIB: Final = 2**20
 

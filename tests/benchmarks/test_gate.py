@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks.figures import SMALL, Figure, counted, generic
 from benchmarks.gate import MARGINS, load, moved, table
 from hypergrad import Implicit, Unrolled
-from metalearn.episodes import Episodes
 from metalearn.methods import LinearHeads, Model
 from metalearn.methods.accumulate import chunks
-from verification.planting import SourceBug, planted
+from metalearn.tasks.episodes import Episodes
+from verification.subjects.planting import SourceBug, planted
 
 
 @pytest.fixture(scope="module")

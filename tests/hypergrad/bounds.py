@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, hypergradient
 from hypergrad.constants import Constants, Proven
-from verification import instances
-from verification.families import LC, Log
-from verification.families.base import FamilyConstants, matvec, norm
-from verification.instances import Instance
 from verification.oracles import task_gradients
 from verification.oracles.rounding import RECOMMENDED, error_scale, unit_roundoff
+from verification.problems import LC, Log
+from verification.problems import drawn as instances
+from verification.problems.base import FamilyConstants, matvec, norm
+from verification.problems.drawn import Instance
 
 
 @contextmanager

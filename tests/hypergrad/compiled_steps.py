@@ -15,8 +15,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, argmin
-from hypergrad.curvature import Hessian
 from hypergrad.errors import InputError
+from hypergrad.implicit.curvature import Hessian
 from hypergrad.objectives import SoftmaxRegression
 
 TASKS, EXAMPLES, CLASSES, STEPS, L2 = 3, 6, 3, 3, 0.1

@@ -48,7 +48,7 @@ def right_hand_side(
 
 @dataclass(frozen=True)
 class Judged:
-    """A map whose answers are judged by another; see hypergrad.linear.structured."""
+    """A map whose answers are judged by another; see hypergrad.linear.operator."""
 
     steps: Callable[[Tensor], Tensor]
     truth: Callable[[Tensor], Tensor]

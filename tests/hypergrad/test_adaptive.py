@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, Bilevel, GradientDescent, Newton, hypergradient
-from hypergrad.adaptive import AccuracyError, Certified, solve_adaptively
 from hypergrad.constants import Constants, Estimated, Proven
 from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.theory.adaptive import AccuracyError, Certified, solve_adaptively
 from tests.hypergrad.bounds import FAMILIES, constants_of, remembered_minimisers
-from verification.families import LC
-from verification.instances import Instance, lc
 from verification.oracles import gradient, tolerance
+from verification.problems import LC
+from verification.problems.drawn import Instance, lc
 
 FEW = CG(max_steps=2, rtol=0.0)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, Cholesky, Status
-from hypergrad.deferred import deferred
 from hypergrad.errors import InputError
+from hypergrad.guards import deferred
 from hypergrad.linear.cholesky import dense
 from hypergrad.linear.solution import norm
 from tests.hypergrad.systems import N, product, right_hand_side, spd

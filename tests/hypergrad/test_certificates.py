@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hypergrad import CG, Bilevel, hypergradient
 from hypergrad.constants import Constants, Estimated, Proven
-from hypergrad.curvature import FiniteDifference
 from hypergrad.errors import InputError
-from hypergrad.planning import a_priori_bound
+from hypergrad.implicit.curvature import FiniteDifference
+from hypergrad.theory.planning import a_priori_bound
 from tests.hypergrad.bounds import FAMILIES, Run, constants_of, draw_run, remembered_minimisers
-from verification.planting import SourceBug, planted
+from verification.subjects.planting import SourceBug, planted
 
 BATCHES, TASKS = 50, 50  # for each of four families
 
@@ -164,7 +164,7 @@ def test_theorem_b_is_sharp() -> None:
     ],
 )
 def test_a_wrong_theorem_b_is_noticed(old: str, new: str) -> None:
-    with planted(SourceBug("hypergrad.certificate", old, new)):
+    with planted(SourceBug("hypergrad.implicit.certificate", old, new)):
         error, bound = sharp_b()
     assert bound < error * (1 - 1e-6)
 
@@ -201,7 +201,7 @@ def test_theorem_a_is_sharp() -> None:
     ],
 )
 def test_a_wrong_theorem_a_is_noticed(old: str, new: str) -> None:
-    with planted(SourceBug("hypergrad.planning", old, new)):
+    with planted(SourceBug("hypergrad.theory.planning", old, new)):
         error, bound = sharp_a()
     assert bound < error * (1 - 1e-6)
 

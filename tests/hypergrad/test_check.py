@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hypergrad import CG, Bilevel, Cholesky, Newton
-from hypergrad.check import check
 from hypergrad.checks import answer
+from hypergrad.checks.check import check
 from hypergrad.checks.report import Report, Verdict
 from hypergrad.errors import InputError
-from hypergrad.implicit import Hypergradient, hypergradient
+from hypergrad.implicit.pullback import Hypergradient, hypergradient
 from hypergrad.objectives.quadratic import Quadratic
 from hypergrad.objectives.softmax import SoftmaxRegression
 from tests.hypergrad.problems import P, Q, Toy

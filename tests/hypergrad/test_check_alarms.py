@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergrad import Bilevel, Cholesky, Newton
-from hypergrad.check import check
+from hypergrad.checks.check import check
 from hypergrad.checks.report import Verdict
 from hypergrad.objectives.quadratic import Quadratic
 from hypergrad.objectives.ridge import RidgeRegression

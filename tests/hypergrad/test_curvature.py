@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, Cholesky, attach, pullback, strict
-from hypergrad.curvature import Curvature, FiniteDifference, GaussNewton, Hessian
 from hypergrad.errors import InputError
+from hypergrad.implicit.curvature import Curvature, FiniteDifference, GaussNewton, Hessian
+from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cholesky import dense
-from hypergrad.linearise import Linearisation
 from hypergrad.objectives import Composed
 from tests.hypergrad.problems import Toy
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, Bilevel, Cholesky, GradientDescent, Neumann, Newton, Status, hypergradient
-from hypergrad.curvature import FiniteDifference
 from hypergrad.errors import InputError
+from hypergrad.implicit.curvature import FiniteDifference
+from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
 from hypergrad.linear.solution import LinearSolver, scale_of
 from hypergrad.linear.woodbury import Woodbury
-from hypergrad.linearise import Linearisation
 from hypergrad.lower.lbfgs import LBFGS
 from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.nesterov import Nesterov

@@ -29,8 +29,8 @@ from hypergrad import (
     hypergradient,
     pullback,
 )
-from hypergrad.curvature import GaussNewton
 from hypergrad.errors import InputError
+from hypergrad.implicit.curvature import GaussNewton
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import Solution

@@ -16,11 +16,11 @@ from hypergrad import (
     Newton,
     Truncated,
     Unrolled,
-    adjoints_forward,
     argmin,
+    forward,
 )
-from hypergrad.adjoints_forward import Forward
 from hypergrad.errors import DoubleBackwardError, InputError
+from hypergrad.forward import Forward
 from hypergrad.lower.nesterov import Nesterov
 from tests.hypergrad.problems import P, Q, Toy
 
@@ -133,13 +133,13 @@ def test_the_value_is_the_lower_solvers_whatever_the_adjoint(by: LowerSolver) ->
 
 
 def test_forgetting_thetas_own_part_of_a_step_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    push = adjoints_forward._push
+    push = forward._push
 
     def forgetful(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> object:
         first = 0 * tangents[0] if len(tangents) > 1 else tangents[0]
         return push(outputs, inputs, [first, *tangents[1:]])
 
-    monkeypatch.setattr(adjoints_forward, "_push", forgetful)
+    monkeypatch.setattr(forward, "_push", forgetful)
     error, tolerance = error_and_tolerance(
         (3,), GradientDescent(steps=30, step_size=STEP), Forward()
     )
@@ -147,12 +147,12 @@ def test_forgetting_thetas_own_part_of_a_step_is_caught(monkeypatch: pytest.Monk
 
 
 def test_forgetting_the_momentum_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    push = adjoints_forward._push
+    push = forward._push
 
     def forgetful(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> object:
         return push(outputs, inputs, [*tangents[:2], *(0 * tangent for tangent in tangents[2:])])
 
-    monkeypatch.setattr(adjoints_forward, "_push", forgetful)
+    monkeypatch.setattr(forward, "_push", forgetful)
     by = Nesterov(steps=30, step_size=STEP, condition=8.0)
     error, tolerance = error_and_tolerance((3,), by, Forward())
     assert error > 1e9 * tolerance
@@ -175,8 +175,8 @@ def test_trees_and_tensors_that_need_no_derivative() -> None:
         assert list(phi) == ["head", "rest"]
         loss = phi["head"].square().sum() + phi["rest"].exp().sum()
         grads.append(torch.autograd.grad(loss, (free, scale)))
-    for forward, unrolled in zip(*grads, strict=True):
-        assert torch.allclose(forward, unrolled, rtol=1e-12, atol=1e-13)
+    for pushed, unrolled in zip(*grads, strict=True):
+        assert torch.allclose(pushed, unrolled, rtol=1e-12, atol=1e-13)
 
 
 class Kept:

@@ -192,7 +192,7 @@ def test_zero_right_hand_side_gives_zero(name: str) -> None:
 
 @dataclass(frozen=True)
 class Doubling:
-    """2 I, which knows all about itself; see hypergrad.linear.structured."""
+    """2 I, which knows all about itself; see hypergrad.linear.operator."""
 
     def __call__(self, vector: Tensor) -> Tensor:
         return 2 * vector

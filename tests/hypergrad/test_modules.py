@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hypergrad import CG, GradientDescent, Implicit, Newton, Unrolled, argmin
 from hypergrad.errors import InputError
 from hypergrad.linear.cholesky import Cholesky
-from hypergrad.modules import call, parameters
 from hypergrad.objectives import Proximal
+from hypergrad.objectives.modules import call, parameters
 
 TASKS, EXAMPLES, INPUTS = 3, 8, 2
 

@@ -22,9 +22,9 @@ from hypergrad import (
     strict,
 )
 from hypergrad.errors import AdjointError, InputError, NotFiniteError
-from hypergrad.linear.structured import HessianForm
+from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.operator import HessianForm
 from hypergrad.linear.woodbury import Woodbury
-from hypergrad.linearise import Linearisation
 from hypergrad.objectives import (
     ClosedForm,
     Proximal,

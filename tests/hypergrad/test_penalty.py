@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import Bilevel, Cholesky, GradientDescent, Newton, hypergradient, penalty
+from hypergrad import Bilevel, Cholesky, GradientDescent, Newton, hypergradient
 from hypergrad.errors import InputError
 from hypergrad.lower.lbfgs import LBFGS
-from hypergrad.penalty import penalty_hypergradient
+from hypergrad.theory import penalty
+from hypergrad.theory.penalty import penalty_hypergradient
 from tests.hypergrad.problems import P, Q, Toy
 
 EPS = torch.finfo(torch.float64).eps

@@ -12,10 +12,10 @@ import torch
 from hypergrad import CG, GradientDescent, hypergradient
 from hypergrad.constants import Constants, Estimated, Proven
 from hypergrad.errors import InputError, NotFiniteError
-from hypergrad.planning import Plan, a_priori_bound, plan, plan_warm
+from hypergrad.theory.planning import Plan, a_priori_bound, plan, plan_warm
 from tests.hypergrad.bounds import FAMILIES, algorithm1, constants_of, remembered_minimisers
-from verification.families.base import norm
-from verification.planting import SourceBug, planted
+from verification.problems.base import norm
+from verification.subjects.planting import SourceBug, planted
 
 ENTRIES: dict[str, Any] = {
     "strong_convexity": Proven(0.2),
@@ -109,7 +109,7 @@ def test_the_formulas_are_the_least_that_suffices() -> None:
     ],
 )
 def test_a_wrong_formula_is_noticed(old: str, new: str) -> None:
-    with planted(SourceBug("hypergrad.planning", old, new)):
+    with planted(SourceBug("hypergrad.theory.planning", old, new)):
         assert disagreements() > 0
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hypergrad import CG
 from hypergrad.errors import InputError
+from hypergrad.linear.operator import Structured
 from hypergrad.linear.preconditioners import Jacobi, Nystrom, Preconditioner
-from hypergrad.linear.structured import Structured
 from tests.hypergrad.systems import Judged, product, right_hand_side, symmetric
 
 EPS = torch.finfo(torch.float64).eps

@@ -30,7 +30,7 @@ from hypergrad import (
     pullback,
 )
 from hypergrad.errors import InputError
-from hypergrad.linear.structured import HessianForm
+from hypergrad.linear.operator import HessianForm
 from hypergrad.objectives import RidgeRegression, SoftmaxRegression, span
 
 EXAMPLES, FEATURES, CLASSES, L2 = 6, 40, 3, 0.1

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hypergrad.constants import Estimated
 from hypergrad.errors import InputError, NotFiniteError
-from hypergrad.spectrum import extreme_eigenvalues, lanczos
-from verification.instances import lc, quad, spectrum, symmetric
+from hypergrad.theory.spectrum import extreme_eigenvalues, lanczos
+from verification.problems.drawn import lc, quad, spectrum, symmetric
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -16,8 +16,8 @@ from hypergrad import (
     Unrolled,
     argmin,
 )
-from hypergrad.adjoints_forward import Forward
 from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.forward import Forward
 from hypergrad.lower.nesterov import Nesterov
 from hypergrad.objectives import SoftmaxRegression
 

@@ -22,7 +22,7 @@ from hypergrad import (
     hypergradient,
 )
 from hypergrad.errors import InputError
-from hypergrad.warm import WarmStarts
+from hypergrad.theory.warm import WarmStarts
 
 P, Q, M = 3, 6, 4
 KAPPA, BEND = 20.0, 0.5

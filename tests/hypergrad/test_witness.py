@@ -24,10 +24,10 @@ from hypergrad import (
     strict,
 )
 from hypergrad.errors import AdjointError, InputError
+from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.operator import Structured, is_structured
 from hypergrad.linear.solution import LinearMap, LinearSolver
-from hypergrad.linear.structured import Structured, is_structured
 from hypergrad.linear.witness import Witness
-from hypergrad.linearise import Linearisation
 from tests.hypergrad.problems import Q, Toy
 
 TOY = Toy((3,))

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalearn import provenance
 from metalearn.data.prepare import ARCHIVES, PrepareConfig, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.store import open_store
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import MetalearnError
 from metalearn.files import write_json
+from metalearn.runs import provenance
 from tests.metalearn import legacy
 
 MEMORY = 2**30  # bytes that reading may take

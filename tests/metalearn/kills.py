@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import torch
 
-from metalearn import provenance
-from metalearn.checkpoint import load
 from metalearn.files import write_json
-from metalearn.run import EVENTS, RESULT, Run
+from metalearn.runs import provenance
+from metalearn.runs.folder import EVENTS, RESULT, Run
+from metalearn.training.checkpoint import load
 
 STEPS: Final = 200
 SETTINGS: Final = (

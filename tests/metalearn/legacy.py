@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from metalearn.data.published import DatasetName, fine_names, published, superclasses
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.unpickle import unpickle
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DRAW = np.random.default_rng(0)

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from metalearn import checkpoint, provenance
-from metalearn.checkpoint import RunKey
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.files import write_json
-from metalearn.training import Training
+from metalearn.runs import provenance
+from metalearn.training import checkpoint
+from metalearn.training.checkpoint import RunKey
+from metalearn.training.state import Training
 
 EVERY = 20
 MOST = 2**20  # bytes of growth in 1,000 steps

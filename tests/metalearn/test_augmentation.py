@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metalearn.augmentation import Augmentation, Jitter, Photo
 from metalearn.data import Pool
-from metalearn.episodes import Sampler
 from metalearn.errors import EpisodeError
+from metalearn.tasks.augmentation import Augmentation, Jitter, Photo
+from metalearn.tasks.episodes import Sampler
 
 STILL = Photo(padding=0, mirror=False, brightness=0.0, contrast=0.0, saturation=0.0)
 SIZE = 8

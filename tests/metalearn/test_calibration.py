@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metalearn.calibration import BINS, calibration
+from metalearn.testing.calibration import BINS, calibration
 
 
 def logits(probability: float) -> list[float]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from metalearn.cli import main
 from metalearn.data.glyphs import glyph_images
-from metalearn.run import Run
+from metalearn.runs.folder import Run
 from tests.metalearn.commands import SMALL, refused
 
 

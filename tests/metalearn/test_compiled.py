@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from hypergrad import CG, GradientDescent, Implicit, Woodbury
-from metalearn.config import MethodName, TrainConfig
+from metalearn.config.train import MethodName, TrainConfig
 from metalearn.errors import ConfigError
-from metalearn.methods import LinearHeads, adjust
-from metalearn.methods.adjust import describe, numbers
-from metalearn.plan import evaluation_bytes, predicted_bytes
-from metalearn.training import Training
+from metalearn.methods import LinearHeads
+from metalearn.methods import overrides as adjust
+from metalearn.methods.overrides import describe, numbers
+from metalearn.training.budget import evaluation_bytes, predicted_bytes
+from metalearn.training.state import Training
 from tests.metalearn.commands import SMALL
 
 

@@ -13,18 +13,18 @@ import torch
 from rich.console import Console
 
 from hypergrad import GradientDescent, Implicit
-from metalearn import plan
 from metalearn.cli import main
-from metalearn.config import MethodName, Protocol, TrainConfig, from_json, to_json
+from metalearn.config.train import MethodName, Protocol, TrainConfig, from_json, to_json
+from metalearn.config.yaml import settings, split_off
 from metalearn.errors import ConfigError
-from metalearn.lower import direct, steps_of_cg
 from metalearn.memory import LiveBytes, parse_bytes
-from metalearn.methods.adjust import Numbers, describe, numbers
 from metalearn.methods.heads import LinearHeads
+from metalearn.methods.lower import direct, steps_of_cg
+from metalearn.methods.overrides import Numbers, describe, numbers
 from metalearn.methods.presets import PRESETS
-from metalearn.plan import Fit, predicted_bytes, within_budget
-from metalearn.settings_file import settings, split_off
-from metalearn.training import Training
+from metalearn.training import budget as plan
+from metalearn.training.budget import Fit, predicted_bytes, within_budget
+from metalearn.training.state import Training
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"l2": 0.0}, "l2 was given as 0.0: it must be positive and finite"),
@@ -66,7 +66,7 @@ def test_unknown_choices_are_refused() -> None:
     # In a process of its own, since the tests' type checker would refuse them before we can.
     code = """
 from metalearn.backbones import Conv4
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 for change in ({"method": "fast"}, {"normalisation": "batch"}, {"device": "tpu"}):
     try:
         TrainConfig(**change)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
-from metalearn.augmentation import Jitter
 from metalearn.data import Pool
-from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import EpisodeError
+from metalearn.tasks.augmentation import Jitter
+from metalearn.tasks.episodes import Episodes, Sampler
 
 CLASSES, EXAMPLES = 9, 7
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hypergrad import Certificate, Solution, Status
-from metalearn.evidence import Evidence
+from metalearn.training.certificates import Evidence
 
 TASKS = 3
 

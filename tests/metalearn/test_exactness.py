@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import metalearn.training
+import metalearn.training.state
 from hypergrad import CG, Detached, GradientDescent, Implicit, Unrolled
-from metalearn import exactness as subject_module
 from metalearn.backbones import ResNet12
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError, NotFiniteError, UnsolvedWarning
-from metalearn.exactness import Exactness, exact_of, exactness
-from metalearn.lower import Lower, exact, paper
 from metalearn.methods import LinearHeads, Model, ProtoNet
+from metalearn.methods.lower import Lower, exact, paper
 from metalearn.methods.presets import preset
-from metalearn.plan import measured_error
-from metalearn.training import Training
+from metalearn.training import reference as subject_module
+from metalearn.training.budget import measured_error
+from metalearn.training.reference import Exactness, exact_of, exactness
+from metalearn.training.state import Training
 from tests.metalearn.methods import subjects
 
 DESCENT = GradientDescent(steps=4, step_size=0.5)
@@ -138,7 +138,7 @@ def test_an_error_that_is_no_number_is_refused(
     config = dataclasses.replace(SMALL, method="memory-reduced", hypergradient_error=True)
     training = Training(config, torch.device("cpu"))
     planted = Exactness(error=found[0], cosine=found[1])
-    monkeypatch.setattr(metalearn.training, "exactness", lambda *given, **named: planted)
+    monkeypatch.setattr(metalearn.training.state, "exactness", lambda *given, **named: planted)
     with pytest.raises(NotFiniteError, match=r"is (nan|inf|0\.1), its cosine .*after upper step 0"):
         training.exactness()
 

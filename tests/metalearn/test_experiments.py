@@ -10,11 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from metalearn.cli import main
-from metalearn.config import Protocol, TrainConfig
-from metalearn.errors import NotFiniteError, RunError
-from metalearn.experiments import rates as experiment_rates
-from metalearn.experiments.__main__ import (
+from experiments import rates as experiment_rates
+from experiments.__main__ import (
     KEPT,
     METHODS,
     SEEDS,
@@ -23,11 +20,14 @@ from metalearn.experiments.__main__ import (
     named,
     omniglot,
 )
-from metalearn.experiments.rates import search
+from experiments.rates import search
+from metalearn.cli import main
+from metalearn.cli.compare import ensure
+from metalearn.cli.test import load_retested
+from metalearn.config.train import Protocol, TrainConfig
+from metalearn.errors import NotFiniteError, RunError
 from metalearn.report.collect import collect
-from metalearn.report.commands import ensure
-from metalearn.retest import load_retested
-from metalearn.run import Run
+from metalearn.runs.folder import Run
 
 SMALL = TrainConfig(
     filters=4,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import metalearn.provenance
+import metalearn.runs.provenance
 from metalearn.files import write_atomically, write_json
-from metalearn.progress import Display
+from metalearn.training.progress import Display
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -58,32 +58,32 @@ def test_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     code = tmp_path / "metalearn" / "code.py"
     code.parent.mkdir()
     code.write_text("1")
-    monkeypatch.setattr(metalearn.provenance, "__file__", str(code))
+    monkeypatch.setattr(metalearn.runs.provenance, "__file__", str(code))
     nothing = {"commit": "unknown", "dirty": None}
-    assert metalearn.provenance.commit() == nothing
+    assert metalearn.runs.provenance.commit() == nothing
     git(tmp_path, "init", "--quiet")
     # A checkout around code that isn't part of it says nothing about the code.
-    assert metalearn.provenance.commit() == nothing
+    assert metalearn.runs.provenance.commit() == nothing
     git(tmp_path, "add", "metalearn/code.py")
     git(tmp_path, "commit", "--quiet", "-m", "first")
     head = git(tmp_path, "rev-parse", "HEAD")
-    assert metalearn.provenance.commit() == {"commit": head, "dirty": False}
+    assert metalearn.runs.provenance.commit() == {"commit": head, "dirty": False}
     # A run's own folder is no change of the code.
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "result.json").write_text("{}")
-    assert metalearn.provenance.commit() == {"commit": head, "dirty": False}
+    assert metalearn.runs.provenance.commit() == {"commit": head, "dirty": False}
     (code.parent / "new.py").write_text("1")
-    assert metalearn.provenance.commit() == {"commit": head, "dirty": True}
+    assert metalearn.runs.provenance.commit() == {"commit": head, "dirty": True}
     (code.parent / "new.py").unlink()
     code.write_text("2")
-    assert metalearn.provenance.commit() == {"commit": head, "dirty": True}
+    assert metalearn.runs.provenance.commit() == {"commit": head, "dirty": True}
 
 
 def test_peak_memory_sees_an_allocation() -> None:
     # In a process of its own: the peak of this one may be any earlier test's.
     code = """
 import torch
-from metalearn.provenance import peak_memory
+from metalearn.runs.provenance import peak_memory
 cpu = torch.device("cpu")
 before = peak_memory(cpu)["bytes"]
 block = torch.ones(2 * before, dtype=torch.uint8)
@@ -99,7 +99,7 @@ print(before, peak_memory(cpu)["bytes"], peak_memory(cpu)["measure"], sep=";")
 
 
 def test_a_resumed_runs_commits_are_all_named() -> None:
-    joined = metalearn.provenance.joined
+    joined = metalearn.runs.provenance.joined
     one, two = {"commit": "a", "dirty": True}, {"commit": "b", "dirty": False}
     assert joined(one, one) == one
     assert joined(one, two) == {"commit": "a, then b", "dirty": True}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn.checkpoint import Progress, RunKey
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.errors import RunError
-from metalearn.training import Training
+from metalearn.training.checkpoint import Progress, RunKey
+from metalearn.training.state import Training
 
 CONFIG = TrainConfig(
     steps=4, filters=4, tasks_per_step=1, validation_episodes=2, schedule="cosine", threads=1

@@ -10,15 +10,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from metalearn import plan
-from metalearn.config import Protocol, TrainConfig
+from metalearn.cli.compare import ensure
+from metalearn.config.train import Protocol, TrainConfig
 from metalearn.distributed import World
-from metalearn.episodes import Undrawn
 from metalearn.errors import ConfigError
 from metalearn.methods.accumulate import chunks
-from metalearn.report.commands import ensure
-from metalearn.run import Run
-from metalearn.training import Training, upper_step
+from metalearn.runs.folder import Run
+from metalearn.tasks.episodes import Undrawn
+from metalearn.training import budget as plan
+from metalearn.training.state import Training, upper_step
 
 CPU = torch.device("cpu")
 ASKED = TrainConfig(

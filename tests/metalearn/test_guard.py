@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import metalearn.guard
-from metalearn.config import Protocol, TrainConfig
-from metalearn.episodes import Episodes, Sampler
+import metalearn.training.failures
+from metalearn.config.train import Protocol, TrainConfig
 from metalearn.errors import NotFiniteError
-from metalearn.guard import episodes_named
 from metalearn.methods import Model, ProtoNet
 from metalearn.methods.method import Watch
-from metalearn.training import Training
+from metalearn.tasks.episodes import Episodes, Sampler
+from metalearn.training.failures import episodes_named
+from metalearn.training.state import Training
 
 CONFIG = TrainConfig(
     method="memory-reduced",
@@ -140,7 +140,7 @@ def test_nothing_hides_what_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **named: object) -> None:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr(metalearn.guard, "accumulate", full)
+    monkeypatch.setattr(metalearn.training.failures, "accumulate", full)
     said = blamed(training())
     assert (
         said == "One by one, training episodes 4 to 7 ended in RuntimeError: can't allocate memory"

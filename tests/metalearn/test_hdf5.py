@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
-from metalearn.data import hdf5
-from metalearn.data.hdf5 import read_hdf5
 from metalearn.data.prepare import find_source
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.readers.omniglot import HALVES
+from metalearn.data.untrusted import hdf5
+from metalearn.data.untrusted.hdf5 import read_hdf5
 from metalearn.errors import DataError
 from tests.metalearn import legacy
 from tests.metalearn.fuzz import entries

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.objectives import SoftmaxRegression
-from metalearn.head import cross_entropy, scores, with_constant
+from metalearn.methods.head import cross_entropy, scores, with_constant
 
 TASKS, IMAGES, CLASSES, FEATURES = 3, 6, 4, 5
 EPS = torch.finfo(torch.float64).eps

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.layout import channels_last_is_faster, lay_out
 from metalearn.methods.presets import preset
+from metalearn.training.layout import channels_last_is_faster, lay_out
 from tests.metalearn.methods.subjects import model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

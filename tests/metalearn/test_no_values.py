@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.fewshot import METHODS
-from hypergrad.deferred import Deferred, deferred
+from hypergrad.guards import Deferred, deferred
 from metalearn.backbones import Backbone, Conv4, ResNet12
 from metalearn.backbones.norm import Normalisation
 from metalearn.data import Pool
-from metalearn.episodes import Sampler, Undrawn
-from metalearn.evidence import Evidence
-from metalearn.lower import Lower, direct, paper
 from metalearn.methods import LinearHeads, Method, Model
-from metalearn.methods.adjust import adjusted, numbers
+from metalearn.methods.lower import Lower, direct, paper
+from metalearn.methods.overrides import adjusted, numbers
 from metalearn.methods.presets import PRESETS
-from metalearn.training import upper_step
+from metalearn.tasks.episodes import Sampler, Undrawn
+from metalearn.training.certificates import Evidence
+from metalearn.training.state import upper_step
 from tests.metalearn.operations import Operations
 
 META = torch.device("meta")
@@ -113,7 +113,7 @@ def take(
     evidence = Evidence(steps=2, tasks=TASKS, fixed_steps=True, device=META)
     batch = Undrawn(Sampler(pool=pool.to(META), way=3, shot=2, query=1, seed=0), 0, TASKS)
     checks = Unread()
-    monkeypatch.setattr("hypergrad.deferred.Deferred", lambda: checks)
+    monkeypatch.setattr("hypergrad.guards.Deferred", lambda: checks)
     with Travel() as travel, deferred():
         for _ in range(2):  # the second with the optimiser's state
             upper_step(method, model, optimiser, batch, watch=evidence, tasks_per_chunk=1)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from metalearn.data import Pool
-from metalearn.episodes import Episodes, Sampler
 from metalearn.errors import EpisodeError
-from metalearn.prefetch import Prefetch
-from metalearn.prefetch import ahead as drawn_ahead
+from metalearn.tasks.episodes import Episodes, Sampler
+from metalearn.tasks.stream import Prefetch
+from metalearn.tasks.stream import ahead as drawn_ahead
 
 
 def test_the_same_episodes_in_any_order(train_pool: Pool) -> None:

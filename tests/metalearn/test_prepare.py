@@ -16,8 +16,8 @@ from metalearn.data import Pool, Residency, Split, prepared, prepared_identity, 
 from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName, published
 from metalearn.data.store import Store, open_store
-from metalearn.episodes import Sampler
 from metalearn.errors import ConfigError, DataError, EpisodeError
+from metalearn.tasks.episodes import Sampler
 from tests.metalearn import legacy
 from tests.metalearn.legacy import ARCHIVES, DATA, FORMS, put
 

@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from metalearn.cli import main
+from metalearn.cli.measure import Measured, load
 from metalearn.errors import RunError
 from metalearn.report.collect import Finished, by_method, collect
-from metalearn.report.measured import Measured, load
 from metalearn.report.paired import paired
 from metalearn.report.tables import (
     accuracy_table,

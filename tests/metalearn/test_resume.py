@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 import torch
 
-import metalearn.train
-from metalearn import checkpoint
+import metalearn.training.loop
 from metalearn.cli import main
-from metalearn.config import Protocol, TrainConfig
+from metalearn.config.train import Protocol, TrainConfig
 from metalearn.data import Identity
 from metalearn.errors import RunError
 from metalearn.methods import presets
-from metalearn.run import Run
-from metalearn.training import Training
+from metalearn.runs.folder import Run
+from metalearn.training import checkpoint
+from metalearn.training.state import Training
 from tests.metalearn.kills import Moment, differences, interrupted
 
 SMALL = [
@@ -113,14 +113,14 @@ def test_a_signal_saves_and_ends_cleanly(
 def test_a_signal_during_the_test_loses_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, honest = tmp_path / "run", metalearn.train._Job._test
+    run, honest = tmp_path / "run", metalearn.training.loop._Job._test
 
     def signalled(job: Any, between: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return honest(job, between)
 
     with monkeypatch.context() as patch:
-        patch.setattr(metalearn.train._Job, "_test", signalled)
+        patch.setattr(metalearn.training.loop._Job, "_test", signalled)
         with pytest.raises(SystemExit) as exit_:
             main(["train", f"--run={run}", *SMALL, "--checkpoint-every=5"])
     assert exit_.value.code == 128 + signal.SIGTERM
@@ -133,7 +133,9 @@ def test_other_data_or_another_meaning_is_not_gone_on_with(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(metalearn.train, "identity", lambda config: Identity("glyphs", "0" * 64))
+        patch.setattr(
+            metalearn.training.loop, "identity", lambda config: Identity("glyphs", "0" * 64)
+        )
         assert "was made with other data: SHA-256" in refused(
             ["train", f"--resume={stopped}"], capsys
         )

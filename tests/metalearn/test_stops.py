@@ -8,23 +8,23 @@ import pytest
 import torch
 from rich.console import Console
 
-import metalearn.training
-from metalearn import checkpoint
+import metalearn.training.state
 from metalearn.cli import main
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError
-from metalearn.run import Run
-from metalearn.train import train
+from metalearn.runs.folder import Run
+from metalearn.training import checkpoint
+from metalearn.training.loop import train
 from tests.metalearn.commands import SMALL, refused
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = metalearn.training.upper_step
+    honest = metalearn.training.state.upper_step
 
     def diverging(*arguments: Any, **settings: Any) -> torch.Tensor:
         return honest(*arguments, **settings) * torch.nan
 
-    monkeypatch.setattr(metalearn.training, "upper_step", diverging)
+    monkeypatch.setattr(metalearn.training.state, "upper_step", diverging)
     config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
     said = io.StringIO()
     with pytest.raises(
@@ -72,7 +72,7 @@ def test_interrupting_a_run_says_what_is_kept(
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metalearn.training, "upper_step", interrupted)
+    monkeypatch.setattr(metalearn.training.state, "upper_step", interrupted)
     with pytest.raises(SystemExit) as exit_:
         main(["train", f"--run={tmp_path / 'run'}", *SMALL])
     assert exit_.value.code == 130

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metalearn.data.archives import open_tree
-from metalearn.data.arrays import read_npz
-from metalearn.data.images import decode
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.archives import open_tree
+from metalearn.data.untrusted.images import decode
+from metalearn.data.untrusted.npz import read_npz
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import DataError
 from tests.metalearn import fuzz, legacy
 

@@ -17,9 +17,9 @@ from hypergrad import Certificate, GradientDescent, Unrolled
 from hypergrad.objectives import SoftmaxRegression
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
-from metalearn.episodes import Episodes, Sampler
-from metalearn.lower import Lower, exact, paper
 from metalearn.methods import LinearHeads, Model
+from metalearn.methods.lower import Lower, exact, paper
+from metalearn.tasks.episodes import Episodes, Sampler
 from tests.metalearn.measure import Convolutions, saved_bytes
 
 COUNTS = (1, 5, 20, 100)

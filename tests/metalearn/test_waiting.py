@@ -10,9 +10,9 @@ import torch
 from hypergrad.errors import NotFiniteError, deferred
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
-from metalearn.episodes import Sampler, Undrawn
-from metalearn.lower import Lower, direct, exact, paper
 from metalearn.methods import LinearHeads, Method, Model, ProtoNet, RidgeHeads, accumulate
+from metalearn.methods.lower import Lower, direct, exact, paper
+from metalearn.tasks.episodes import Sampler, Undrawn
 from tests.metalearn.methods.subjects import ignore
 from tests.metalearn.operations import Operations
 

@@ -138,7 +138,7 @@ def _entry(mutant: Mutant) -> dict[str, str]:
 
 
 def _result(hunt: _Chosen, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    from verification.record import provenance  # imports the library: not before pytest does
+    from verification.report.record import provenance  # imports the library: not before pytest does
 
     counts: dict[str, dict[str, int]] = {}
     survivors: list[dict[str, str | int]] = []

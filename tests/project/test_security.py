@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli import main
-from metalearn.config import TrainConfig, to_json
+from metalearn.config.train import TrainConfig, to_json
 from metalearn.data.download import REMOTES
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ FORBIDDEN = {
     "broadcast_object_list",
 }
 # Planting bugs in this repository's own functions is done by compiling changed copies of them.
-EXCEPTIONS = {"verification/planting.py": {"exec", "compile"}}
+EXCEPTIONS = {"verification/subjects/planting.py": {"exec", "compile"}}
 
 
 def found(text: str, path: str) -> set[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from verification.claims.convergence import ENTRIES, KINDS
-from verification.mutants import MUTANTS
-from verification.planting import SnippetError
-from verification.registry import suite
-from verification.subjects import memory_reduced
-from verification.suite import ALGORITHM, Entry
+from verification.subjects.algorithm1 import memory_reduced
+from verification.subjects.bugs import MUTANTS
+from verification.subjects.planting import SnippetError
+from verification.suite.convergence import ENTRIES, KINDS
+from verification.suite.model import ALGORITHM, Entry
+from verification.suite.registry import suite
 
 ENTRY = {entry.name: entry for entry in ENTRIES}
 HONEST = {ALGORITHM: memory_reduced} | {kind.name: kind.honest for kind in KINDS}

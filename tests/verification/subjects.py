@@ -16,8 +16,8 @@ from hypergrad import (
     strict,
 )
 from verification.claims.exact_solves import TensorBilevel
-from verification.families import Family
 from verification.oracles.rounding import unit_roundoff
+from verification.problems import Family
 
 
 def functional(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:

@@ -17,13 +17,13 @@ from rich.console import Console
 from hypergrad import Bilevel
 from hypergrad.errors import InputError
 from tests.verification import user_problems
-from verification import instances
 from verification.check.advice import Choice, measure, recommend, upper_step_size
 from verification.check.command import examine, run
 from verification.check.estimates import estimate
 from verification.check.trajectory import solve, travel
 from verification.check.verdicts import Verdict, grows
-from verification.planting import SourceBug, planted
+from verification.problems import drawn as instances
+from verification.subjects.planting import SourceBug, planted
 
 UNIT = torch.finfo(torch.float64).eps
 HERE = "tests.verification.user_problems"

@@ -8,14 +8,17 @@ import torch
 from hypothesis import given, settings
 
 from hypergrad import CG
-from verification import runner
 from verification.claims import CLAIMS, Evidence, against_finite_oracle, batch_algebra, d2, worst
 from verification.claims.batch_algebra import pick
-from verification.instances import Instance, quad
-from verification.mutants import MUTANTS, Mutant
-from verification.planting import SnippetError, SourceBug, planted
-from verification.profiles import examples
-from verification.registry import (
+from verification.problems.drawn import Instance, quad
+from verification.problems.profiles import examples
+from verification.problems.strategies import batches, lcs, quads
+from verification.subjects.algorithm1 import memory_reduced
+from verification.subjects.bugs import MUTANTS, Mutant
+from verification.subjects.planting import SnippetError, SourceBug, planted
+from verification.suite import runner
+from verification.suite.model import Bug
+from verification.suite.registry import (
     DIFFERENTIATOR,
     LINEAR,
     SAMPLER,
@@ -23,9 +26,6 @@ from verification.registry import (
     WARM,
     suite,
 )
-from verification.strategies import batches, lcs, quads
-from verification.subjects import memory_reduced
-from verification.suite import Bug
 
 SEEDS = range(5)
 # Blind spots (theory.md, section 5): on Quad neither H nor J depends on phi; batch algebra sees

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.verification.detection import check
-from verification import instances
 from verification.claims.observed import DivergedError, observe
 from verification.claims.warm_starts import strongly_convex
-from verification.families import LC, Quad
 from verification.oracles import finite, gradient
 from verification.oracles.outer import affine, outer_constants, value
-from verification.subjects import memory_reduced
+from verification.problems import LC, Quad
+from verification.problems import drawn as instances
+from verification.subjects.algorithm1 import memory_reduced
 
 
 def test_warm_starts() -> None:

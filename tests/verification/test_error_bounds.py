@@ -10,9 +10,9 @@ from hypergrad.theory import Proven, a_priori_bound
 from tests.verification.detection import check
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import cases, sharp
-from verification.families.base import norm
 from verification.oracles import adjoint, finite, gradient
 from verification.oracles.bounds import a_posteriori, a_priori
+from verification.problems.base import norm
 
 
 def test_theorem_a() -> None:

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from hypergrad import Bilevel
-from verification import instances
 from verification.claims.exact_arithmetic import exact_arithmetic, rounded
-from verification.families import LC, Quad
-from verification.mutants import MUTANTS, Mutant
-from verification.oracles import adjoint, balls, finite, gradient, rational, tolerance
-from verification.registry import suite
-from verification.runner import put
-from verification.subjects import memory_reduced
+from verification.oracles import adjoint, finite, gradient, rational, tolerance
+from verification.oracles import enclosures as balls
+from verification.problems import LC, Quad
+from verification.problems import drawn as instances
+from verification.subjects.algorithm1 import memory_reduced
+from verification.subjects.bugs import MUTANTS, Mutant
+from verification.suite.registry import suite
+from verification.suite.runner import put
 
 SEEDS = range(4)
 

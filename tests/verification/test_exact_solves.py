@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from hypergrad import Cholesky, Newton
 from tests.verification.subjects import LongUnrolled, attached, functional, krylov
-from verification import instances
 from verification.claims import Evidence, ExactSubject, against_exact_oracle
 from verification.claims.exact_solves import minimum, solved
-from verification.instances import Instance, of_family
 from verification.oracles import gradient
 from verification.oracles import tolerance as allowance
-from verification.profiles import examples
-from verification.strategies import anything, lcs, quads
+from verification.problems import drawn as instances
+from verification.problems.drawn import Instance, of_family
+from verification.problems.profiles import examples
+from verification.problems.strategies import anything, lcs, quads
 
 SEEDS = 130
 SUBJECTS: dict[str, ExactSubject] = {

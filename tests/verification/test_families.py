@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 
-from verification.families import LC, Family, Head, Quad
-from verification.families.base import matvec, norm, solve, spectral_norm, transposed
-from verification.families.lc import logcosh
-from verification.instances import Instance, real_head
 from verification.oracles import gradient, task_gradients
 from verification.oracles.rounding import error_scale, unit_roundoff
-from verification.strategies import anything, lcs, quads
+from verification.problems import LC, Family, Head, Quad
+from verification.problems.base import matvec, norm, solve, spectral_norm, transposed
+from verification.problems.drawn import Instance, real_head
+from verification.problems.lc import logcosh
+from verification.problems.strategies import anything, lcs, quads
 
 u = unit_roundoff()
 # The truncation error of a complex step h is h^2: nothing, at 1e-40.

@@ -9,11 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verification import instances
-from verification.families import take
-from verification.families.base import norm, spectral_norm
-from verification.families.newton import damped_newton
-from verification.instances import Instance
 from verification.oracles import (
     adjoint,
     error_scale,
@@ -26,7 +21,12 @@ from verification.oracles import (
     tolerance,
 )
 from verification.oracles.rounding import unit_roundoff
-from verification.strategies import anything, quads
+from verification.problems import drawn as instances
+from verification.problems import take
+from verification.problems.base import norm, spectral_norm
+from verification.problems.drawn import Instance
+from verification.problems.newton import damped_newton
+from verification.problems.strategies import anything, quads
 
 u = unit_roundoff()
 ROOT = Path(__file__).parents[2]

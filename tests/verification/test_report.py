@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from verification import __main__ as command
-from verification import checkouts, series
+from verification import checkouts
 from verification.claims.certificates import Certified, certified
-from verification.instances import Instance
-from verification.planting import SourceBug
-from verification.record import record, write
-from verification.registry import suite
-from verification.report import html
-from verification.runner import run
-from verification.series import Series
-from verification.subjects import memory_reduced
-from verification.tightness import tightness
+from verification.problems.drawn import Instance
+from verification.report import curves as series
+from verification.report.curves import Series
+from verification.report.page import html
+from verification.report.record import record, write
+from verification.report.tightness import tightness
+from verification.subjects.algorithm1 import memory_reduced
+from verification.subjects.planting import SourceBug
+from verification.suite.registry import suite
+from verification.suite.runner import run
 
 LINE = Series(
     name="error against K",
@@ -134,7 +135,9 @@ def test_every_source_bug_can_be_put_into_a_checkout(tmp_path: Path) -> None:
     # all of theory.md, section 5, but the bugs of a sampler, which hypergrad has none of
     assert {f"M{number:02d}" for number in (*range(1, 13), *range(16, 26))} <= names
     with pytest.raises(ValueError, match="0 times, not once"):
-        checkouts.apply(SourceBug("hypergrad.implicit", "no such text", ""), checkouts.ROOT)
+        checkouts.apply(
+            SourceBug("hypergrad.implicit.pullback", "no such text", ""), checkouts.ROOT
+        )
 
 
 @pytest.mark.timeout(600)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from verification import instances
 from verification.claims import Evidence
-from verification.planting import InSource, SourceBug
-from verification.registry import suite
-from verification.runner import run
-from verification.suite import ALARMS, ALGORITHM, Bug, Entry, Kind, Size, Suite
+from verification.problems import drawn as instances
+from verification.subjects.planting import InSource, SourceBug
+from verification.suite.model import ALARMS, ALGORITHM, Bug, Entry, Kind, Size, Suite
+from verification.suite.registry import suite
+from verification.suite.runner import run
 
 # The toy: a subject is a number that must be within 1 of the seed's.
 

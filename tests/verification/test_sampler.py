@@ -19,7 +19,7 @@ from verification.claims.sampler import (
     overlap_region,
     uniform,
 )
-from verification.suite import Bug
+from verification.suite.model import Bug
 
 REGION = SIZE / 3
 

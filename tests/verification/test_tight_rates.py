@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.verification.detection import check
-from verification.families.tight import (
+from verification.problems.tight import (
     FatTail,
     Huber,
     LogUniform,

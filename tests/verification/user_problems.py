@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import Bilevel
-from verification import instances
+from verification.problems import drawn as instances
 
 Problem = tuple[Bilevel[Any, Any], Tensor, Tensor]
 

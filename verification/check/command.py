@@ -16,7 +16,7 @@ from verification.check.estimates import Estimate, estimate
 from verification.check.report import Checked
 from verification.check.trajectory import travel
 from verification.check.verdicts import CONVEX, Verdict, judge
-from verification.record import write_json
+from verification.report.record import write_json
 
 EXIT_STATUS = "exit status: 0 if nothing is violated, 1 if something is, 2 if it can't be examined"
 

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad import Bilevel, Objective
+from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.solution import norm
-from hypergrad.linearise import Linearisation
 from hypergrad.objective import evaluate, fresh_leaf
-from hypergrad.spectrum import lanczos
+from hypergrad.theory.spectrum import lanczos
 from hypergrad.tree import flatten, leaves, like
 from verification.check.trajectory import Visit
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import (
     CG_STEPS,
@@ -16,10 +15,11 @@ from verification.claims.finite_steps import (
     drawn_sizes,
     step_size_for,
 )
-from verification.families import take
-from verification.instances import Instance
 from verification.oracles import finite_tolerance
-from verification.subjects import Subject
+from verification.problems import drawn as instances
+from verification.problems import take
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 TASKS = 3
 # Enough for rounding to be at 1e-12 relative: here conditioning is not what is tested.

@@ -17,10 +17,10 @@ from hypergrad.theory import Constants, Proven
 from verification.claims.error_bounds import cases
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import finite
-from verification.families.base import FamilyConstants
-from verification.instances import Instance
 from verification.oracles import gradient
 from verification.oracles.bounds import a_posteriori, rounding
+from verification.problems.base import FamilyConstants
+from verification.problems.drawn import Instance
 
 
 @dataclass(frozen=True)

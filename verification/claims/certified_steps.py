@@ -13,17 +13,17 @@ import torch
 
 from hypergrad import CG, GradientDescent
 from hypergrad.theory import Constants, solve_adaptively
-from verification import instances
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import sharp
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import Observed, finite
-from verification.families import LC, Quad
-from verification.instances import Instance
 from verification.oracles import gradient
 from verification.oracles.bounds import rounding
 from verification.oracles.outer import outer_constants, value, value_scale
 from verification.oracles.rounding import RECOMMENDED, unit_roundoff
+from verification.problems import LC, Quad
+from verification.problems import drawn as instances
+from verification.problems.drawn import Instance
 
 UPPER_STEPS = 6
 ROUND = (3, 1)  # K and N of one round: too few by themselves

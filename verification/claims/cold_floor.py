@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import drawn_sizes, step_size_for
-from verification.families import Quad
-from verification.families.base import norm
-from verification.instances import Instance
 from verification.oracles import gradient, tolerance
 from verification.oracles.outer import affine, outer_constants
 from verification.oracles.rounding import RECOMMENDED, unit_roundoff
-from verification.subjects import Subject
+from verification.problems import Quad
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 STEPS = (2, 8)  # K
 UPPER_STEPS = 8

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from hypergrad import Bilevel
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import drawn_sizes, step_size_for
-from verification.subjects import Subject
+from verification.problems import drawn as instances
+from verification.subjects.algorithm1 import Subject
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import Counts
 from verification.claims.observed import finite as checked
-from verification.families import LeastSquares, Quad
-from verification.instances import Generator, Instance
 from verification.oracles import finite, gradient
 from verification.oracles.bounds import a_priori, rounding
-from verification.subjects import Subject
+from verification.problems import LeastSquares, Quad
+from verification.problems import drawn as instances
+from verification.problems.drawn import Generator, Instance
+from verification.subjects.algorithm1 import Subject
 
 FAMILIES = ("quad", "exp", "lc", "log")
 TASKS = 2

@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import CG_STEPS, DESCENT_STEPS, drawn_sizes, step_size_for
-from verification.families import LC, Quad
-from verification.families.base import norm
-from verification.instances import Instance
-from verification.oracles import adjoint, balls, finite_tolerance, rational, tolerance
+from verification.oracles import adjoint, finite_tolerance, rational, tolerance
+from verification.oracles import enclosures as balls
 from verification.oracles.rounding import unit_roundoff
-from verification.subjects import Subject
+from verification.problems import LC, Quad
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 LARGEST_CONDITION = 20.0  # gradient descent to round-off takes kappa ln(1/u)/2 steps
 DTYPES: tuple[tuple[torch.dtype, type[np.floating]], ...] = (

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 
 from hypergrad import Bilevel, Cholesky, Newton, hypergradient
-from verification import instances
 from verification.claims.evidence import Evidence, worst
-from verification.instances import Instance
 from verification.oracles import gradient, tolerance
-from verification.planting import InSource, SourceBug
-from verification.suite import Bug
+from verification.problems import drawn as instances
+from verification.problems.drawn import Instance
+from verification.subjects.planting import InSource, SourceBug
+from verification.suite.model import Bug
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
 

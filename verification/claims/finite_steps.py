@@ -10,12 +10,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
-from verification.families import take
-from verification.instances import Instance
 from verification.oracles import finite, finite_tolerance
-from verification.subjects import Subject
+from verification.problems import drawn as instances
+from verification.problems import take
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 Claim: TypeAlias = Callable[[Subject, int], Evidence]
 

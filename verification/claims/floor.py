@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import finite
 from verification.claims.warm_starts import strongly_convex
-from verification.families import Quad
-from verification.instances import Instance
 from verification.oracles.chance import Evalue, surprise
 from verification.oracles.moments import (
     Moments,
@@ -27,7 +24,10 @@ from verification.oracles.moments import (
     squared_gradient,
 )
 from verification.oracles.outer import Affine, affine
-from verification.subjects import Subject
+from verification.problems import Quad
+from verification.problems import drawn as instances
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 STEPS = 3
 # 2 tau^N = 7e-12 at kappa = 4: h_i is affine in theta but for that, far below what chance shows

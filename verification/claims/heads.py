@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.exact_solves import ExactSubject, against_exact_oracle
-from verification.families.base import Batch
+from verification.problems import drawn as instances
+from verification.problems.base import Batch
 
 LARGEST_CONDITION = 1e3
 

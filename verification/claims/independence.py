@@ -18,7 +18,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from verification import instances
 from verification.claims.batch_algebra import LARGEST_CONDITION, pick
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import (
@@ -27,9 +26,10 @@ from verification.claims.finite_steps import (
     drawn_sizes,
     step_size_for,
 )
-from verification.instances import Instance
 from verification.oracles import finite_tolerance
-from verification.subjects import Subject
+from verification.problems import drawn as instances
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 TASKS = 6
 

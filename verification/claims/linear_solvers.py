@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from hypergrad import CG, MINRES, Cholesky, LinearSolver, NormalCG, Solution, Woodbury
-from hypergrad.curvature import Hessian
+from hypergrad.implicit.curvature import Hessian
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
 from hypergrad.objectives import RidgeRegression
-from verification import instances
 from verification.claims.evidence import Evidence, worst
-from verification.families.base import norm
 from verification.oracles.rounding import unit_roundoff
-from verification.planting import InSource, SourceBug
-from verification.suite import Bug
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.subjects.planting import InSource, SourceBug
+from verification.suite.model import Bug
 
 RTOL = 1e-9
 EXTRA = 3
@@ -223,14 +223,14 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "L08",
         "the residual reported is the recurrence's",
-        "linear.run",
+        "linear.krylov",
         "run.residual, previous = b - product.judge(run.x), true",
         "previous = true",
     ),
     _bug(
         "L09",
         "a solve ends at the precision of float32",
-        "linear.run",
+        "linear.krylov",
         "torch.finfo(rhs.dtype).eps",
         "torch.finfo(torch.float32).eps",
     ),

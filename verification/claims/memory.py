@@ -21,7 +21,7 @@ import torch
 
 from hypergrad import CG, Adjoint, Bilevel, GradientDescent, Implicit, Truncated, Unrolled, argmin
 from verification.claims.evidence import Evidence, worst
-from verification.suite import Bug
+from verification.suite.model import Bug
 
 CG_STEPS = 3
 STEPS = (1, 2, 3, 4, 8, 16, 32)

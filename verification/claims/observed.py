@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 
 from hypergrad import Bilevel
-from verification.subjects import Subject
+from verification.subjects.algorithm1 import Subject
 
 
 class Counts(TypedDict):

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from hypergrad.theory import Constants, Plan, Proven, plan, plan_warm
-from verification import instances
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import FAMILIES, drawn
 from verification.claims.evidence import Evidence, worst
-from verification.families import LC
-from verification.families.base import norm
-from verification.instances import Instance
 from verification.oracles import adjoint, finite, gradient
 from verification.oracles.bounds import a_priori, contraction, rounding
 from verification.oracles.outer import outer_constants
-from verification.subjects import memory_reduced
+from verification.problems import LC
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import memory_reduced
 
 AFFORDABLE = 20.0  # condition up to which the planned steps are run: a few hundred
 # of a logarithm, a power and their quotient, relative: K ln q with |K ln q| < 100 and 4 operations

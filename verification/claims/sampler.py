@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from verification.claims.evidence import Evidence, worst
-from verification.suite import Bug
+from verification.suite.model import Bug
 
 TASKS, BATCH, STEPS = 20, 5, 400
 SIZE = 1e-9

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import Counts, finite, observe
 from verification.claims.warm_starts import strongly_convex
-from verification.families import LC, LeastSquares, Quad, take
-from verification.families.base import norm
-from verification.instances import Generator, Instance
 from verification.oracles import adjoint, task_gradients
 from verification.oracles.bounds import a_priori, rounding
 from verification.oracles.moments import Moments, SampledDescent, batches, omega
 from verification.oracles.outer import affine, outer_constants, value
-from verification.subjects import Subject
+from verification.problems import LC, LeastSquares, Quad, take
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.problems.drawn import Generator, Instance
+from verification.subjects.algorithm1 import Subject
 
 TASKS = 3
 # theory.md, section 5 (D11): the law of the batch mean, to 1e-9 of what is compared

@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float64
 
 from hypergrad import Bilevel
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import Counts, DivergedError, finite
 from verification.claims.warm_starts import strongly_convex
-from verification.families import Quad
-from verification.families.tight import (
+from verification.oracles import gradient
+from verification.oracles.outer import outer_constants, value, value_scale
+from verification.oracles.rounding import RECOMMENDED, unit_roundoff
+from verification.problems import Quad
+from verification.problems import drawn as instances
+from verification.problems.tight import (
     CURVATURES,
     Embedded,
     FatTail,
@@ -31,10 +34,7 @@ from verification.families.tight import (
     horizon_quadratic,
     nesterov_chain,
 )
-from verification.oracles import gradient
-from verification.oracles.outer import outer_constants, value, value_scale
-from verification.oracles.rounding import RECOMMENDED, unit_roundoff
-from verification.subjects import Subject
+from verification.subjects.algorithm1 import Subject
 
 # theory.md, section 4, asks for 1e-6 of the closed form; K and N leave 9^-18 = 7e-18 of the start
 CLOSED_FORM = 1e-6

@@ -14,8 +14,8 @@ from hypergrad import Bilevel
 from verification.claims.complexity import counted
 from verification.claims.evidence import Evidence, worst
 from verification.claims.tight_rates import CG_STEPS, STEP_SIZE, STEPS
-from verification.families.tight import Huber, embedded
-from verification.subjects import Subject
+from verification.problems.tight import Huber, embedded
+from verification.subjects.algorithm1 import Subject
 
 HORIZONS = (3, 6, 12)  # T: eps = L Delta/(T + 1/2)
 

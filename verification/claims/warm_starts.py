@@ -11,17 +11,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.observed import Observed, finite, observe
-from verification.families import LC, Quad
-from verification.families.base import norm
-from verification.instances import Instance
 from verification.oracles import adjoint, gradient
 from verification.oracles.bounds import rounding
 from verification.oracles.outer import OuterConstants, outer_constants, value, value_scale
 from verification.oracles.rounding import RECOMMENDED, unit_roundoff
-from verification.subjects import Subject
+from verification.problems import LC, Quad
+from verification.problems import drawn as instances
+from verification.problems.base import norm
+from verification.problems.drawn import Instance
+from verification.subjects.algorithm1 import Subject
 
 UPPER_STEPS = {Quad: 24, LC: 8}  # those of LC cost Newton's method each
 CONDITION = 6.0

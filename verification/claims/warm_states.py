@@ -21,13 +21,13 @@ import torch
 
 from hypergrad import CG, Bilevel, GradientDescent, hypergradient
 from hypergrad.theory import WarmStarts
-from verification import instances
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import step_size_for
-from verification.families import take
 from verification.oracles import finite, finite_tolerance
-from verification.planting import InSource, SourceBug
-from verification.suite import Bug
+from verification.problems import drawn as instances
+from verification.problems import take
+from verification.subjects.planting import InSource, SourceBug
+from verification.suite.model import Bug
 
 TASKS, BATCH, UPPER_STEPS = 4, 2, 5
 STEPS, CG_STEPS = 2, 2
@@ -132,7 +132,7 @@ def w1(subject: WarmSubject, seed: int) -> Evidence:
 
 
 def _bug(name: str, what: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource((SourceBug("hypergrad.warm", old, new),), remembered))
+    return Bug(name, what, InSource((SourceBug("hypergrad.theory.warm", old, new),), remembered))
 
 
 BUGS: tuple[Bug, ...] = (

@@ -5,8 +5,8 @@ finite    what Algorithm 1 returns with K descent steps and N conjugate-gradient
 rounding  how far rounding may move either
 """
 
+from verification.oracles.algorithm1 import Finite, finite, gd, krylov_galerkin
 from verification.oracles.exact import adjoint, gradient, task_gradients
-from verification.oracles.finite import Finite, finite, gd, krylov_galerkin
 from verification.oracles.rounding import error_scale, finite_tolerance, tolerance
 
 __all__ = [

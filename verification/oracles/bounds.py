@@ -6,9 +6,9 @@ theory.md, section 2; constants are this project's own, not the paper's.
 import numpy as np
 from jaxtyping import Float64
 
-from verification.families import Family
-from verification.families.base import FamilyConstants, matvec, norm, solve
 from verification.oracles.rounding import RECOMMENDED, error_scale, unit_roundoff
+from verification.problems import Family
+from verification.problems.base import FamilyConstants, matvec, norm, solve
 
 
 def chebyshev(

@@ -6,8 +6,8 @@ grad F_i = grad_theta f - J v*,  H v* = grad_phi f,  all at (theta, phi*)   (the
 import numpy as np
 from jaxtyping import Float64
 
-from verification.families import Family
-from verification.families.base import matvec, solve
+from verification.problems import Family
+from verification.problems.base import matvec, solve
 
 
 def adjoint(family: Family, theta: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, "*batch q"]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from verification.families import LC, Family, Quad
-from verification.families.base import matvec, norm, solve, spectral_norm, transposed
 from verification.oracles.exact import mean_over_tasks
+from verification.problems import LC, Family, Quad
+from verification.problems.base import matvec, norm, solve, spectral_norm, transposed
 
 
 def value(family: Family, theta: Float64[np.ndarray, " p"]) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 from flint import arb, ctx, fmpq, fmpq_mat
 from jaxtyping import Float64
 
-from verification.families import Quad
-from verification.families.base import take
+from verification.problems import Quad
+from verification.problems.base import take
 
 Rational: TypeAlias = Any
 """An fmpq_mat with one column, or more."""

@@ -30,9 +30,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from verification.families import Family, Quad
-from verification.families.base import norm, spectral_norm, transposed
-from verification.oracles.finite import krylov_basis
+from verification.oracles.algorithm1 import krylov_basis
+from verification.problems import Family, Quad
+from verification.problems.base import norm, spectral_norm, transposed
 
 # theory.md, section 6: recommended tolerance 1e2 u kappa Xi, where the largest C measured is 0.81.
 RECOMMENDED = 1e2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from metalearn.data.archives import Tree
 from metalearn.data.published import DatasetName, Published
 from metalearn.data.readers.cache_pickles import read_cache_pickles
 from metalearn.data.readers.cifar100 import read_cifar100
@@ -22,6 +21,7 @@ from metalearn.data.readers.tadam import read_tadam
 from metalearn.data.readers.tiered import read_tiered
 from metalearn.data.readers.torchmeta import read_torchmeta
 from metalearn.data.source import Source
+from metalearn.data.untrusted.archives import Tree
 
 Reader: TypeAlias = Callable[[Tree, Published, int], Source | None]
 

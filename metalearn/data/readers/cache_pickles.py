@@ -7,13 +7,13 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Integer
 
-from metalearn.data.archives import Tree
-from metalearn.data.arrays import fields, require_images, text
-from metalearn.data.damage import reading
 from metalearn.data.pool import Split
 from metalearn.data.published import Published
 from metalearn.data.source import Part, Source, record
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.damage import reading
+from metalearn.data.untrusted.npz import fields, require_images, text
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import DataError
 
 _STEM: Final = "mini-imagenet-cache"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from metalearn.data.archives import Tree
-from metalearn.data.arrays import fields, require_labels, text
 from metalearn.data.published import SPLITS, Published, fine_names
 from metalearn.data.source import Part, Source, record
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.npz import fields, require_labels, text
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import DataError
 
 _FOLDER = "cifar-100-python"

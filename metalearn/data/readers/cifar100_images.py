@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from metalearn.data.archives import Tree
 from metalearn.data.published import SPLIT_NAMES, SPLITS, Published
 from metalearn.data.source import Source, image_part, record_images
+from metalearn.data.untrusted.archives import Tree
 from metalearn.errors import DataError
 
 _IMAGE = re.compile(r"(?:.*/)?data/([^/]+)/[^/]+\.png")

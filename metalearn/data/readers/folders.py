@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from metalearn.data.archives import Tree
-from metalearn.data.damage import reading
 from metalearn.data.pool import Split
 from metalearn.data.published import SPLIT_NAMES, SPLITS, Published
 from metalearn.data.source import Source, image_part, record_images
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.damage import reading
 from metalearn.errors import DataError
 
 _IMAGE: Final = r"[^/]+\.(?:png|jpg|jpeg)"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from metalearn.data.archives import Tree
-from metalearn.data.arrays import fields, require_images, require_labels, text
 from metalearn.data.pool import Split
 from metalearn.data.published import DatasetName, Published
 from metalearn.data.source import Part, Source, labelled, record
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.npz import fields, require_images, require_labels, text
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import DataError
 
 _MINI: Final = "miniImageNet_category_split"

@@ -6,9 +6,9 @@ import re
 from collections import defaultdict
 from typing import Final
 
-from metalearn.data.archives import Tree, open_tree
 from metalearn.data.published import SPLITS, Published
 from metalearn.data.source import Source, image_part, record_images
+from metalearn.data.untrusted.archives import Tree, open_tree
 from metalearn.errors import DataError
 
 HALVES: Final = ("images_background", "images_evaluation")

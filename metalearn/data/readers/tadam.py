@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from metalearn.data.archives import Tree
-from metalearn.data.arrays import fields, read_npz, require_images, require_labels
 from metalearn.data.pool import Split
 from metalearn.data.published import Published
 from metalearn.data.source import Part, Source, labelled, record
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.npz import fields, read_npz, require_images, require_labels
 
 
 def read_tadam(tree: Tree, published: Published, side: int) -> Source | None:

@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from metalearn.data.archives import Tree
-from metalearn.data.arrays import fields, read_npz, require_images, require_labels, text
-from metalearn.data.images import decode
 from metalearn.data.pool import Split
 from metalearn.data.published import Published
 from metalearn.data.source import Part, Source, labelled, record
-from metalearn.data.unpickle import unpickle
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.images import decode
+from metalearn.data.untrusted.npz import fields, read_npz, require_images, require_labels, text
+from metalearn.data.untrusted.unpickle import unpickle
 from metalearn.errors import DataError
 
 _NAMES: Final[dict[Split, str]] = {"train": "train", "validation": "val", "test": "test"}

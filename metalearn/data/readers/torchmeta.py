@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from metalearn.data.archives import Tree
-from metalearn.data.hdf5 import read_hdf5
 from metalearn.data.pool import Split
 from metalearn.data.published import Published, superclasses
 from metalearn.data.readers.omniglot import HALVES
 from metalearn.data.source import Part, Source, record
+from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.hdf5 import read_hdf5
 from metalearn.errors import DataError
 
 _FILES: Final[dict[Split, str]] = {

@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 
 import metalearn.methods
-import metalearn.training
+import metalearn.training.state
 from metalearn.cli import main
-from metalearn.evidence import Evidence
-from metalearn.exactness import Exactness, exactness
+from metalearn.training.certificates import Evidence
+from metalearn.training.reference import Exactness, exactness
 
 Gradient = Callable[..., Any]
 
@@ -45,7 +45,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
             happens()
         return honest(*arguments, **named) * (factor if now else 1.0)
 
-    mock.patch.object(metalearn.training, "accumulate", accumulate).start()
+    mock.patch.object(metalearn.training.state, "accumulate", accumulate).start()
 
 
 def nan(step: int, rank: int, *arguments: str) -> None:
@@ -123,7 +123,7 @@ def changed_data(step: int, rank: int, image: Path, *arguments: str) -> None:
 
 def other_weights(step: int, rank: int, *arguments: str) -> None:
     """What faulty hardware does: one bit of one weight on one rank."""
-    honest: Gradient = metalearn.training._descend
+    honest: Gradient = metalearn.training.state._descend
     count = 0
 
     def descend(optimiser: torch.optim.Optimizer, *scaler: Any) -> None:
@@ -134,7 +134,7 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight = optimiser.param_groups[0]["params"][0]
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
-    mock.patch.object(metalearn.training, "_descend", descend).start()
+    mock.patch.object(metalearn.training.state, "_descend", descend).start()
     main(["train", *arguments])
 
 
@@ -156,14 +156,14 @@ def nan_residual(step: int, noted: Path, *arguments: str) -> None:
         return exactness(*arguments, **named)
 
     mock.patch.object(Evidence, "add", add).start()
-    mock.patch.object(metalearn.training, "exactness", measured).start()
+    mock.patch.object(metalearn.training.state, "exactness", measured).start()
     main(["train", *arguments])
 
 
 def nan_error(*arguments: str) -> None:
     """The hypergradient's error is NaN on the rank that measures it."""
     found = Exactness(error=math.nan, cosine=math.nan)
-    mock.patch.object(metalearn.training, "exactness", return_value=found).start()
+    mock.patch.object(metalearn.training.state, "exactness", return_value=found).start()
     main(["train", *arguments])
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import safetensors.torch
 
-from metalearn import checkpoint, provenance
 from metalearn.files import is_temporary, write_json
-from metalearn.run import Run
+from metalearn.runs import provenance
+from metalearn.runs.folder import Run
+from metalearn.training import checkpoint
 from tests.metalearn.distributed.ranks import TINY
 
 RANKS = 2

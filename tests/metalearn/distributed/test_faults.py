@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from metalearn import checkpoint
 from metalearn.data.source import Part
 from metalearn.data.store import write_store
 from metalearn.distributed import TIMEOUT_VARIABLE
-from metalearn.run import Run
+from metalearn.runs.folder import Run
+from metalearn.training import checkpoint
 from tests.metalearn.distributed import broken
 from tests.metalearn.distributed.ranks import TINY, Ended, ranks
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn import checkpoint
-from metalearn.config import Protocol, TrainConfig
+from metalearn.config.train import Protocol, TrainConfig
+from metalearn.training import checkpoint
 from tests.metalearn.distributed import worlds
 from tests.metalearn.distributed.ranks import ranks
 

@@ -8,12 +8,12 @@ from unittest import mock
 
 import torch
 
-from metalearn import checkpoint
-from metalearn.checkpoint import RunKey
-from metalearn.config import TrainConfig
+from metalearn.config.train import TrainConfig
 from metalearn.distributed import World, joined
-from metalearn.lower import exact
-from metalearn.training import Training
+from metalearn.methods.lower import exact
+from metalearn.training import checkpoint
+from metalearn.training.checkpoint import RunKey
+from metalearn.training.state import Training
 
 # What float32's tolerance of 3e-5 is in float64, their roundings being 6e-8 and 1.1e-16. A solve to
 # a looser one amplifies rounding, and ends anywhere within its tolerance.

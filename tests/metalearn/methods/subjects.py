@@ -15,8 +15,8 @@ from torch.func import functional_call
 
 from hypergrad import Certificate
 from metalearn.backbones import Backbone
-from metalearn.episodes import Episodes
 from metalearn.methods import Method, Model
+from metalearn.tasks.episodes import Episodes
 
 TASKS, WAY, SHOT, QUERY, SIDE, FEATURES = 3, 3, 2, 2, 6, 4
 SUPPORT = WAY * SHOT

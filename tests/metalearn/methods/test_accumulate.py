@@ -10,9 +10,7 @@ from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
-from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
-from metalearn.lower import Lower
 from metalearn.methods import (
     ImplicitMaml,
     LinearHeads,
@@ -26,6 +24,8 @@ from metalearn.methods import (
     accumulate,
 )
 from metalearn.methods.accumulate import chunks
+from metalearn.methods.lower import Lower
+from metalearn.tasks.episodes import Episodes
 from tests.metalearn.methods.subjects import close, episodes, found, ignore, model
 
 DESCENT = GradientDescent(steps=2, step_size=0.3)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hypergrad import CG, Certificate, GradientDescent, Implicit, Truncated, Unrolled
 from metalearn.errors import ConfigError, UnsolvedWarning
-from metalearn.lower import Lower, exact
 from metalearn.methods import LinearHeads, Model, ProtoNet, RidgeHeads
+from metalearn.methods.lower import Lower, exact
 from tests.metalearn.methods.subjects import (
     FEATURES,
     WAY,

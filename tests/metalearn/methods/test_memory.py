@@ -10,8 +10,6 @@ import torch
 
 from hypergrad import CG, Adjoint, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
-from metalearn.episodes import Episodes
-from metalearn.lower import Lower, paper
 from metalearn.methods import (
     ImplicitMaml,
     LinearHeads,
@@ -24,6 +22,8 @@ from metalearn.methods import (
     accumulate,
 )
 from metalearn.methods.accumulate import chunks
+from metalearn.methods.lower import Lower, paper
+from metalearn.tasks.episodes import Episodes
 from tests.metalearn.measure import Convolutions, saved_bytes
 from tests.metalearn.methods.subjects import episodes, ignore, model
 

@@ -13,8 +13,8 @@ from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
 from hypergrad.objectives import call, parameters
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.errors import ConfigError
-from metalearn.lower import Lower
 from metalearn.methods import ImplicitMaml, Maml, Method, Model, Reptile
+from metalearn.methods.lower import Lower
 from tests.metalearn.methods.subjects import (
     SHOT,
     TASKS,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, GradientDescent, Implicit, Unrolled
-from metalearn.episodes import Episodes
 from metalearn.errors import ConfigError
-from metalearn.head import cross_entropy
 from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile, accumulate
+from metalearn.methods.head import cross_entropy
 from metalearn.methods.presets import PRESETS, Preset, preset
+from metalearn.tasks.episodes import Episodes
 from tests.metalearn.methods.subjects import episodes, ignore, model
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"

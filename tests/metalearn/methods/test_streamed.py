@@ -11,11 +11,11 @@ from torch import Tensor
 
 from metalearn.backbones import Conv4, Normalisation, ResNet12
 from metalearn.data import Pool
-from metalearn.episodes import Episodes, Sampler, Undrawn
 from metalearn.errors import ConfigError
-from metalearn.lower import paper
 from metalearn.memory import LiveBytes
 from metalearn.methods import LinearHeads, Method, Model, accumulate
+from metalearn.methods.lower import paper
+from metalearn.tasks.episodes import Episodes, Sampler, Undrawn
 from tests.metalearn.measure import Convolutions
 from tests.metalearn.methods.subjects import close, episodes, ignore, model
 from tests.metalearn.methods.test_accumulate import METHODS

@@ -1,0 +1,179 @@
+"""Run an experiment from its settings in this folder, and keep what it shows.
+
+`python -m experiments omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
+`python -m experiments cifar-fs` compares methods from three seeds, with memory, tables
+and figures. What is finished is kept and what was stopped goes on: give the same command again.
+The data must be prepared in the cache folder (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+import tyro
+from rich.console import Console
+
+from experiments.rates import RATES, search
+from hypergrad.errors import HypergradError
+from metalearn.cli.compare import ensure, member
+from metalearn.cli.measure import MeasureConfig, measure
+from metalearn.cli.test import RetestConfig, retest
+from metalearn.config.train import MethodName, TrainConfig
+from metalearn.config.yaml import settings
+from metalearn.errors import MetalearnError, Stopped
+from metalearn.files import write_atomically
+from metalearn.report.collect import collect
+from metalearn.report.figures import accuracy_figure, hypergradient_figure, memory_figure
+from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
+from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
+
+Experiment: TypeAlias = Literal["omniglot", "cifar-fs"]
+
+# In a result's folder: all that tables and figures read, and none of what weighs.
+KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT)
+METHODS: Final[tuple[MethodName, ...]] = (
+    "memory-reduced",
+    "memory-reduced-exact",
+    "itd-bio",
+    "anil",
+    "maml-learn2learn",
+)
+SEEDS: Final = (0, 1, 2)
+LOWER_STEPS: Final = (1, 3, 5, 10, 20)  # MAML's take 0.1 GiB each here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentConfig:
+    """Run an experiment, or go on with it.
+
+    Attributes:
+        name: which.
+        runs: folder for the runs; relative, since their settings name it.
+        results: folder for what is kept of them.
+    """
+
+    name: Annotated[Experiment, tyro.conf.Positional]
+    runs: Path = Path("runs/experiments")
+    results: Path = Path("results")
+
+
+def named(name: str) -> TrainConfig:
+    """The settings of a file in this folder.
+
+    Raises:
+        ConfigError: it names an unknown setting.
+    """
+    with resources.as_file(resources.files(__package__).joinpath(f"{name}.yaml")) as path:
+        return settings(path)
+
+
+def omniglot(
+    config: ExperimentConfig, asked: TrainConfig, *, ways: int = 5, console: Console
+) -> None:
+    """Train and test under these settings, test with fewer ways too, and keep the results.
+
+    Raises:
+        MetalearnError: a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    name = "omniglot-20way-1shot"
+    run, results = config.runs / name, config.results / name
+    ensure(dataclasses.replace(asked, run=run), console=console)
+    keep(run, results)
+    fewer = dataclasses.replace(asked.test, way=ways)
+    again = RetestConfig(
+        run=run, out=results / f"{ways}way-1shot.json", protocol=fewer, episodes=asked.test_episodes
+    )
+    retest(again, console=console)
+
+
+def cifar_fs(
+    config: ExperimentConfig,
+    asked: TrainConfig,
+    *,
+    methods: tuple[MethodName, ...] = METHODS,
+    seeds: tuple[int, ...] = SEEDS,
+    rates: tuple[float, ...] = RATES,
+    console: Console,
+) -> None:
+    """Compare the methods from these seeds, each at the learning rate that suits it.
+
+    Keeps results, memory, tables and figures.
+
+    Raises:
+        MetalearnError: a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    name = "cifar-fs-5way-5shot"
+    out = config.results / name
+    chosen, searched = search(
+        config.runs / f"{name}-rates",
+        asked,
+        methods=methods,
+        seeds=seeds,
+        rates=rates,
+        console=console,
+    )
+    for seed in seeds:
+        for method in methods:
+            own = dataclasses.replace(asked, learning_rate=chosen[method])
+            ensure(member(config.runs / name, own, method, seed), console=console)
+            keep(config.runs / name / f"{method}-{seed}", out / f"{method}-{seed}")
+    measured = measure(
+        MeasureConfig(out=out / "memory.json", methods=methods, steps=LOWER_STEPS, settings=asked),
+        console=console,
+    )
+    runs = collect(out)
+    tables: dict[str, Rows] = {
+        "rates": searched,
+        "accuracy": accuracy_table(runs, reference=methods[0]),
+        "hypergradient": hypergradient_table(runs),
+        "memory": memory_table(measured),
+    }
+    for title, rows in tables.items():
+        rows.show(console)
+        write_atomically(out / f"{title}.md", rows.markdown().encode())
+    accuracy_figure(runs, out / "accuracy.png")
+    hypergradient_figure(runs, out / "hypergradient.png")
+    memory_figure(measured, out / "memory.png")
+
+
+def keep(run: Path, results: Path) -> None:
+    """Copy what tables and figures read of a finished run."""
+    results.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(run / name, results / name)
+
+
+def run(config: ExperimentConfig, *, console: Console) -> None:
+    """Run an experiment under its own settings.
+
+    Raises:
+        MetalearnError: the data isn't prepared, or a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    if config.name == "omniglot":
+        omniglot(config, named("omniglot-20way-1shot"), console=console)
+    else:
+        cifar_fs(config, named("cifar-fs-5way-5shot"), console=console)
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        run(tyro.cli(ExperimentConfig, description=__doc__), console=Console())
+    except Stopped as stopped:
+        _say(f"stopped: {stopped}, or this command again.")
+        sys.exit(stopped.status)
+    except (MetalearnError, HypergradError, OSError) as error:
+        _say(f"{type(error).__name__}: {error}")
+        sys.exit(1)

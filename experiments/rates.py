@@ -1,0 +1,102 @@
+"""Each method's learning rate in a comparison: the best of a few, by validation, from another seed.
+
+A rate that one method was tuned for tells nothing about the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+import hypergrad.errors
+from metalearn.cli.compare import ensure
+from metalearn.config.train import MethodName, TrainConfig
+from metalearn.errors import NotFiniteError, RunError
+from metalearn.report.tables import Rows
+from metalearn.runs.folder import Run
+from metalearn.runs.records import Result
+
+RATES: Final = (5e-4, 2e-3, 8e-3)
+
+
+def search(
+    folder: Path,
+    asked: TrainConfig,
+    *,
+    methods: Sequence[MethodName],
+    seeds: Sequence[int],
+    rates: Sequence[float] = RATES,
+    console: Console,
+) -> tuple[dict[MethodName, float], Rows]:
+    """Train each method for half the steps at each rate; what is finished is kept.
+
+    Args:
+        folder: for the runs.
+        asked: the comparison's settings.
+        methods: to be searched for.
+        seeds: the comparison's; the search starts from the first number that is none of them, lest
+            a rate be the best for a run that is then reported.
+        rates: to choose from.
+        console: is told.
+
+    Returns:
+        The best rate of each method by its last validation, and all of them as a table.
+
+    Raises:
+        MetalearnError: a run can't be made, or the folder holds runs with other settings.
+        Stopped: by a signal; the same call goes on.
+        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+    """
+    seed = next(number for number in itertools.count() if number not in seeds)
+    short = dataclasses.replace(
+        asked,
+        seed=seed,
+        steps=max(1, asked.steps // 2),
+        test_episodes=2,  # not looked at
+        hypergradient_error=False,
+    )
+    best: dict[MethodName, float] = {}
+    rows = []
+    made: dict[str, None] = {}  # in order
+    for method in methods:
+        found: dict[float, float] = {}
+        for rate in rates:
+            run = folder / f"{method}-{rate:g}"
+            own = dataclasses.replace(short, run=run, method=method, learning_rate=rate)
+            try:
+                ensure(own, console=console)
+            except (NotFiniteError, hypergrad.errors.NotFiniteError) as error:
+                console.print(f"{method} diverges at {rate:g}: {error}", markup=False)
+                continue
+            # the last, not the best: that is the luckiest of many
+            found[rate] = Run(run).metrics()[-1]["validation"]
+            made |= {_origin(Run(run).result()): None}
+        if not found:
+            raise RunError(f"{method} diverges at each of {list(rates)}: give lower ones.")
+        best[method] = max(found, key=lambda rate: found[rate])
+        cells = [f"{100 * found[rate]:.2f}" if rate in found else "diverged" for rate in rates]
+        rows.append([method, *cells, f"{best[method]:g}"])
+    title = (
+        f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {seed}, "
+        f"{short.steps} steps, {short.validation_episodes} validation episodes"
+    )
+    return best, Rows(
+        title=title,
+        columns=["method", *(f"{rate:g}" for rate in rates), "best"],
+        rows=rows,
+        notes=[
+            "best: the rate of the comparison's runs, which start from other seeds",
+            *made,
+        ],
+    )
+
+
+def _origin(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    changed = " (changed)" if result.dirty else ""
+    return f"commit {result.commit}{changed}, {versions}, {result.device}"

@@ -1,0 +1,1 @@
+"""The implicit kernel: linearise the condition, solve the adjoint system, attach the result."""

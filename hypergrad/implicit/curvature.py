@@ -1,0 +1,307 @@
+"""Which second derivatives the adjoint system uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Size, Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.operator import HessianForm, Reduction, is_reducible
+from hypergrad.linear.solution import LinearMap, norm
+from hypergrad.objective import Objective, fresh_leaf, no_dependence
+from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.composed import Composed
+from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
+
+
+@runtime_checkable
+class Point(Protocol):
+    """The stationarity condition linearised at one point: all that the kernel needs."""
+
+    @property
+    def batch(self) -> Size:
+        """The tasks' dimensions."""
+        ...
+
+    @property
+    def values(self) -> Tensor:
+        """``(*batch,)`` g there."""
+        ...
+
+    @property
+    def gradient(self) -> Tensor:
+        """``(*batch, n)`` d g/d phi there."""
+        ...
+
+    @property
+    def hessian(self) -> LinearMap:
+        """The curvature's product."""
+        ...
+
+    def cross(self, vector: Tensor) -> list[Tensor]:
+        """``J v`` for each needed leaf of theta."""
+        ...
+
+
+@runtime_checkable
+class Curvature(Protocol):
+    """A way to linearise the stationarity condition."""
+
+    def linearise(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        *,
+        needed: Sequence[bool] | None = None,
+    ) -> Point:
+        """Linearise at ``(theta, phi)``; ``needed`` says which leaves of theta J must serve."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hessian:
+    """The Hessian itself: by double backward, or in closed form where the objective knows it.
+
+    A closed form serves the solver's iterations; answers are judged, and the cross product taken,
+    by autodiff of the objective's values.
+    """
+
+    def linearise(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        *,
+        needed: Sequence[bool] | None = None,
+    ) -> Point:
+        """See :class:`Curvature`."""
+        point = Linearisation(lower, theta, phi, needed=needed)
+        if isinstance(lower, ClosedForm):
+            return _KnownAt(point, lower.hessian(detach(theta), detach(phi)))
+        return point
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownAt:
+    """A point whose Hessian is known; a point that held it would hold itself, and its graph."""
+
+    point: Linearisation[Any, Any]
+    form: HessianForm
+
+    @property
+    def batch(self) -> Size:
+        return self.point.batch
+
+    @property
+    def values(self) -> Tensor:
+        return self.point.values
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.point.gradient
+
+    @property
+    def hessian(self) -> LinearMap:
+        return _Known(self.form, self.point.product)
+
+    def cross(self, vector: Tensor) -> list[Tensor]:
+        return self.point.cross(vector)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A closed-form Hessian whose answers autodiff judges; see ``Structured``."""
+
+    form: HessianForm
+    autodiff: LinearMap
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        return self.form.product(vector)
+
+    def judge(self, vector: Tensor) -> Tensor:
+        return self.autodiff(vector)
+
+    def inverse(self, rhs: Tensor) -> Tensor:
+        return self.form.inverse(rhs)
+
+    def diagonal(self) -> Tensor:
+        return self.form.diagonal()
+
+    def reduced(self, vector: Tensor) -> Reduction | None:
+        return self.form.reduced(vector) if is_reducible(self.form) else None
+
+
+@dataclass(frozen=True, slots=True)
+class GaussNewton:
+    """``G = M' (d2 loss/d outputs2) M + penalty's Hessian``, M the model's Jacobian in phi.
+
+    Positive semidefinite where loss and penalty are convex, whatever the network: CG then meets no
+    negative curvature. It leaves out ``sum_j (d loss/d output_j) d2 output_j/dphi2``, so the
+    hypergradient is biased unless the model is linear in phi or fits exactly. The lower objective
+    must be a :class:`Composed`. A product takes three backward passes. J is the exact one.
+    """
+
+    def linearise(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        *,
+        needed: Sequence[bool] | None = None,
+    ) -> Point:
+        """See :class:`Curvature`.
+
+        Raises:
+            InputError: the lower objective is no Composed.
+        """
+        if not isinstance(lower, Composed):
+            raise InputError(
+                f"GaussNewton needs the structure of the lower objective, and got a "
+                f"{type(lower).__name__}; write it as Composed(model=..., loss=..., penalty=...)."
+            )
+        point = Linearisation(lower, theta, phi, needed=needed)
+        point.hessian = _gauss_newton(lower, detach(theta), phi, point.batch)
+        return point
+
+
+def _gauss_newton(lower: Composed[Theta, Phi], theta: Theta, phi: Phi, batch: Size) -> LinearMap:
+    inputs = [fresh_leaf(leaf) for leaf in leaves(phi)]
+    with torch.enable_grad():
+        outputs = lower.model(theta, like(phi, inputs))
+        # M v as the derivative of M'w in w, which is linear in w: any w will do
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        transposed = flatten(_grad(outputs, inputs, dummy, create_graph=True), batch)
+        there = fresh_leaf(outputs)
+        slope = _grad(lower.loss(theta, there).sum(), [there], None, create_graph=True)[0]
+        penalty = torch.zeros(())
+        if lower.penalty is not None:
+            values = lower.penalty(theta, like(phi, inputs)).sum()
+            penalty = flatten(_grad(values, inputs, None, create_graph=True), batch)
+
+    def product(vector: Tensor) -> Tensor:
+        (forward,) = _grad(transposed, [dummy], vector)
+        (curved,) = _grad(slope, [there], forward)
+        total = flatten(_grad(outputs, inputs, curved), batch)
+        if penalty.requires_grad:
+            total = total + flatten(_grad(penalty, inputs, vector), batch)
+        return total
+
+    return product
+
+
+def _grad(
+    outputs: Tensor, inputs: list[Tensor], weight: Tensor | None, *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    if not outputs.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in inputs)
+    return torch.autograd.grad(
+        outputs,
+        inputs,
+        weight,
+        create_graph=create_graph,
+        retain_graph=True,
+        materialize_grads=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiniteDifference:
+    """Central differences of gradients, for operations that can't be differentiated twice.
+
+    ``H v = [d g/d phi (phi + h v) - d g/d phi (phi - h v)] / 2h`` and likewise ``J v``, with
+    ``h |v| = step max(1, |phi|)`` for each task. The error is
+    ``O((h |v|)^2)`` times the third derivative, plus rounding ``u |d g/d phi| / h``: with the
+    default step about ``u^(2/3)`` relative, 4e-11 in float64 and 2e-5 in float32. A product takes
+    two gradients, and can't be vectorised: `Cholesky` takes its columns one by one. Ask solvers for
+    no more than that error.
+
+    Attributes:
+        step: relative step; None means the cube root of the precision.
+    """
+
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.step is not None and not 0 < self.step < 1:
+            raise InputError(f"FiniteDifference got step={self.step}; it must be in (0, 1).")
+
+    def linearise(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        *,
+        needed: Sequence[bool] | None = None,
+    ) -> Point:
+        """See :class:`Curvature`."""
+        point = Linearisation(lower, theta, phi, needed=needed, twice=False)
+        return _Differences(self, point, lower, detach(theta), detach(phi), needed)
+
+
+class _Differences:
+    """Products by differences of gradients around a point."""
+
+    def __init__(
+        self,
+        rule: FiniteDifference,
+        point: Linearisation[Any, Any],
+        lower: Objective[Any, Any],
+        theta: Any,
+        phi: Any,
+        needed: Sequence[bool] | None,
+    ) -> None:
+        self.batch, self.values, self.gradient = point.batch, point.values, point.gradient
+        self._lower, self._theta, self._phi = lower, theta, phi
+        self._needed = [True] * len(leaves(theta)) if needed is None else list(needed)
+        flat = flatten(leaves(phi), self.batch)
+        relative = rule.step or torch.finfo(flat.dtype).eps ** (1 / 3)
+        self._flat, self._length = flat, relative * norm(flat).clamp(min=1.0)
+
+    def hessian(self, vector: Tensor) -> Tensor:
+        """``H v`` by two gradients."""
+        unit, size = self._direction(vector)
+        sides = []
+        for sign in (1.0, -1.0):
+            probes = self._probes(sign * self._length[..., None] * unit)
+            with torch.enable_grad():
+                values = self._lower(self._theta, like(self._phi, probes))
+                sides.append(flatten(torch.autograd.grad(values.sum(), probes), self.batch))
+        return (sides[0] - sides[1]) * (size / (2 * self._length))[..., None]
+
+    def cross(self, vector: Tensor) -> list[Tensor]:
+        """``J v`` by two gradients in theta, each task weighted by its own step."""
+        unit, size = self._direction(vector)
+        weight = size / (2 * self._length)
+        probes = [
+            fresh_leaf(leaf, requires_grad=need)
+            for leaf, need in zip(leaves(self._theta), self._needed, strict=True)
+        ]
+        wanted = [probe for probe in probes if probe.requires_grad]
+        if not wanted:
+            return []
+        with torch.enable_grad():
+            total = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
+            for sign in (1.0, -1.0):
+                moved = [p.detach() for p in self._probes(sign * self._length[..., None] * unit)]
+                values = self._lower(like(self._theta, probes), like(self._phi, moved))
+                total = total + (sign * weight * values).sum()
+            parts: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
+        if all(part is None for part in parts):
+            raise no_dependence()
+        return [
+            torch.zeros_like(leaf) if part is None else part
+            for leaf, part in zip(wanted, parts, strict=True)
+        ]
+
+    def _direction(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        size = norm(vector)
+        return vector / torch.where(size > 0, size, 1.0)[..., None], size
+
+    def _probes(self, shift: Tensor) -> list[Tensor]:
+        return [fresh_leaf(part) for part in unflatten(self._flat + shift, leaves(self._phi))]

@@ -1,0 +1,208 @@
+"""The one kernel: from a cotangent of the minimiser to a cotangent of theta.
+
+If phi*(theta) minimises g(theta, .), then ``dphi*/dtheta = -H^{-1} J'`` and for a cotangent
+``c = d f/d phi`` the chain rule gives ``(dphi*/dtheta)' c = -J v`` with ``H v = c``: one linear
+system and one cross product, whatever led to phi*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.implicit.certificate import Certificate
+from hypergrad.implicit.curvature import Curvature, Hessian, Point
+from hypergrad.linear.solution import LinearSolver, Status, norm
+from hypergrad.linear.witness import Witness
+from hypergrad.objective import (
+    Bilevel,
+    Objective,
+    evaluate,
+    fresh_leaf,
+    refuse_not_finite,
+    refuse_other_values,
+    refuse_where,
+)
+from hypergrad.tree import (
+    Phi,
+    Theta,
+    check_same_kind,
+    check_tree,
+    full_precision,
+    leaves,
+    like,
+    vector_of,
+)
+
+
+def pullback(
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    cotangent: Phi,
+    *,
+    solver: LinearSolver,
+    curvature: Curvature = Hessian(),
+    start: Phi | None = None,
+) -> tuple[Theta, Certificate]:
+    """Pull ``c = d f/d phi`` back through the minimiser: ``-J v`` with ``H v = c``.
+
+    The paper's Algorithm 1, lines for v and the cross term; theory.md section 0 for H and J.
+
+    Args:
+        lower: g, one value for each task.
+        theta: upper variable.
+        phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
+        cotangent: c, a tree like phi.
+        solver: solves the adjoint system.
+        curvature: which second derivatives H stands for.
+        start: a first guess of v, a tree like phi (the v of a previous upper step, say).
+
+    Returns:
+        A tree like theta, and the certificate. Look at it: a failed solve does not raise here.
+
+    Raises:
+        InputError: an argument or the objective can't be used.
+        NotFiniteError: g, its gradient, a product or the cotangent is NaN or infinite.
+    """
+    parts, certificate = pull(
+        lower,
+        theta,
+        phi,
+        cotangent,
+        solver=solver,
+        curvature=curvature,
+        start=start,
+        needed=[True] * len(leaves(theta)),
+    )
+    return like(theta, parts), certificate
+
+
+def pull(
+    lower: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    cotangent: Phi,
+    *,
+    solver: LinearSolver,
+    curvature: Curvature,
+    start: Phi | None,
+    needed: Sequence[bool],
+    values: Float[Tensor, "*batch"] | None = None,
+) -> tuple[list[Tensor], Certificate]:
+    """:func:`pullback` for the leaves of theta that are ``needed``, in their order.
+
+    ``values`` are the lower objective's at an earlier evaluation, if there was one: they must not
+    have changed.
+    """
+    with full_precision(phi):
+        point = curvature.linearise(lower, theta, phi, needed=needed)
+        if values is not None:
+            refuse_other_values(point.values, values)
+        return _pull_at(point, phi, cotangent, solver, curvature, start)
+
+
+def _pull_at(
+    point: Point,
+    phi: Phi,
+    cotangent: Phi,
+    solver: LinearSolver,
+    curvature: Curvature,
+    start: Phi | None,
+) -> tuple[list[Tensor], Certificate]:
+    rhs = vector_of(cotangent, phi, "the cotangent", point.batch)
+    refuse_not_finite(rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False)
+    first = None if start is None else vector_of(start, phi, "start", point.batch)
+    witness = Witness(point.hessian)
+    solution = witness.examine(solver.solve(witness.map, rhs, first), rhs)
+    broken = solution.status == Status.NOT_FINITE
+    refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
+    gradients = [-part for part in point.cross(solution.x)]
+    for gradient in gradients:
+        refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
+    certificate = Certificate(
+        stationarity=norm(point.gradient),
+        adjoint=solution,
+        cotangent_norm=norm(rhs),
+        of_hessian=isinstance(curvature, Hessian),
+    )
+    return gradients, certificate
+
+
+@dataclass(frozen=True)
+class Hypergradient(Generic[Theta]):
+    """The upper objective's value and gradient through the minimiser, with the evidence.
+
+    Attributes:
+        value: ``()`` ``mean_i f_i(theta, phi_i)``.
+        grad: like theta, ``mean_i (d f_i/d theta - J_i v_i)``.
+        certificate: stationarity and adjoint for each task; ``certificate.adjoint.x`` holds each
+            task's v_i (``H_i v_i = d f_i/d phi``, not divided by the number of tasks).
+    """
+
+    value: Float[Tensor, ""]
+    grad: Theta
+    certificate: Certificate
+
+
+def hypergradient(
+    problem: Bilevel[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    *,
+    solver: LinearSolver,
+    curvature: Curvature = Hessian(),
+    start: Phi | None = None,
+) -> Hypergradient[Theta]:
+    """The hypergradient of ``mean_i f_i`` at a given (approximate) minimiser.
+
+    The functional face of the library: nothing is attached to a graph, the certificate is a value.
+
+    Args:
+        problem: f and g.
+        theta: upper variable.
+        phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
+        solver: solves each task's adjoint system.
+        curvature: which second derivatives H stands for.
+        start: a first guess of each task's v, a tree like phi.
+
+    Returns:
+        Value, gradient and certificate. A failed solve is reported in the certificate.
+
+    Raises:
+        InputError: an argument or an objective can't be used.
+        NotFiniteError: a value, a gradient or a product is NaN or infinite.
+    """
+    check_tree(theta, "theta")
+    check_tree(phi, "phi")
+    check_same_kind(theta, phi)
+    theta_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(theta)]
+    phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
+    values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
+    gradients = torch.autograd.grad(
+        values,
+        [*theta_leaves, *phi_leaves],
+        torch.ones_like(values),
+        materialize_grads=True,
+    )
+    direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]
+    indirect, certificate = pull(
+        problem.lower,
+        theta,
+        phi,
+        like(phi, cotangent),
+        solver=solver,
+        curvature=curvature,
+        start=start,
+        needed=[True] * len(theta_leaves),
+    )
+    tasks = max(values.numel(), 1)
+    grad = [(left + right) / tasks for left, right in zip(direct, indirect, strict=True)]
+    return Hypergradient(
+        value=values.detach().sum() / tasks, grad=like(theta, grad), certificate=certificate
+    )

@@ -1,0 +1,20 @@
+"""Where the program `metalearn` begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; see `commands.run`.
+
+    Args:
+        arguments: by default those of the process.
+    """
+    # OpenMP's threads wait for each other by spinning unless told otherwise before torch loads it.
+    # With other work on the machine they then spin on the very core the awaited thread needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from metalearn.cli.commands import run
+
+    run(arguments)

@@ -1,0 +1,1 @@
+"""Settings of a run: records, their file form, and their schema."""

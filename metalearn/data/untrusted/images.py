@@ -1,0 +1,65 @@
+"""Decodes one image file: PNG or JPEG only, of bounded size, grey or colour as asked."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from metalearn.data.untrusted.damage import reading
+from metalearn.data.untrusted.sniff import Kind, expect
+from metalearn.errors import DataError
+
+PIXELS: Final = 2**25  # the largest photograph of ILSVRC-2012 has less
+RESAMPLING: Final = "box (area average)"
+
+
+def resize(
+    image: UInt8[np.ndarray, "height width channels"], side: int
+) -> UInt8[np.ndarray, "side side channels"]:
+    """The image at another size, by area averaging; as it is when it has that size."""
+    if image.shape[:2] == (side, side):
+        return image
+    whole = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    small = whole.resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small, np.uint8).reshape(side, side, -1)
+
+
+def decode(
+    content: bytes | memoryview,
+    name: str,
+    *,
+    side: int,
+    channels: Literal[1, 3],
+    invert: bool = False,
+) -> UInt8[np.ndarray, "side side channels"]:
+    """Pixels of an image file, resized; grey becomes RGB where colour is asked for, and back.
+
+    Args:
+        content: the file.
+        name: for messages.
+        side: height and width to give it.
+        channels: 3 for RGB, 1 for grey.
+        invert: turn dark into light.
+
+    Raises:
+        DataError: it is no PNG or JPEG image, is damaged, or has too many pixels.
+    """
+    expect(bytes(content[:512]), name, Kind.PNG, Kind.JPEG)
+    with reading(name, "an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            width, height = image.size
+            if width * height > PIXELS:
+                raise DataError(
+                    f"{name} has {width}x{height} pixels, above {PIXELS}: it may be a "
+                    "decompression bomb. Remove it, or make it smaller."
+                )
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8)
+    pixels = pixels.reshape(height, width, channels)
+    return resize(255 - pixels if invert else pixels, side)

@@ -1,0 +1,1 @@
+"""Run folders: settings, records, provenance and metrics."""

@@ -1,0 +1,1 @@
+"""Episodes: drawing, augmenting and loading few-shot tasks."""

@@ -1,0 +1,188 @@
+"""Few-shot episodes: batches of tasks that depend on (seed, split, index) and on nothing else.
+
+Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metalearn.data.pool import Pool, Split, sent
+from metalearn.errors import EpisodeError
+from metalearn.tasks.augmentation import Augmentation, Jitter
+
+GLYPH_JITTER: Final = Jitter()
+# The number of a split in the key of its random streams: part of the definition of an episode.
+_STREAM: Final[dict[Split, int]] = {"train": 0, "validation": 1, "test": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """T tasks, each to tell `way` classes apart after `shot` labelled images of each.
+
+    Attributes:
+        images: support first, then query, in [0, 1]. In memory the tasks are the inner of the two
+            leading dimensions, so that `images.transpose(0, 1)` is contiguous: per-task statistics
+            are then statistics of the channels of a view (see `backbones`).
+        support_labels: the class of each support image, below `way`.
+        query_labels: the class of each query image.
+        way: classes of one task.
+        shot: support images of one class.
+        query: query images of one class.
+    """
+
+    images: Float[Tensor, "T n C H W"]
+    support_labels: Int[Tensor, "T S"]
+    query_labels: Int[Tensor, "T Q"]
+    way: int
+    shot: int
+    query: int
+
+    @property
+    def tasks(self) -> int:
+        """T."""
+        return len(self.images)
+
+    def part(self, first: int, count: int) -> Episodes:
+        """Tasks `first` to `first + count - 1`, as views."""
+        own = slice(first, first + count)
+        return replace(
+            self,
+            images=self.images[own],
+            support_labels=self.support_labels[own],
+            query_labels=self.query_labels[own],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Undrawn:
+    """Episodes of a sampler, each part of which is drawn when it is asked for.
+
+    Attributes:
+        sampler: draws them.
+        start: index of the first.
+        tasks: T.
+    """
+
+    sampler: Draws
+    start: int
+    tasks: int
+
+    def part(self, first: int, count: int) -> Episodes:
+        """Tasks `first` to `first + count - 1`, drawn now."""
+        return self.sampler.sample(self.start + first, min(count, self.tasks - first))
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A `Sampler`, or what draws as one does."""
+
+    def sample(self, start: int, count: int) -> Episodes:
+        """Episodes `start` to `start + count - 1`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Draws episodes from a pool.
+
+    Episode i comes from its own counter-based random stream (Philox: key (seed, split), counter
+    i), so it depends neither on the episodes drawn before nor on how many are drawn together.
+    Only the generator's raw integers are used: NumPy keeps those, not its distributions, unchanged
+    from version to version.
+
+    Attributes:
+        pool: the images of one split.
+        way: classes of one task.
+        shot: support images of one class.
+        query: query images of one class, none of them in the support.
+        seed: chooses the sequence of episodes.
+        augmentation: how each drawn image is changed; None leaves it as it is.
+    """
+
+    pool: Pool
+    way: int
+    shot: int
+    query: int
+    seed: int
+    augmentation: Augmentation | None = GLYPH_JITTER
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("way", self.way, 2),
+            ("shot", self.shot, 1),
+            ("query", self.query, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise EpisodeError(f"{name} was given as {value}: it must be at least {least}.")
+        if self.seed >= 2**64:
+            raise EpisodeError(f"seed was given as {self.seed}: it must be below 2^64.")
+        if self.way > self.pool.classes:
+            raise EpisodeError(
+                f"{self.way}-way episodes were asked for, but the {self.pool.split} split has "
+                f"{self.pool.classes} classes: lower way."
+            )
+        if self.shot + self.query > self.pool.fewest:
+            raise EpisodeError(
+                f"shot {self.shot} and query {self.query} need {self.shot + self.query} images of "
+                f"each class, but the {self.pool.split} split has {self.pool.fewest}: lower one."
+            )
+
+    def sample(self, start: int, count: int) -> Episodes:
+        """Episodes `start` to `start + count - 1`, together on the pool's device.
+
+        Raises:
+            EpisodeError: a negative index, or none at all.
+        """
+        if start < 0 or count < 1:
+            raise EpisodeError(
+                f"{count} episodes from index {start} were asked for: "
+                "give an index of at least 0 and a count of at least 1."
+            )
+        draws = [self._draw(index) for index in range(start, start + count)]
+        device = self.pool.device
+        # (S+Q, T): the tasks inside, see Episodes.
+        flat = np.stack([d[0] for d in draws], axis=1)
+        images = self.pool.gather(flat.flatten()).float().div_(255)
+        if self.augmentation is not None:
+            uniform = sent(torch.from_numpy(np.stack([d[1] for d in draws], axis=1)), device)
+            images = self.augmentation.apply(images, uniform.flatten(0, 1))
+        labels = torch.arange(self.way, device=device)
+        return Episodes(
+            images=images.reshape(*flat.shape, *images.shape[1:]).transpose(0, 1),
+            support_labels=labels.repeat(self.shot).repeat(count, 1),
+            query_labels=labels.repeat(self.query).repeat(count, 1),
+            way=self.way,
+            shot=self.shot,
+            query=self.query,
+        )
+
+    def _draw(
+        self, index: int
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n draws"]]:  # images, draws of each
+        stream = np.random.Philox(
+            key=np.array([self.seed, _STREAM[self.pool.split]], np.uint64),
+            # The stream counts in the low words; the high one is the episode's own.
+            counter=np.array([0, 0, 0, index], np.uint64),
+        )
+        taken = self.shot + self.query
+        # The places of the smallest of n random integers are a random subset in random order.
+        classes = np.argsort(stream.random_raw(self.pool.classes), kind="stable")[: self.way]
+        keys = stream.random_raw(self.way * self.pool.examples).reshape(self.way, -1)
+        if self.pool.counts is not None:
+            # Padding gets the largest key, and comes last among equals.
+            ends = np.asarray(self.pool.counts)[classes, None]
+            keys[np.arange(self.pool.examples) >= ends] = np.iinfo(np.uint64).max
+        examples = np.argsort(keys, axis=1, kind="stable")[:, :taken]
+        flat = (classes[:, None] * self.pool.examples + examples).T.reshape(-1)
+        changes = 0 if self.augmentation is None else self.augmentation.draws
+        raw = stream.random_raw(self.way * taken * changes).reshape(self.way * taken, changes)
+        # The top 24 bits: every such fraction is a float32, and none rounds up to 1.
+        return flat, ((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32)

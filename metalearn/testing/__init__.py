@@ -1,0 +1,1 @@
+"""Accuracy of a trained model on episodes, and its calibration."""

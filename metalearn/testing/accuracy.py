@@ -1,0 +1,107 @@
+"""Accuracy over many episodes, with its interval; and a recorded accuracy reproduced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metalearn.distributed import ALONE, World
+from metalearn.errors import NotFiniteError
+from metalearn.methods import Method, Model
+from metalearn.tasks.episodes import Sampler
+from metalearn.testing.calibration import Calibration, calibration
+
+INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n episodes' accuracies"
+
+# Episodes answered together. Part of what "exactly" means: another number may round differently.
+TOGETHER: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Accuracies of n episodes, as parts of one.
+
+    Attributes:
+        episodes: one value for each episode, in float64.
+        calibration: of all answers.
+    """
+
+    episodes: Float[Tensor, " n"]
+    calibration: Calibration
+
+    @property
+    def mean(self) -> float:
+        """Mean over the episodes."""
+        return self.episodes.mean().item()
+
+    @property
+    def interval(self) -> float:
+        """Half the 95 % interval; see `INTERVAL`."""
+        spread: float = self.episodes.std().item()
+        return 1.96 * spread / math.sqrt(len(self.episodes))
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} %"
+
+
+def accuracy(
+    method: Method,
+    model: Model,
+    sampler: Sampler,
+    episodes: int,
+    *,
+    tasks_per_chunk: int | None = None,
+    between: Callable[[], None] = lambda: None,
+    world: World = ALONE,
+) -> Accuracy:
+    """Answer the sampler's first `episodes` episodes, the model in its testing mode.
+
+    Args:
+        method: answers.
+        model: what was learned.
+        sampler: draws the episodes.
+        episodes: how many.
+        tasks_per_chunk: the most episodes at once; None: 20.
+        between: called before each chunk (of each rank), on all ranks; may raise to stop.
+        world: the ranks that share the chunks; each of them gets the accuracy of all episodes, the
+            same as from one rank.
+
+    Raises:
+        NotFiniteError: an answer is NaN or infinite.
+        RankError: on all of several ranks, what one of them would have raised.
+        hypergrad.NotFiniteError: the features or the head of an episode are not finite.
+    """
+    together = min(TOGETHER, tasks_per_chunk or TOGETHER)
+    queries = sampler.way * sampler.query
+    # on the host: sums of a GPU come in any order, and the record is compared exactly
+    kind = next((p.dtype for p in model.parameters()), torch.float32)
+    answers = torch.zeros(episodes, queries, sampler.way, dtype=kind)
+    labels = torch.zeros(episodes, queries, dtype=torch.long)
+    training = model.training
+    model.eval()
+    starts = range(0, episodes, together)
+    for turn in range(0, len(starts), world.size):
+        between()
+        with world.together(f"episodes from {starts[turn]} of the {sampler.pool.split} split"):
+            for start in starts[turn : turn + world.size][world.rank : world.rank + 1]:
+                batch = sampler.sample(start, min(together, episodes - start))
+                logits = method.predict(model, batch)
+                if not bool(logits.isfinite().all()):
+                    raise NotFiniteError(
+                        f"answers to episodes {start} to {start + len(logits) - 1} of the "
+                        f"{sampler.pool.split} split are NaN or infinite: lower the learning rate."
+                    )
+                answers[start : start + len(logits)] = logits.cpu()
+                labels[start : start + len(logits)] = batch.query_labels.cpu()
+    model.train(training)
+    answers = world.total(answers, f"the answers of the {sampler.pool.split} split")
+    labels = world.total(labels, f"the labels of the {sampler.pool.split} split")
+    right = (answers.argmax(-1) == labels).double().mean(-1)
+    found = calibration(answers.flatten(0, 1), labels.flatten())
+    return Accuracy(episodes=right, calibration=found)

@@ -1,0 +1,94 @@
+"""The guard against values that are no numbers: which training episodes give them.
+
+Nothing of this runs, and the host looks at nothing, before a step has failed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+import hypergrad.errors
+from metalearn.errors import NotFiniteError
+from metalearn.methods import Method, Model, accumulate
+from metalearn.tasks.episodes import Sampler
+
+
+@contextmanager
+def episodes_named(
+    method: Method,
+    model: Model,
+    sampler: Sampler,
+    episodes: range,
+    *,
+    scaler: torch.amp.GradScaler | None,
+) -> Iterator[None]:
+    """Name the episodes that are not finite by themselves, where the block finds that some are not.
+
+    Args:
+        method: of the upper step.
+        model: of the step; it stays as it is, and so does torch's generator.
+        sampler: draws the training episodes.
+        episodes: indices of those that the block takes together.
+        scaler: of the step; infinite hypergradients are its own affair.
+
+    Raises:
+        NotFiniteError: in place of this library's, and hypergrad's, of that name.
+    """
+    try:
+        yield
+    except (NotFiniteError, hypergrad.errors.NotFiniteError) as error:
+        said = _said(method, model, sampler, episodes, scaler)
+        raise NotFiniteError(f"{error} {said}") from error
+
+
+def _said(
+    method: Method,
+    model: Model,
+    sampler: Sampler,
+    episodes: range,
+    scaler: torch.amp.GradScaler | None,
+) -> str:
+    span = f"training episodes {episodes.start} to {episodes.stop - 1}"
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        return f"The weights are no longer finite, so that none of {span} is to blame alone."
+    try:
+        found = _alone(method, model, sampler, episodes, scaler)
+    except Exception as other:  # which must not hide what came first
+        return f"One by one, {span} ended in {type(other).__name__}: {other}"
+    if not found:
+        return f"One by one, with the weights as they are, {span} are finite."
+    each = ", ".join(f"{index} ({what})" for index, what in found.items())
+    return f"One by one, with the weights as they are, these of {span} are not finite: {each}."
+
+
+def _alone(
+    method: Method,
+    model: Model,
+    sampler: Sampler,
+    episodes: range,
+    scaler: torch.amp.GradScaler | None,
+) -> dict[int, str]:
+    """What is not finite of each episode that is taken alone; nothing of those that are."""
+    model, scaler = copy.deepcopy(model), copy.deepcopy(scaler)
+    device = sampler.pool.device
+    found = {}
+    # what is dropped is drawn: the state that is kept of the failure must not have moved
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for index in episodes:
+            model.zero_grad(set_to_none=True)
+            batch = sampler.sample(index, 1)
+            try:
+                loss = accumulate(method, model, batch, watch=lambda _: None, scaler=scaler)
+            except hypergrad.errors.NotFiniteError:
+                found[index] = "the lower level or its adjoint"
+                continue
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not bool(loss.isfinite()):
+                found[index] = "loss"
+            elif scaler is None and not all(bool(part.isfinite().all()) for part in gradients):
+                found[index] = "hypergradient"
+    return found

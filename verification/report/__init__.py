@@ -1,0 +1,1 @@
+"""Result files of a verification run, and the page, table and figures made from them."""
