@@ -40,8 +40,10 @@ _LEAVES = "phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
 def _solve_with(hessian: str) -> SourceBug:
     return SourceBug(
         "hypergrad.implicit.pullback",
-        "witness = Witness(point.hessian)",
-        f"witness = Witness({hessian})",
+        "solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)",
+        "from hypergrad.linear.operator import Operator\n"
+        f"    taken = Operator({hessian})\n"
+        "    solution = verified(solver.solve(taken, rhs, first), taken, rhs)",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,41 +11,37 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.operator import HessianForm, Reduction, is_reducible
-from hypergrad.linear.solution import LinearMap, norm
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import norm
 from hypergrad.objective import Objective, fresh_leaf, no_dependence
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.objectives.composed import Composed
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 
-@runtime_checkable
-class Point(Protocol):
-    """The stationarity condition linearised at one point: all that the kernel needs."""
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The stationarity condition linearised at one point: all that the kernel needs.
 
-    @property
-    def batch(self) -> Size:
-        """The tasks' dimensions."""
-        ...
+    Attributes:
+        batch: the tasks' dimensions.
+        values: ``(*batch,)`` g there.
+        gradient: ``(*batch, n)`` d g/d phi there.
+        hessian: the curvature's operator.
+        cross: ``J v`` for each needed leaf of theta.
+    """
 
-    @property
-    def values(self) -> Tensor:
-        """``(*batch,)`` g there."""
-        ...
+    batch: Size
+    values: Tensor
+    gradient: Tensor
+    hessian: Operator
+    cross: Callable[[Tensor], list[Tensor]]
 
-    @property
-    def gradient(self) -> Tensor:
-        """``(*batch, n)`` d g/d phi there."""
-        ...
-
-    @property
-    def hessian(self) -> LinearMap:
-        """The curvature's product."""
-        ...
-
-    def cross(self, vector: Tensor) -> list[Tensor]:
-        """``J v`` for each needed leaf of theta."""
-        ...
+    @classmethod
+    def of(cls, at: Linearisation[Any, Any], hessian: Operator | None = None) -> Point:
+        """By autodiff, but for a curvature of one's own."""
+        own = Operator(at.product) if hessian is None else hessian
+        return cls(at.batch, at.values, at.gradient, own, at.cross)
 
 
 @runtime_checkable
@@ -81,60 +77,11 @@ class Hessian:
         needed: Sequence[bool] | None = None,
     ) -> Point:
         """See :class:`Curvature`."""
-        point = Linearisation(lower, theta, phi, needed=needed)
+        at = Linearisation(lower, theta, phi, needed=needed)
         if isinstance(lower, ClosedForm):
-            return _KnownAt(point, lower.hessian(detach(theta), detach(phi)))
-        return point
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownAt:
-    """A point whose Hessian is known; a point that held it would hold itself, and its graph."""
-
-    point: Linearisation[Any, Any]
-    form: HessianForm
-
-    @property
-    def batch(self) -> Size:
-        return self.point.batch
-
-    @property
-    def values(self) -> Tensor:
-        return self.point.values
-
-    @property
-    def gradient(self) -> Tensor:
-        return self.point.gradient
-
-    @property
-    def hessian(self) -> LinearMap:
-        return _Known(self.form, self.point.product)
-
-    def cross(self, vector: Tensor) -> list[Tensor]:
-        return self.point.cross(vector)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A closed-form Hessian whose answers autodiff judges; see ``Structured``."""
-
-    form: HessianForm
-    autodiff: LinearMap
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        return self.form.product(vector)
-
-    def judge(self, vector: Tensor) -> Tensor:
-        return self.autodiff(vector)
-
-    def inverse(self, rhs: Tensor) -> Tensor:
-        return self.form.inverse(rhs)
-
-    def diagonal(self) -> Tensor:
-        return self.form.diagonal()
-
-    def reduced(self, vector: Tensor) -> Reduction | None:
-        return self.form.reduced(vector) if is_reducible(self.form) else None
+            form = lower.hessian(detach(theta), detach(phi))
+            return Point.of(at, Operator(form.product, exact=at.product, form=form))
+        return Point.of(at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +112,8 @@ class GaussNewton:
                 f"GaussNewton needs the structure of the lower objective, and got a "
                 f"{type(lower).__name__}; write it as Composed(model=..., loss=..., penalty=...)."
             )
-        point = Linearisation(lower, theta, phi, needed=needed)
-        point.hessian = _gauss_newton(lower, detach(theta), phi, point.batch)
-        return point
+        at = Linearisation(lower, theta, phi, needed=needed)
+        return Point.of(at, Operator(_gauss_newton(lower, detach(theta), phi, at.batch)))
 
 
 def _gauss_newton(lower: Composed[Theta, Phi], theta: Theta, phi: Phi, batch: Size) -> LinearMap:
@@ -240,8 +186,9 @@ class FiniteDifference:
         needed: Sequence[bool] | None = None,
     ) -> Point:
         """See :class:`Curvature`."""
-        point = Linearisation(lower, theta, phi, needed=needed, twice=False)
-        return _Differences(self, point, lower, detach(theta), detach(phi), needed)
+        at = Linearisation(lower, theta, phi, needed=needed, twice=False)
+        by = _Differences(self, at, lower, detach(theta), detach(phi), needed)
+        return Point(at.batch, at.values, at.gradient, Operator(by.product), by.cross)
 
 
 class _Differences:
@@ -256,14 +203,14 @@ class _Differences:
         phi: Any,
         needed: Sequence[bool] | None,
     ) -> None:
-        self.batch, self.values, self.gradient = point.batch, point.values, point.gradient
+        self._batch = point.batch
         self._lower, self._theta, self._phi = lower, theta, phi
         self._needed = [True] * len(leaves(theta)) if needed is None else list(needed)
-        flat = flatten(leaves(phi), self.batch)
+        flat = flatten(leaves(phi), self._batch)
         relative = rule.step or torch.finfo(flat.dtype).eps ** (1 / 3)
         self._flat, self._length = flat, relative * norm(flat).clamp(min=1.0)
 
-    def hessian(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """``H v`` by two gradients."""
         unit, size = self._direction(vector)
         sides = []
@@ -271,7 +218,7 @@ class _Differences:
             probes = self._probes(sign * self._length[..., None] * unit)
             with torch.enable_grad():
                 values = self._lower(self._theta, like(self._phi, probes))
-                sides.append(flatten(torch.autograd.grad(values.sum(), probes), self.batch))
+                sides.append(flatten(torch.autograd.grad(values.sum(), probes), self._batch))
         return (sides[0] - sides[1]) * (size / (2 * self._length))[..., None]
 
     def cross(self, vector: Tensor) -> list[Tensor]:

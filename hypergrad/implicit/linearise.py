@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.linear.solution import LinearMap
 from hypergrad.objective import (
     Objective,
     custom_among,
@@ -90,19 +89,9 @@ class Linearisation(Generic[Theta, Phi]):
             )
             self._gradient = flatten(gradients, self.batch)
         self.values = values.detach()
-        self._curvature: LinearMap | None = None
         self._joins_all = False  # whether g's gradient is known to depend on every leaf
         self.gradient = self._gradient.detach()
         refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
-
-    @property
-    def hessian(self) -> LinearMap:
-        """The product that a solver's iterations use; :meth:`product` unless replaced."""
-        return self.product if self._curvature is None else self._curvature
-
-    @hessian.setter
-    def hessian(self, curvature: LinearMap) -> None:
-        self._curvature = curvature
 
     def product(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v``, each task's own, by one backward pass."""

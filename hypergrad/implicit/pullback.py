@@ -17,8 +17,7 @@ from torch import Tensor
 
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
-from hypergrad.linear.solution import LinearSolver, Status, norm
-from hypergrad.linear.witness import Witness
+from hypergrad.linear.solution import LinearSolver, Status, norm, verified
 from hypergrad.objective import (
     Bilevel,
     Objective,
@@ -118,8 +117,7 @@ def _pull_at(
     rhs = vector_of(cotangent, phi, "the cotangent", point.batch)
     refuse_not_finite(rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False)
     first = None if start is None else vector_of(start, phi, "start", point.batch)
-    witness = Witness(point.hessian)
-    solution = witness.examine(solver.solve(witness.map, rhs, first), rhs)
+    solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)
     broken = solution.status == Status.NOT_FINITE
     refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
     gradients = [-part for part in point.cross(solution.x)]

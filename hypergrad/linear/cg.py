@@ -13,8 +13,9 @@ from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.alone import sweep_alone
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
+from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.preconditioners import Preconditioner
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
+from hypergrad.linear.solution import Solution, Status, dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class CG:
     last iterate while others go on. When the recurrence claims convergence that the recomputed
     residual denies, CG restarts from where it is, as long as that halves the residual. That is
     iterative refinement where the map's products are in float32, say, and those that it is judged
-    by (``Structured.judge``) in float64. After N steps from zero the error in the norm of A is at
+    by (``Operator.exact``) in float64. After N steps from zero the error in the norm of A is at
     most ``2 ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))^N`` of the solution's (Chebyshev; theory.md 0).
 
     Damping solves ``(A + damping I) x = b`` and says so: the solution's residual is that of A, its
@@ -77,7 +78,7 @@ class CG:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
-        product = Counted(apply, self.damping)
+        product = Operator(apply, damping=self.damping)
         inverse = self.preconditioner
         if inverse is not None and isinstance(inverse, Preconditioner):
             # of no matrix, or of one without entries, there is nothing to estimate
@@ -96,7 +97,6 @@ class CG:
             max_steps=self.max_steps,
             check_every=self.check_every,
             damping=self.damping,
-            reduce=inverse is None,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, Status, direct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Cholesky:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Solve ``A x = b`` for each task; ``start`` has no use here."""
-        product = Counted(apply)
+        product = Operator(apply)
         matrix = dense(product, rhs, at_once=self.at_once)
         product.matvecs = rhs.shape[-1]  # however many of them were taken at once
         finite = matrix.isfinite().all(dim=-1).all(dim=-1)
@@ -55,27 +56,18 @@ class Cholesky:
         indefinite = info > 0
         x = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
         x = torch.where((finite & ~indefinite)[..., None], x, 0.0)
-        residual, _ = judge(product, x, rhs)
+        found = direct(product, x, rhs, rtol=self.rtol)
         # e_j'A e_j are the Rayleigh quotients met; where the factorisation fails, the proof of
         # that is the least eigenvalue of the triangle it read.
-        curvature = torch.full_like(residual, torch.inf)
+        curvature = found.curvature
         if rhs.shape[-1]:
             curvature = safe.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
         if bool(indefinite.any()):
             least = torch.linalg.eigvalsh(safe)[..., 0]
             curvature = torch.where(indefinite, least, curvature)
-        status = torch.full_like(info, Status.STAGNATED, dtype=torch.int64)
-        status[residual <= self.rtol] = Status.CONVERGED
-        status[indefinite] = Status.INDEFINITE
-        status[~finite | ~residual.isfinite()] = Status.NOT_FINITE
-        return Solution(
-            x=x,
-            status=status,
-            residual=residual,
-            curvature=curvature,
-            steps=torch.ones_like(status),
-            matvecs=product.matvecs,
-        )
+        found.status.masked_fill_(indefinite, Status.INDEFINITE)
+        found.status.masked_fill_(~finite | ~found.residual.isfinite(), Status.NOT_FINITE)
+        return replace(found, curvature=curvature)
 
 
 def dense(

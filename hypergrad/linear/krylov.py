@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, norm, scale_of
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, Status, norm, scale_of
 
 # The recurrence's residual and the true one, b - A x, agree while their distance is below this
 # share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
@@ -47,7 +48,7 @@ class Run:
     ended: Tensor  # (*batch,) the recurrence's opinion, a Status
 
     @classmethod
-    def begin(cls, b: Tensor, start: Tensor | None, product: Counted) -> Run:
+    def begin(cls, b: Tensor, start: Tensor | None, product: Operator) -> Run:
         """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero."""
         zero = (b == 0).all(dim=-1, keepdim=True)
         x = product.zeros(b) if start is None else torch.where(zero, 0.0, start)
@@ -55,7 +56,7 @@ class Run:
         steps = torch.zeros_like(each, dtype=torch.int64)
         return cls(
             x=x,
-            residual=b.clone() if start is None else b - product.judge(x),
+            residual=b.clone() if start is None else b - product.exact(x),
             curvature=torch.full_like(each, torch.inf, dtype=b.dtype),
             steps=steps,
             ended=torch.full_like(steps, Status.OUT_OF_STEPS),
@@ -91,7 +92,7 @@ def all_ended(active: Tensor, step: int, check_every: int | None) -> bool:
 
 def iterate(
     sweep: Sweep,
-    product: Counted,
+    product: Operator,
     rhs: Tensor,
     start: Tensor | None,
     *,
@@ -100,12 +101,8 @@ def iterate(
     max_steps: int | None,
     check_every: int | None,
     damping: float = 0.0,
-    reduce: bool = True,
 ) -> Solution:
     """Sweep, recompute the residual, and sweep again while that denies the recurrence and helps.
-
-    A sweep moves x by what solves for the residual. Where the map knows a small subspace that this
-    stays in, it sweeps there; the residual is always that of all dimensions.
 
     Args:
         sweep: the method.
@@ -117,7 +114,6 @@ def iterate(
         max_steps: at most this many steps; None means 10 n.
         check_every: None: sweep once, and let the host wait for nothing.
         damping: what ``product`` has added to A; the solution's residual is that of A itself.
-        reduce: whether the method takes the same steps in any orthonormal basis.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
     scale = scale_of(rhs)
@@ -131,14 +127,8 @@ def iterate(
     again = true > goal
     budget = limit
     while check_every is None or (bool(again.any()) and budget > 0):
-        small = product.reduced(run.residual) if reduce else None
-        if small is None:
-            sweep(product, run, goal, again, budget)
-        else:
-            step = replace(run, x=torch.zeros_like(small.vector), residual=small.vector)
-            sweep(small.product, step, goal, again, budget)
-            run = replace(step, x=run.x + small.back(step.x), residual=run.residual)
-        run.residual, previous = b - product.judge(run.x), true
+        sweep(product, run, goal, again, budget)
+        run.residual, previous = b - product.exact(run.x), true
         true = norm(run.residual)
         # Claimed by the recurrence, denied by the truth, and by more than the two may differ: the
         # recurrence has parted from x. Below half of what it was, another sweep may help.

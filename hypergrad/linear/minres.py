@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot, norm
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, Status, dot, norm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class MINRES:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
-        product = Counted(apply)
+        product = Operator(apply)
         return iterate(
             lambda *sweep: _sweep(self.check_every, *sweep),
             product,

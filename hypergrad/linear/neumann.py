@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot, norm, scale_of
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, Status, dot, norm, scale_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Neumann:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Sum the series for each task."""
-        product = Counted(apply)
+        product = Operator(apply)
         scale = scale_of(rhs)
         b = rhs / scale
         size = norm(b)
@@ -67,7 +68,7 @@ class Neumann:
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
             curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
             residual = residual - self.step * image
-        relative = norm(b - product.judge(x)) / torch.where(size > 0, size, 1.0)
+        relative = norm(b - product.exact(x)) / torch.where(size > 0, size, 1.0)
         status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)
         status[relative <= self.rtol] = Status.CONVERGED
         status[curvature <= 0] = Status.INDEFINITE

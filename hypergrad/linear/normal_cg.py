@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, dot
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, Status, dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class NormalCG:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
-        product = Counted(apply)
+        product = Operator(apply)
         return iterate(
             lambda *sweep: _sweep(self.check_every, *sweep),
             product,

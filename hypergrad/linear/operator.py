@@ -1,11 +1,11 @@
-"""Linear maps that know more about themselves than their products."""
+"""The operator of a linear system: products with one matrix per task, and what else is known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,59 +30,77 @@ class HessianForm(Protocol):
         ...
 
 
-@runtime_checkable
-class Structured(Protocol):
-    """A linear map with a direct inverse, a known diagonal, and an independent judge."""
+class Operator:
+    """``A + damping I``, counting its products.
+
+    Answers are judged by :meth:`exact`, which may be derived independently of the product that
+    the iterations use. The last vector judged and its image are kept, so that the kernel need not
+    repeat the product a solver ended with; vectors are recognised by identity and version, since
+    comparing values would synchronise with the device.
+
+    Attributes:
+        form: the closed form, if A has one.
+        matvecs: products taken through this object.
+    """
+
+    def __init__(
+        self,
+        apply: LinearMap,
+        *,
+        exact: LinearMap | None = None,
+        form: HessianForm | None = None,
+        damping: float = 0.0,
+    ) -> None:
+        known = apply if isinstance(apply, Operator) else None
+        self._product: LinearMap = apply if known is None else known._product
+        self._exact: LinearMap = (exact or apply) if known is None else known._exact
+        self.form: HessianForm | None = form if known is None else known.form
+        self._last: list[tuple[Tensor, Tensor, int, int]] = [] if known is None else known._last
+        self._damping = damping
+        self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product that a solver's iterations use."""
-        ...
+        return self._damped(self._product(vector), vector)
 
-    def judge(self, vector: Tensor) -> Tensor:
-        """The product that a solver's answer is judged by, derived independently."""
-        ...
+    def exact(self, vector: Tensor) -> Tensor:
+        """The product that an answer is judged by; remembered."""
+        return self._damped(self._keep(vector, self._exact(vector)), vector)
 
-    def inverse(self, rhs: Tensor) -> Tensor:
-        """A direct solve."""
-        ...
+    def zeros(self, rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """A cold start, whose product is known to be zero."""
+        zero = torch.zeros_like(rhs)
+        self._keep(zero, zero)
+        return zero
 
-    def diagonal(self) -> Tensor:
-        """The diagonal."""
-        ...
+    def scaled(
+        self, x: Float[Tensor, "*batch n"], scale: Float[Tensor, "*batch 1"]
+    ) -> Float[Tensor, "*batch n"]:
+        """``x * scale``, the answer to ``scale b`` if x is that to b; what judged x judges it."""
+        answer = x * scale
+        if (image := self._recall(x)) is not None:
+            self._keep(answer, image * scale)
+        return answer
 
+    def image(self, answer: Tensor) -> Tensor:
+        """``A x`` for the kernel, without a product if this very tensor was judged last."""
+        image = self._recall(answer)
+        return self.exact(answer) if image is None else image
 
-def is_structured(known: object) -> TypeGuard[Structured]:
-    """``isinstance(known, Structured)`` without looking up the Protocol's names, which is slow."""
-    return all(callable(getattr(known, name, None)) for name in ("judge", "inverse", "diagonal"))
+    def diagonal(self) -> Tensor | None:
+        """The diagonal, if the closed form knows it."""
+        return None if self.form is None else self.form.diagonal() + self._damping
 
+    def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
+        self.matvecs += 1
+        return image + self._damping * vector if self._damping else image
 
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """A map on a subspace that holds a vector and all that the map makes of it.
+    def _keep(self, vector: Tensor, image: Tensor) -> Tensor:
+        self._last[:] = [(vector, image, vector._version, image._version)]
+        return image
 
-    The coordinates are those of an orthonormal basis, so that a Krylov solver takes the same steps
-    in them, up to rounding.
-
-    Attributes:
-        vector: ``(*batch, m)`` the vector's coordinates.
-        product: the map in coordinates.
-        back: from coordinates to ``(*batch, n)``.
-    """
-
-    vector: Float[Tensor, "*batch m"]
-    product: LinearMap
-    back: LinearMap
-
-
-@runtime_checkable
-class Reducible(Protocol):
-    """A linear map, or a Hessian's form, that knows a small invariant subspace of a vector."""
-
-    def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
-        """The map around this vector; None where all dimensions cost less."""
-        ...
-
-
-def is_reducible(known: object) -> TypeGuard[Reducible]:
-    """``isinstance(known, Reducible)``, likewise."""
-    return callable(getattr(known, "reduced", None))
+    def _recall(self, vector: Tensor) -> Tensor | None:
+        for seen, image, *versions in self._last:
+            if seen is vector and versions == [seen._version, image._version]:
+                return image
+        return None

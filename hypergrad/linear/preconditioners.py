@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import Counted, LinearMap
+from hypergrad.linear.operator import LinearMap, Operator
 
 
 @runtime_checkable
@@ -63,7 +63,7 @@ class Jacobi:
             InputError: the given diagonal does not fit the vectors.
         """
         diagonal = self.diagonal
-        if diagonal is None and isinstance(apply, Counted):
+        if diagonal is None and isinstance(apply, Operator):
             diagonal = apply.diagonal()
         if diagonal is None:
             diagonal = self._estimate(apply, shaped_as)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hypergrad.errors import InputError
 from hypergrad.guards import may_look
 from hypergrad.linear.operator import LinearMap as LinearMap
-from hypergrad.linear.operator import Reduction, is_reducible, is_structured
-from hypergrad.linear.remembering import Remembering
+from hypergrad.linear.operator import Operator
 
 
 class Status(enum.IntEnum):
@@ -106,65 +106,6 @@ class LinearSolver(Protocol):
         ...
 
 
-class Counted:
-    """``A + damping I``, counting the products; knows what a :class:`Structured` A knows.
-
-    Attributes:
-        matvecs: products so far.
-    """
-
-    def __init__(self, apply: LinearMap, damping: float = 0.0) -> None:
-        self._apply = apply
-        self._damping = damping
-        self._memory = apply if isinstance(apply, Remembering) else None
-        self._structured = apply if is_structured(apply) else None
-        self._reducible = apply if is_reducible(apply) else None
-        self.matvecs = 0
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        """The product that a solver's iterations use."""
-        return self._damped(self._apply(vector), vector)
-
-    def judge(self, vector: Tensor) -> Tensor:
-        """The product that a solver's answer is judged by: the map's own, if it has one."""
-        by = self._apply if self._structured is None else self._structured.judge
-        if self._memory is not None:
-            by = self._memory.judge
-        return self._damped(by(vector), vector)
-
-    def zeros(self, rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        """Where a cold start begins, which no product need judge."""
-        zero = torch.zeros_like(rhs)
-        if self._memory is not None:
-            self._memory.begin(zero)
-        return zero
-
-    def scaled(
-        self, x: Float[Tensor, "*batch n"], scale: Float[Tensor, "*batch 1"]
-    ) -> Float[Tensor, "*batch n"]:
-        """``x * scale``, the answer to ``scale b`` if x is that to b; what judged x judges it."""
-        answer = x * scale
-        if self._memory is not None:
-            self._memory.rescale(x, answer, scale)
-        return answer
-
-    def diagonal(self) -> Tensor | None:
-        """The diagonal, if the map knows it."""
-        return None if self._structured is None else self._structured.diagonal() + self._damping
-
-    def reduced(self, vector: Float[Tensor, "*batch n"]) -> Reduction | None:
-        """The map around a vector, where it knows fewer dimensions; its products count, too."""
-        found = None if self._reducible is None else self._reducible.reduced(vector)
-        if found is None:
-            return None
-        product = found.product
-        return replace(found, product=lambda v: self._damped(product(v), v))
-
-    def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
-        self.matvecs += 1
-        return image + self._damping * vector if self._damping else image
-
-
 def dot(
     left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
@@ -187,20 +128,68 @@ def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     return length * scale[..., 0]
 
 
-def judge(
-    apply: LinearMap, x: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n"]]:
-    """The recomputed relative residual of x, and the residual vector, by one product."""
-    residual = rhs - (apply.judge(x) if isinstance(apply, Counted) else apply(x))
-    return relative(residual, rhs), residual
-
-
 def relative(
     residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
     """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
     size = norm(rhs)
     return norm(residual) / torch.where(size > 0, size, 1.0)
+
+
+def verified(solution: Solution, operator: Operator, rhs: Float[Tensor, "*batch n"]) -> Solution:
+    """The solution with the residual of its x, and DENIED where it had claimed a smaller one.
+
+    A claim is denied by more than rounding: past twice what was reported, and past
+    ``sqrt(eps)``, which a residual's rounding, ``eps kappa`` (theory.md, section 6), exceeds
+    only where kappa leaves less than half of the digits.
+
+    Raises:
+        InputError: an answer that does not have the shape of the right-hand side.
+    """
+    each = (solution.status, solution.residual, solution.curvature, solution.steps)
+    if solution.x.shape != rhs.shape or any(part.shape != rhs.shape[:-1] for part in each):
+        raise InputError(
+            f"the solver answered a right-hand side of shape {tuple(rhs.shape)} with x of "
+            f"shape {tuple(solution.x.shape)} and status, residual, curvature and steps of "
+            f"shapes {[tuple(part.shape) for part in each]}; x must be like the right-hand "
+            "side, and the rest have one value for each task."
+        )
+    before = operator.matvecs
+    with torch.no_grad():
+        true = relative(rhs - operator.image(solution.x), rhs)
+    solution = replace(solution, matvecs=solution.matvecs + operator.matvecs - before)
+    if may_look(true) and bool((true <= solution.residual).all()):
+        return solution
+    allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
+    denied = ~(true <= allowed) & (solution.status == Status.CONVERGED)  # True for NaN, too
+    return replace(
+        solution,
+        status=solution.status.masked_fill(denied, Status.DENIED),
+        # as reported where that is no less; a NaN stays one
+        residual=torch.where(true <= solution.residual, solution.residual, true),
+    )
+
+
+def direct(
+    operator: Operator,
+    x: Float[Tensor, "*batch n"],
+    rhs: Float[Tensor, "*batch n"],
+    *,
+    rtol: float,
+) -> Solution:
+    """What a direct solve answers: x, judged by one product."""
+    residual = relative(rhs - operator.exact(x), rhs)
+    status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
+    status.masked_fill_(residual <= rtol, Status.CONVERGED)
+    status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
+    return Solution(
+        x=x,
+        status=status,
+        residual=residual,
+        curvature=torch.full_like(residual, torch.inf),
+        steps=torch.ones_like(status),
+        matvecs=operator.matvecs,
+    )
 
 
 def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

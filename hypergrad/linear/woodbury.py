@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.operator import is_structured
-from hypergrad.linear.solution import Counted, LinearMap, Solution, Status, judge
+from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.solution import Solution, direct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +49,13 @@ class Woodbury:
         Raises:
             InputError: the map knows no inverse.
         """
-        if not is_structured(apply):
+        product = Operator(apply)
+        if product.form is None:
             raise InputError(
                 "Woodbury needs an objective that knows its inverse (hypergrad.objectives, or your "
                 "own with a hessian method); use CG for one that does not."
             )
-        product = Counted(apply)
-        x = apply.inverse(rhs)
+        x = product.form.inverse(rhs)
         for _ in range(self.refinements):
-            x = x + apply.inverse(rhs - product(x))
-        residual, _ = judge(product, x, rhs)
-        status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
-        status.masked_fill_(residual <= self.rtol, Status.CONVERGED)
-        status.masked_fill_(~(residual < torch.inf), Status.NOT_FINITE)
-        return Solution(
-            x=x,
-            status=status,
-            residual=residual,
-            curvature=torch.full_like(residual, torch.inf),
-            steps=torch.ones_like(status),
-            matvecs=product.matvecs,
-        )
+            x = x + product.form.inverse(rhs - product(x))
+        return direct(product, x, rhs, rtol=self.rtol)

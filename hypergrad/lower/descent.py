@@ -22,7 +22,6 @@ from hypergrad.objective import (
     refuse_not_finite,
 )
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.objectives.span import in_coordinates
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
 
 
@@ -50,14 +49,10 @@ class Tolerance:
             )
 
     def met(
-        self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"], *, moved: bool = False
+        self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
-        """Which tasks have met it; None if there is nothing to meet.
-
-        A solver that stopped at the goal in other coordinates (``moved``) has met it if the size in
-        the true ones is that up to a tenth: rounding moves it by less, wrong coordinates by more.
-        """
-        return (size <= (1.1 if moved else 1.0) * goal) if self else None
+        """Which tasks have met it; None if there is nothing to meet."""
+        return size <= goal if self else None
 
     def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """What to reach, from the gradient's norm at the start."""
@@ -172,22 +167,19 @@ def descend(
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
 
-    Steps are taken in few coordinates where the objective knows such (`Spanned`), and ``whole``
-    says whether as one program; the evidence is of the point itself.
+    ``whole`` says whether the steps are one program.
 
     Raises:
         InputError: the objective can't be used.
         NotFiniteError: the steps diverged.
     """
     theta = detach(theta)
-    seen, phi, back = in_coordinates(lower, theta, detach(phi))
     walk = compiled(_walk) if whole else _walk
-    phi, memory, taken = walk(solver, indices, lower, seen, phi, tolerance)
-    phi = back(phi)
+    phi, memory, taken = walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = stationarity(lower, theta, phi)
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = memory[-2] if tolerance and memory else tolerance.goal(size)
-    met = tolerance.met(size, goal, moved=seen is not theta)
+    met = tolerance.met(size, goal)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
 
 

@@ -10,14 +10,12 @@ from torch import Tensor
 from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
-from hypergrad.linear.cholesky import Cholesky
 from hypergrad.linear.solution import LinearSolver, dot, norm
-from hypergrad.lower.descent import Tolerance, stationarity
+from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective, refuse_not_finite
-from hypergrad.objectives.span import as_it_is, in_coordinates
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
 
 
@@ -59,12 +57,7 @@ class Newton:
             InputError: the objective can't be used.
             NotFiniteError: g or its gradient is NaN or infinite at an accepted point.
         """
-        true = detach(theta)
-        # a solver that depends on the basis, by its preconditioner say, is given the true one
-        krylov = isinstance(self.solver, CG) and self.solver.preconditioner is None
-        free = krylov or isinstance(self.solver, Cholesky)
-        start = detach(phi)
-        theta, phi, back = in_coordinates(lower, true, start) if free else as_it_is(true, start)
+        theta, phi = detach(theta), detach(phi)
         probe = Probe(lower, theta, phi)
         constant = [False] * len(leaves(theta))
         point = Hessian().linearise(lower, theta, phi, needed=constant)
@@ -85,14 +78,10 @@ class Newton:
             point = Hessian().linearise(lower, theta, probe.tree(x), needed=constant)
             size, scale = norm(point.gradient), torch.maximum(scale, point.values.abs())
             active = active & ~stuck & (size > goal)
-        phi = back(probe.tree(x))
-        moved = theta is not true
-        if moved:
-            size = stationarity(lower, true, phi)
         refuse_not_finite(size, "the gradient where Newton ended", per_task=True)
         # without a tolerance, round-off is the goal
-        met = tolerance.met(size, goal, moved=moved) if tolerance else ~active
-        return Minimum(phi=phi, stationarity=size, converged=met, steps=steps)
+        met = tolerance.met(size, goal) if tolerance else ~active
+        return Minimum(phi=probe.tree(x), stationarity=size, converged=met, steps=steps)
 
     def _direction(self, point: Point) -> Tensor:
         """Newton's direction, or the steepest where that does not descend; ``(*batch, n)``."""

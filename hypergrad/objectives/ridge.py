@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.operator import Reduction
-from hypergrad.objectives.span import Span, span_of
 
 # n examples, d features, c outputs; *batch are the tasks
 
@@ -58,13 +56,6 @@ class RidgeRegression:
         dual: Tensor = torch.linalg.solve_ex(shifted, self.targets)[0]  # positive definite
         return dual.mT @ theta
 
-    def span(
-        self, theta: Float[Tensor, "*batch n d"], phi: Float[Tensor, "*batch c d"]
-    ) -> Span | None:
-        """Few coordinates for a solve that begins at phi; see `Span`."""
-        # what derives from this class may be another function of the head
-        return span_of(theta, phi) if type(self) is RidgeRegression else None
-
 
 @dataclass(frozen=True, slots=True)
 class RidgeHessian:
@@ -95,14 +86,6 @@ class RidgeHessian:
         """``(1/n) sum_j x_jd^2 + l2`` for feature d, the same for each output."""
         spread = self.features.square().mean(dim=-2) + self.l2
         return spread.repeat(*(1 for _ in spread.shape[:-1]), self.outputs)
-
-    def reduced(self, vector: Float[Tensor, "*batch q"]) -> Reduction | None:
-        """The Hessian on the span of the features and the vector; see `Span`."""
-        head = self._head(vector)
-        span = span_of(self.features, head)
-        if span is None:
-            return None
-        return span.reduction(replace(self, features=span.features).product, head)
 
     def _head(self, vector: Tensor) -> Tensor:
         return vector.reshape(*vector.shape[:-1], self.outputs, self.features.shape[-1])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.operator import Reduction
-from hypergrad.objectives.span import Span, span_of
 
 # n examples, d features, c classes; *batch are the tasks
 
@@ -64,13 +62,6 @@ class SoftmaxRegression:
         probabilities = (theta @ phi.mT).softmax(dim=-1)
         return SoftmaxHessian(features=theta, probabilities=probabilities, l2=self.l2)
 
-    def span(
-        self, theta: Float[Tensor, "*batch n d"], phi: Float[Tensor, "*batch c d"]
-    ) -> Span | None:
-        """Few coordinates for a solve that begins at phi; see `Span`."""
-        # what derives from this class may be another function of the head
-        return span_of(theta, phi) if type(self) is SoftmaxRegression else None
-
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxHessian:
@@ -121,14 +112,6 @@ class SoftmaxHessian:
         p, x = self.probabilities, self.features
         spread = (p * (1 - p)).mT @ x.square() / x.shape[-2] + self.l2
         return spread.flatten(start_dim=-2)
-
-    def reduced(self, vector: Float[Tensor, "*batch q"]) -> Reduction | None:
-        """The Hessian on the span of the features and the vector; see `Span`."""
-        head = self._head(vector)
-        span = span_of(self.features, head)
-        if span is None:
-            return None
-        return span.reduction(replace(self, features=span.features).product, head)
 
     def _head(self, vector: Tensor) -> Tensor:
         classes, size = self.probabilities.shape[-1], self.features.shape[-1]

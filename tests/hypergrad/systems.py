@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hypergrad.linear.operator import Operator
+
 N = 6
 BATCHES = [(), (3,), (2, 3)]
 
@@ -47,22 +49,25 @@ def right_hand_side(
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A map whose answers are judged by another; see hypergrad.linear.operator."""
+class Form:
+    """A closed form with a diagonal only."""
 
-    steps: Callable[[Tensor], Tensor]
-    truth: Callable[[Tensor], Tensor]
-    known: Tensor | None = None  # its diagonal
+    known: Tensor
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        return self.steps(vector)
-
-    def judge(self, vector: Tensor) -> Tensor:
-        return self.truth(vector)
+    def product(self, vector: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def inverse(self, rhs: Tensor) -> Tensor:
         raise NotImplementedError
 
     def diagonal(self) -> Tensor:
-        assert self.known is not None
         return self.known
+
+
+def judged(
+    steps: Callable[[Tensor], Tensor],
+    truth: Callable[[Tensor], Tensor],
+    known: Tensor | None = None,
+) -> Operator:
+    """A map whose answers are judged by another."""
+    return Operator(steps, exact=truth, form=None if known is None else Form(known))

@@ -13,9 +13,9 @@ from torch import Tensor
 from hypergrad import CG, Status
 from tests.hypergrad.systems import (
     BATCHES,
-    Judged,
     N,
     decades,
+    judged,
     product,
     right_hand_side,
     spd,
@@ -219,7 +219,7 @@ def test_float32_products_reach_float64_by_restarts(condition: float) -> None:
         return product(low)(vector.float()).double()
 
     solver = CG(rtol=1e-13)
-    refined = solver.solve(Judged(single, product(matrix)), b)
+    refined = solver.solve(judged(single, product(matrix)), b)
     assert refined.converged.all()
     true = (b - product(matrix)(refined.x)).norm(dim=-1) / b.norm(dim=-1)
     assert (true <= 1e-13 / 0.9 + 20 * EPS * condition).all()

@@ -18,9 +18,10 @@ from hypergrad import CG, Cholesky, LinearSolver, Neumann, Status
 from hypergrad.errors import InputError
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
+from hypergrad.linear.operator import Operator
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
 from hypergrad.linear.woodbury import Woodbury
-from tests.hypergrad.systems import BATCHES, Judged, N, product, right_hand_side, spd
+from tests.hypergrad.systems import BATCHES, N, judged, product, right_hand_side, spd
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def test_a_map_is_judged_by_the_product_it_names(name: str) -> None:
     # a closed form with another l2 than the objective's: only the judge knows
     matrix, b = spd((), 10, 0, torch.float64), right_hand_side(())
     planted = matrix + 0.3 * torch.eye(N)
-    wrong = Judged(product(planted), product(matrix), planted.diagonal())
+    wrong = judged(product(planted), product(matrix), planted.diagonal())
     solution = SOLVERS[name].solve(wrong, b)
     true = (b - product(matrix)(solution.x)).norm() / b.norm()
     # |x| <= 10 |b|: both recompute it to n u (|A| |x| + |b|)
@@ -192,12 +193,10 @@ def test_zero_right_hand_side_gives_zero(name: str) -> None:
 
 @dataclass(frozen=True)
 class Doubling:
-    """2 I, which knows all about itself; see hypergrad.linear.operator."""
+    """2 I, which knows its inverse."""
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         return 2 * vector
-
-    judge = __call__
 
     def inverse(self, rhs: Tensor) -> Tensor:
         return rhs / 2
@@ -215,7 +214,7 @@ def test_no_unknowns_or_no_tasks_are_solved(name: str, shape: tuple[int, ...]) -
         solvers.append(replace(solver, max_steps=3, check_every=None))
     empty = torch.zeros(shape, dtype=torch.float64)
     for way, start in itertools.product(solvers, (None, empty.clone())):
-        found = way.solve(Doubling(), empty, start)
+        found = way.solve(Operator(Doubling().product, form=Doubling()), empty, start)
         assert found.x.shape == shape
         assert found.status.shape == found.steps.shape == shape[:-1]
         assert found.status.dtype == found.steps.dtype == torch.int64

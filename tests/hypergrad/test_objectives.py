@@ -23,7 +23,7 @@ from hypergrad import (
 )
 from hypergrad.errors import AdjointError, InputError, NotFiniteError
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.operator import HessianForm
+from hypergrad.linear.operator import HessianForm, Operator
 from hypergrad.linear.woodbury import Woodbury
 from hypergrad.objectives import (
     ClosedForm,
@@ -194,11 +194,8 @@ def test_woodbury_needs_a_structure() -> None:
 class NineTenths:
     """The map diag(1, ..., n), with an inverse that is nine tenths of the right one."""
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         return vector * self.diagonal()
-
-    def judge(self, vector: Tensor) -> Tensor:
-        return self(vector)
 
     def inverse(self, rhs: Tensor) -> Tensor:
         return 0.9 * rhs / self.diagonal()
@@ -210,7 +207,9 @@ class NineTenths:
 @pytest.mark.parametrize("refinements", [0, 1, 4])
 def test_woodbury_refinement_gains_the_lost_digits(refinements: int) -> None:
     # I - A B = I/10 for the inverse B as claimed: each use of it leaves a tenth of the residual
-    answer = Woodbury(rtol=1e-3, refinements=refinements).solve(NineTenths(), draw(3, FEATURES))
+    answer = Woodbury(rtol=1e-3, refinements=refinements).solve(
+        Operator(NineTenths().product, form=NineTenths()), draw(3, FEATURES)
+    )
     left = torch.full((3,), 10.0 ** -(refinements + 1), dtype=torch.float64)
     # of a sum of a few terms of the size of b
     assert torch.allclose(answer.residual, left, rtol=0, atol=10 * UNIT)

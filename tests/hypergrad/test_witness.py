@@ -25,9 +25,8 @@ from hypergrad import (
 )
 from hypergrad.errors import AdjointError, InputError
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.operator import Structured, is_structured
-from hypergrad.linear.solution import LinearMap, LinearSolver
-from hypergrad.linear.witness import Witness
+from hypergrad.linear.operator import Operator
+from hypergrad.linear.solution import LinearMap, LinearSolver, verified
 from tests.hypergrad.problems import Q, Toy
 
 TOY = Toy((3,))
@@ -118,8 +117,8 @@ def test_an_honest_solver_is_believed_without_a_product(
     start = rhs / 5 if warm else None
     alone, watched = Counting(), Counting()
     plain = solver.solve(alone, rhs, start)
-    witness = Witness(watched)
-    seen = witness.examine(solver.solve(witness.map, rhs, start), rhs)
+    witness = Operator(watched)
+    seen = verified(solver.solve(witness, rhs, start), witness, rhs)
     assert watched.count == alone.count
     assert seen.matvecs == plain.matvecs
     assert torch.equal(seen.x, plain.x)
@@ -130,10 +129,10 @@ def test_an_honest_solver_is_believed_without_a_product(
 
 def test_a_solver_that_does_not_judge_costs_one_product() -> None:
     rhs, product = PHI - 1, Counting()
-    witness = Witness(product)
+    witness = Operator(product)
     taken = CG().solve(product, rhs)
     before = product.count
-    seen = witness.examine(taken, rhs)
+    seen = verified(taken, witness, rhs)
     assert product.count == before + 1
     assert seen.matvecs == taken.matvecs + 1
     assert seen.converged.all()
@@ -141,10 +140,10 @@ def test_a_solver_that_does_not_judge_costs_one_product() -> None:
 
 def test_an_answer_of_another_shape_is_refused() -> None:
     rhs = PHI - 1
-    witness = Witness(Counting())
+    witness = Operator(Counting())
     answer = CG().solve(lambda vector: vector, rhs[:2])
     with pytest.raises(InputError, match=r"x of shape \(2, "):
-        witness.examine(answer, rhs)
+        verified(answer, witness, rhs)
 
 
 @dataclass(frozen=True)
@@ -174,16 +173,9 @@ def test_buffers_that_numpy_writes_into_fool_nobody(lies: bool) -> None:
 
 def test_evidence_of_another_shape_is_refused() -> None:
     rhs = PHI - 1
-    witness = Witness(Counting())
+    witness = Operator(Counting())
     answer = CG().solve(lambda vector: vector, rhs)
     # past the runtime checker, which users don't have on
     object.__setattr__(answer, "residual", answer.residual[:, None])
     with pytest.raises(InputError, match="one value for each task"):
-        witness.examine(answer, rhs)
-
-
-@pytest.mark.parametrize("lacks", ["", "judge", "inverse", "diagonal"])
-def test_what_is_structured_is_what_its_protocol_says(lacks: str) -> None:
-    names = {"__call__", "judge", "inverse", "diagonal"} - {lacks}
-    known = type("Known", (), dict.fromkeys(names, lambda *_: None))()
-    assert is_structured(known) == isinstance(known, Structured) == (not lacks)
+        verified(answer, witness, rhs)

@@ -224,7 +224,7 @@ BUGS: tuple[Bug, ...] = (
         "L08",
         "the residual reported is the recurrence's",
         "linear.krylov",
-        "run.residual, previous = b - product.judge(run.x), true",
+        "run.residual, previous = b - product.exact(run.x), true",
         "previous = true",
     ),
     _bug(

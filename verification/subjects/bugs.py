@@ -199,7 +199,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "M07",
         "CG takes r_0 = b though v_0 != 0",
         "D2",
-        _source("linear.krylov", "if start is None else b - product.judge(x)", ""),
+        _source("linear.krylov", "if start is None else b - product.exact(x)", ""),
     ),
     Mutant(
         "M08",
