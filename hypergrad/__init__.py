@@ -11,6 +11,7 @@ from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, 
 from hypergrad.argmin import argmin
 from hypergrad.checks.check import check
 from hypergrad.forward import Forward
+from hypergrad.guards import deferred
 from hypergrad.implicit import curvature
 from hypergrad.implicit.attach import attach
 from hypergrad.implicit.certificate import Certificate, strict, warn
@@ -65,6 +66,7 @@ __all__ = [
     "attach",
     "check",
     "curvature",
+    "deferred",
     "errors",
     "hypergradient",
     "objectives",

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 from hypergrad.errors import InputError
-from hypergrad.implicit.attach import link
+from hypergrad.guards import noting
+from hypergrad.implicit.attach import attached
 from hypergrad.implicit.certificate import Certificate, Watch
 from hypergrad.implicit.curvature import Curvature, Hessian
+from hypergrad.implicit.nodes import Call, Problem
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.descent import choose
@@ -50,17 +52,15 @@ class Implicit:
     ) -> Phi:
         """See :class:`Adjoint`."""
         refuse_start_with_grad(phi, self)
-        found = by.minimise(lower, theta, phi)
-        return link(
-            lower,
-            theta,
-            found.phi,
-            self.solver,
-            self.curvature,
-            watch,
-            cast(Phi | None, self.start),  # link compares its structure with phi's
-            met=found.converged,
+        call = Call(
+            problem=Problem(lower, theta, phi, noting()),
+            solver=self.solver,
+            curvature=self.curvature,
+            watch=watch,
+            by=by,
+            start=cast(Phi | None, self.start),  # the node compares its structure with phi's
         )
+        return attached(call, phi)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Adjoint
-from hypergrad.guards import noting, resumed
+from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.certificate import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, examine, refuse_not_finite
-from hypergrad.tree import Phi, Theta, flatten, full_precision, leaves, like, widened
+from hypergrad.objective import Objective, examine
+from hypergrad.transforms import transforming
+from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
 def argmin(
@@ -44,7 +45,12 @@ def argmin(
         NotFiniteError: g is NaN or infinite, or the lower solver diverged; in backward, if a
             derivative is.
     """
+    check_tree(theta, "theta")
+    check_tree(phi0, "phi0")
     theta = widened(theta, phi0)
+    if transforming(*leaves(theta), *leaves(phi0)):
+        with full_precision(phi0):  # values are looked at within the adjoint's nodes
+            return adjoint.minimise(lower, theta, phi0, by, watch)
     with full_precision(phi0):
         values = examine(lower, theta, phi0)
         theta = like(theta, (_watched(leaf) for leaf in leaves(theta)))
@@ -61,7 +67,9 @@ def _watched(leaf: Tensor) -> Tensor:
     seen = leaf.view_as(leaf)
     checks = noting()
 
-    def refuse(gradient: Tensor) -> None:
+    def refuse(gradient: Tensor | None) -> None:
+        if gradient is None:  # a loss may block the derivative
+            return
         what = "the derivative in theta through the lower level"
         with resumed(checks):  # another thread may run backward
             refuse_not_finite(gradient.reshape(-1), what, per_task=False)

@@ -1,7 +1,5 @@
 """What this library raises: one base class, one class for each kind of remedy."""
 
-from hypergrad.guards import deferred as deferred
-
 
 class HypergradError(Exception):
     """Base class of every exception that hypergrad raises."""
@@ -13,6 +11,10 @@ class InputError(HypergradError, ValueError):
 
 class NotFiniteError(HypergradError, ArithmeticError):
     """A NaN or an infinity appeared; the message names the quantity and the first such task."""
+
+
+class TransformError(InputError):
+    """A torch.func transform or batched backward can't go through here; the message says why."""
 
 
 class AdjointError(HypergradError, RuntimeError):

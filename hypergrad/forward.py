@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import refuse_start_with_grad, unrollable
-from hypergrad.implicit.attach import refuse_twice
+from hypergrad.errors import DoubleBackwardError
+from hypergrad.graph import custom_functions, refuse_error_node
+from hypergrad.guards import noting, resumed
 from hypergrad.implicit.certificate import Watch
-from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, custom_functions, fresh_leaf, refuse_error_node
-from hypergrad.tree import Phi, Theta, detach, leaves, like
+from hypergrad.implicit.nodes import Problem, filled, spread
+from hypergrad.lower.minimum import LowerSolver, Unrollable
+from hypergrad.objective import Objective
+from hypergrad.transforms import over_batched_cotangents, transforming
+from hypergrad.tree import Phi, Theta, detach, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +47,51 @@ class Forward:
         """
         refuse_start_with_grad(phi, self)
         solver = unrollable(by, self)
-        wanted = [leaf for leaf in leaves(theta) if leaf.requires_grad]
-        if not wanted or not torch.is_grad_enabled():
+        moving = transforming(*leaves(theta))
+        wanted = tuple(moving or leaf.requires_grad for leaf in leaves(theta))
+        if not any(wanted) or not (moving or torch.is_grad_enabled()):
             return by.minimise(lower, theta, phi).phi
-        seeds = _seeds(wanted)
-        state = leaves(detach(phi))
-        tangents: list[Tensor | None] = [None] * len(state)
-        for _ in range(solver.steps):
-            # fresh leaves, so that one step's graph lives at a time
-            upper = [fresh_leaf(leaf, requires_grad=leaf.requires_grad) for leaf in leaves(theta)]
-            given = [
-                fresh_leaf(tensor, requires_grad=tangent is not None)
-                for tensor, tangent in zip(state, tangents, strict=True)
-            ]
-            count = len(leaves(phi))
-            moved, memory = solver.step(
-                lower, like(theta, upper), like(phi, given[:count]), tuple(given[count:])
-            )
-            outputs = leaves(moved) + list(memory)
-            inputs = [leaf for leaf in upper if leaf.requires_grad]
-            inputs += [leaf for leaf in given if leaf.requires_grad]
-            known = [tangent for tangent in tangents if tangent is not None]
-            tangents = _push(outputs, inputs, seeds + known)
-            state = [tensor.detach() for tensor in outputs]
-        found = state[: len(leaves(phi))]
-        columns = [
-            leaf.new_zeros(len(seeds[0]), *leaf.shape) if tangent is None else tangent
-            for leaf, tangent in zip(found, tangents, strict=False)
-        ]
+        problem = Problem(lower, detach(theta), detach(phi), noting())
         node: Callable[..., tuple[Tensor, ...]] = _Columns.apply
-        return like(phi, node(found, columns, *wanted))
+        output = node(problem, solver, wanted, *leaves(theta), *leaves(detach(phi)))
+        return like(phi, output[: len(leaves(phi))])
+
+
+def _carried(
+    problem: Problem[Any, Any], solver: Unrollable, wanted: Sequence[bool], point: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The last iterate, and ``(p, *leaf)`` its derivatives in the wanted leaves of theta."""
+    theta, phi = problem.trees(point)
+    count = len(leaves(phi))
+    seeds = _seeds([leaf for leaf, want in zip(leaves(theta), wanted, strict=True) if want])
+    state = leaves(phi)
+    tangents: list[Tensor | None] = [None] * len(state)
+    for _ in range(solver.steps):
+        # fresh leaves, so that one step's graph lives at a time
+        upper = [
+            fresh_leaf(leaf, requires_grad=want)
+            for leaf, want in zip(leaves(theta), wanted, strict=True)
+        ]
+        given = [
+            fresh_leaf(tensor, requires_grad=tangent is not None)
+            for tensor, tangent in zip(state, tangents, strict=True)
+        ]
+        with torch.enable_grad():
+            moved, memory = solver.step(
+                problem.lower, like(theta, upper), like(phi, given[:count]), tuple(given[count:])
+            )
+        outputs = leaves(moved) + list(memory)
+        inputs = [leaf for leaf in upper if leaf.requires_grad]
+        inputs += [leaf for leaf in given if leaf.requires_grad]
+        known = [tangent for tangent in tangents if tangent is not None]
+        tangents = _push(outputs, inputs, seeds + known)
+        state = [tensor.detach() for tensor in outputs]
+    found = state[:count]
+    columns = [
+        leaf.new_zeros(len(seeds[0]), *leaf.shape) if tangent is None else tangent
+        for leaf, tangent in zip(found, tangents, strict=False)
+    ]
+    return found, columns
 
 
 def _seeds(wanted: Sequence[Tensor]) -> list[Tensor]:
@@ -112,25 +131,110 @@ def _push(
 
 
 class _Columns(torch.autograd.Function):
-    """A point with its known Jacobian: backward is a matrix product. Once differentiable."""
+    """The last iterate with its known derivative, a matrix for each leaf; differentiable once."""
 
     @staticmethod
     def forward(
-        ctx: Any, found: list[Tensor], columns: list[Tensor], *theta: Tensor
+        problem: Problem[Any, Any],
+        solver: Unrollable,
+        wanted: tuple[bool, ...],
+        *point: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.columns = columns
-        ctx.save_for_backward(*theta)
-        return tuple(leaf.clone() for leaf in found)
+        with resumed(problem.checks):
+            found, columns = _carried(problem, solver, wanted, point)
+        return *(leaf.clone() for leaf in found), *columns
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.problem, _, ctx.wanted, *point = inputs
+        count, size = ctx.problem.counts
+        ctx.columns = output[size:]
+        ctx.mark_non_differentiable(*ctx.columns)
+        ctx.save_for_backward(*point[:count])
+        ctx.save_for_forward(*point[:count])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        _, size = ctx.problem.counts
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
-        products = [
-            column.reshape(len(column), -1) @ cotangent.reshape(-1)
-            for column, cotangent in zip(ctx.columns, cotangents, strict=True)
+        mine = [leaf for leaf, want in zip(theta, ctx.wanted, strict=True) if want]
+
+        def back(*cotangents: Tensor) -> tuple[Tensor, ...]:
+            products = [
+                column.flatten(1) @ cotangent.reshape(-1)
+                for column, cotangent in zip(ctx.columns, cotangents, strict=True)
+            ]
+            parts = torch.stack(products).sum(0).split([leaf.numel() for leaf in mine])
+            grads = [part.reshape(leaf.shape) for part, leaf in zip(parts, mine, strict=True)]
+            return tuple(_once(grads, [*theta, *cotangents]))
+
+        served = iter(over_batched_cotangents(back, cotangents[:size]))
+        parts = (next(served) if want else None for want in ctx.wanted)
+        return None, None, None, *parts, *(None for _ in range(size))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        count, _ = ctx.problem.counts
+        theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
+        moved = filled(tangents[3 : 3 + count], theta)
+        along = torch.cat(
+            [part.reshape(-1) for part, want in zip(moved, ctx.wanted, strict=True) if want]
+        )
+        pushed = [torch.tensordot(along, column, dims=1) for column in ctx.columns]
+        return *_once(pushed, [*theta, *moved]), *(None for _ in ctx.columns)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        dims: tuple[Any, ...],
+        problem: Problem[Any, Any],
+        solver: Unrollable,
+        wanted: tuple[bool, ...],
+        *point: Tensor,
+    ) -> tuple[Any, Any]:
+        # one by one: columns of several problems at once would be those of one great theta
+        moved = spread(point, dims[3:], info.batch_size)
+        node: Callable[..., tuple[Tensor, ...]] = _Columns.apply
+        each = [
+            node(problem, solver, wanted, *(part[index] for part in moved))
+            for index in range(info.batch_size)
         ]
-        parts = torch.stack(products).sum(0).split([leaf.numel() for leaf in theta])
-        grads = [part.reshape(leaf.shape) for part, leaf in zip(parts, theta, strict=True)]
-        if torch.is_grad_enabled():  # backward was called with create_graph=True
-            grads = refuse_twice(grads, [*theta, *cotangents])
-        return None, None, *grads
+        output = tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+        return output, tuple(0 for _ in output)
+
+
+def _once(values: Sequence[Tensor], anchors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values, which raise when differentiated in the tensors they depend on."""
+    if not (torch.is_grad_enabled() or transforming(*anchors)):
+        return list(values)
+    node: Callable[..., Tensor] = _Once.apply
+    return [node(value, *anchors) for value in values]
+
+
+class _Once(torch.autograd.Function):
+    """The identity on its first argument, which can't be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, *anchors: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+        raise _twice()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise _twice()
+
+
+def _twice() -> DoubleBackwardError:
+    return DoubleBackwardError(
+        "a second derivative was asked for through Forward(), which carries first derivatives only."
+        " Use adjoint=Unrolled() or Implicit(...) for second derivatives."
+    )

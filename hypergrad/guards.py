@@ -1,13 +1,17 @@
-"""Checks of values that wait, so that the host need not wait for the device."""
+"""Checks of values, which may wait so that the host need not wait for the device."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.transforms import transforming
 
 
 class Deferred:
@@ -88,8 +92,8 @@ def noting() -> Deferred | None:
 
 
 def may_look(values: Tensor) -> bool:
-    """Whether reading a value now is cheaper than what it can spare: on the CPU, in no block."""
-    return values.device.type == "cpu" and _CURRENT.get() is None
+    """Whether reading a value is cheap: on the CPU, outside `deferred` and transforms."""
+    return values.device.type == "cpu" and _CURRENT.get() is None and not transforming()
 
 
 def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
@@ -99,3 +103,63 @@ def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
         checks.add(failed, error)
     elif bool(failed):
         raise error()
+
+
+def refuse_other_values(now: Tensor, then: Tensor) -> None:
+    """Refuse an objective whose values at the same point have changed between two evaluations.
+
+    Equal up to the order of sums: the square root of the precision is far more than that, and far
+    less than what dropout does.
+
+    Raises:
+        InputError: with both values of the first task that changed.
+    """
+    bound = torch.finfo(now.dtype).eps ** 0.5 * torch.maximum(now.abs(), then.abs())
+    changed = (now - then).abs() > bound
+
+    def error() -> InputError:
+        index = _index(changed) if changed.ndim else ()
+        return InputError(
+            f"the lower objective returned {float(then[index]):.6g} when phi was attached and "
+            f"{float(now[index]):.6g} at the same point in backward. If it draws random numbers "
+            "(dropout?), fix them outside of it or call eval(); if something that it captures was "
+            "changed meanwhile (a buffer, a loop variable), pass that as a copy."
+        )
+
+    refuse(changed.any(), error)
+
+
+def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
+    """Raise if a value is NaN or infinite, naming the first task; under `deferred`, at its end.
+
+    Args:
+        tensor: shape ``(*batch,)`` if ``per_task``, else ``(*batch, n)``.
+        what: the quantity, for the message.
+        per_task: whether each entry is a task's only value.
+
+    Raises:
+        NotFiniteError: with the task's index.
+    """
+    # one look if all is well: no sum is finite that has NaN or infinity in it
+    if may_look(tensor) and math.isfinite(float(tensor.detach().sum())):
+        return
+    refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
+
+
+def refuse_where(bad: Tensor, what: str) -> None:
+    """:func:`refuse_not_finite` for who knows which tasks, ``(*batch,)``, have such a value."""
+
+    def error() -> NotFiniteError:
+        where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
+        more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
+        return NotFiniteError(
+            f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of "
+            "zero; and for a lower solver that diverged (its step size must stay below 2/L)."
+        )
+
+    refuse(bad.any(), error)
+
+
+def _index(mask: Tensor) -> int | tuple[int, ...]:
+    first = [int(i) for i in mask.nonzero()[0]]
+    return first[0] if len(first) == 1 else tuple(first)

@@ -1,4 +1,4 @@
-"""Trees: one tensor, or a dict of named tensors (a module's parameters, say).
+"""Trees: tensors in any nesting that torch's pytree knows (dicts, lists, tuples, dataclasses).
 
 A vector is a tree laid out flat: ``(*batch, n)`` for a tree whose leaves have the shapes
 ``(*batch, ...)``. Linear solvers see vectors only; nothing outside this file knows the layout.
@@ -9,39 +9,50 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+# torch publishes its pytree under this name only, in every version from 2.6 on
+from torch.utils import _pytree as pytree
+
 from hypergrad.errors import InputError
 
-Tree: TypeAlias = Tensor | dict[str, Tensor]
-"""One tensor, or named tensors."""
+Tree: TypeAlias = Any
+"""A tensor, or tensors in nested dicts, lists, tuples or dataclasses registered with torch."""
 
-Theta = TypeVar("Theta", Tensor, dict[str, Tensor])
+Theta = TypeVar("Theta")
 """The upper-level variable's tree: what goes in comes out."""
 
-Phi = TypeVar("Phi", Tensor, dict[str, Tensor])
+Phi = TypeVar("Phi")
 """The lower-level variable's tree: what goes in comes out."""
 
-AnyTree = TypeVar("AnyTree", Tensor, dict[str, Tensor])
+AnyTree = TypeVar("AnyTree")
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
-    """The tree's tensors, in the order of its keys."""
-    return [tree] if isinstance(tree, Tensor) else list(tree.values())
-
-
-def like(tree: AnyTree, new: Iterable[Tensor]) -> AnyTree:
-    """A tree of the same structure that holds the tensors ``new``."""
+    """The tree's tensors, in the order of its containers."""
     if isinstance(tree, Tensor):
-        (tensor,) = new
-        return tensor
-    return dict(zip(tree, new, strict=True))
+        return [tree]
+    if type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values()):
+        return list(tree.values())  # the common case, without torch's walk
+    return pytree.tree_leaves(tree)
+
+
+def like(tree: AnyTree, new: Iterable[Any]) -> AnyTree:
+    """A tree of the same structure that holds the leaves ``new``."""
+    given: Any = tree
+    if isinstance(given, Tensor):
+        (made,) = new
+    elif type(given) is dict and all(isinstance(leaf, Tensor) for leaf in given.values()):
+        made = dict(zip(given, new, strict=True))
+    else:
+        made = pytree.tree_unflatten(list(new), pytree.tree_structure(given))
+    return cast(AnyTree, made)
 
 
 def detach(tree: AnyTree) -> AnyTree:
@@ -50,27 +61,35 @@ def detach(tree: AnyTree) -> AnyTree:
 
 
 def names(tree: Tree, name: str) -> list[str]:
-    """How to call each leaf in a message: ``phi`` or ``phi['weight']``."""
-    return [name] if isinstance(tree, Tensor) else [f"{name}[{key!r}]" for key in tree]
+    """Labels of the leaves for messages: ``phi``, ``phi['weight']`` or ``phi['block'][0]``."""
+    if isinstance(tree, Tensor):
+        return [name]
+    paths, _ = pytree.tree_flatten_with_path(tree)
+    return [f"{name}{pytree.keystr(path)}" for path, _ in paths]
 
 
 def check_tree(tree: Tree, name: str) -> None:
-    """Refuse a tree that can't be differentiated: wrong type, empty, or not real floating point.
+    """Raise for a tree that can't be differentiated: wrong type, empty, or not real floating point.
 
     Raises:
         InputError: naming the leaf, what it is, and what to do.
     """
-    given: object = tree  # users' trees are checked, not believed
-    if not isinstance(given, Tensor | dict):
+    if isinstance(tree, torch.nn.Module):
         raise InputError(
-            f"{name} is a {type(tree).__name__}; give a tensor or a dict of named tensors."
+            f"{name} is a module, {type(tree).__name__}; give its parameters as a dict: "
+            "hypergrad.objectives.parameters(module)."
         )
-    if isinstance(tree, dict) and not tree:
-        raise InputError(f"{name} is an empty dict: there is nothing to differentiate.")
-    for label, leaf in zip(names(tree, name), leaves(tree), strict=True):
-        entry: object = leaf
+    found = leaves(tree)
+    if not found:
+        raise InputError(f"{name} is an empty {type(tree).__name__}: nothing to differentiate.")
+    for label, leaf in zip(names(tree, name), found, strict=True):
+        entry: object = leaf  # users' trees are checked, not believed
         if not isinstance(entry, Tensor):
-            raise InputError(f"{label} is a {type(entry).__name__}; every leaf must be a tensor.")
+            given = entry.__name__ if isinstance(entry, type) else f"a {type(entry).__name__}"
+            raise InputError(
+                f"{label} is {given}; give a tensor, or tensors in nested dicts, lists, tuples or "
+                "dataclasses registered with torch.utils._pytree."
+            )
         if leaf.layout != torch.strided:
             raise InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")
         if leaf.is_inference():
@@ -162,10 +181,15 @@ def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]
     if len(tensors) == 1:
         vector = tensors[0]
         if vector.ndim != len(batch) + 1:
-            vector = vector.reshape(*batch, -1)
+            vector = _rows(vector, batch)
     else:  # cat takes the widest dtype
-        vector = torch.cat([tensor.reshape(*batch, -1) for tensor in tensors], dim=-1)
+        vector = torch.cat([_rows(tensor, batch) for tensor in tensors], dim=-1)
     return vector.float() if vector.dtype in _HALF else vector
+
+
+def _rows(tensor: Tensor, batch: Size) -> Tensor:
+    """A leaf as one row for each task; the length is computed, since -1 can't be of no tasks."""
+    return tensor.reshape(*batch, tensor.shape[len(batch) :].numel())
 
 
 def unflatten(vector: Float[Tensor, "*batch n"], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -180,22 +204,27 @@ def unflatten(vector: Float[Tensor, "*batch n"], tensors: Sequence[Tensor]) -> l
 def vector_of(tree: Tree, shaped_as: Tree, name: str, batch: Size) -> Float[Tensor, "*batch n"]:
     """A tree that must have the structure and shapes of another, as a vector.
 
+    A dict's order of keys does not matter.
+
     Raises:
         InputError: if a key or a shape differs.
     """
-    same_keys = (
-        tree.keys() == shaped_as.keys()
-        if isinstance(tree, dict) and isinstance(shaped_as, dict)
-        else type(tree) is type(shaped_as) or not isinstance(tree, dict)
-    )
-    if not same_keys or isinstance(tree, dict) != isinstance(shaped_as, dict):
-        raise InputError(f"{name} must be a tree like phi: the same keys, the same shapes.")
-    if isinstance(tree, dict):
-        tree = {key: tree[key] for key in cast(dict[str, Tensor], shaped_as)}
-    for label, leaf, other in zip(names(tree, name), leaves(tree), leaves(shaped_as), strict=True):
-        if leaf.shape != other.shape:
+    given = dict(zip(names(tree, name), leaves(tree), strict=True))
+    wanted = dict(zip(names(shaped_as, name), leaves(shaped_as), strict=True))
+    if given.keys() != wanted.keys():
+        raise InputError(
+            f"{name} has the leaves {', '.join(given)}; like phi it must have the leaves "
+            f"{', '.join(wanted)}."
+        )
+    for label, other in wanted.items():
+        if given[label].shape != other.shape:
             raise InputError(
-                f"{label} has shape {tuple(leaf.shape)}; like phi it must have shape "
+                f"{label} has shape {tuple(given[label].shape)}; like phi it must have shape "
                 f"{tuple(other.shape)}."
             )
-    return flatten([leaf.detach() for leaf in leaves(tree)], batch)
+    return flatten([given[label].detach() for label in wanted], batch)
+
+
+def fresh_leaf(tensor: Tensor, *, requires_grad: bool = True) -> Tensor:
+    """The same values as a new leaf of the graph."""
+    return tensor.detach().requires_grad_(requires_grad)

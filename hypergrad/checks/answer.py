@@ -11,8 +11,8 @@ from torch import Tensor
 from hypergrad.checks.subject import Subject
 from hypergrad.implicit.pullback import Hypergradient, hypergradient
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.objective import Bilevel, fresh_leaf
-from hypergrad.tree import Tree, flatten, leaves, like
+from hypergrad.objective import Bilevel
+from hypergrad.tree import Tree, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)

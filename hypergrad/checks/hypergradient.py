@@ -12,8 +12,7 @@ from hypergrad.checks.subject import Plain, Subject
 from hypergrad.errors import HypergradError
 from hypergrad.implicit.pullback import hypergradient
 from hypergrad.linear.solution import Status, norm
-from hypergrad.objective import fresh_leaf
-from hypergrad.tree import leaves, like, unflatten
+from hypergrad.tree import fresh_leaf, leaves, like, unflatten
 
 CONVERGED, ADJOINT, ORACLE = "converged phi", "adjoint solve", "dense oracle"
 

@@ -12,8 +12,17 @@ from hypergrad.checks.purity import leaving_no_trace
 from hypergrad.checks.report import Finding, skip, state
 from hypergrad.checks.subject import Subject
 from hypergrad.errors import HypergradError, InputError
-from hypergrad.objective import evaluate, examine, fresh_leaf, refuse_not_finite
-from hypergrad.tree import check_batch, check_same_kind, check_tree, detach, leaves, like
+from hypergrad.guards import refuse_not_finite
+from hypergrad.objective import evaluate, examine
+from hypergrad.tree import (
+    check_batch,
+    check_same_kind,
+    check_tree,
+    detach,
+    fresh_leaf,
+    leaves,
+    like,
+)
 
 INPUTS, CAPTURED, USE = "inputs", "captured tensors", "use of theta and phi"
 

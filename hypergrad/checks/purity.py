@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypergrad.checks.report import Finding, compare
 from hypergrad.checks.subject import Plain, Subject
-from hypergrad.objective import fresh_leaf
-from hypergrad.tree import leaves, like, names
+from hypergrad.tree import fresh_leaf, leaves, like, names
 
 STATE, DETERMINISM = "unchanged state", "determinism"
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, cast
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from hypergrad.errors import DoubleBackwardError
-from hypergrad.guards import Deferred, noting, resumed
+from hypergrad.guards import noting
 from hypergrad.implicit.certificate import Watch, warn
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.implicit.pullback import pull
+from hypergrad.implicit.nodes import Call, Problem, attach_node
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.objective import Objective, examine
-from hypergrad.tree import Phi, Theta, detach, full_precision, leaves, like, vector_of, widened
+from hypergrad.objective import Objective
+from hypergrad.tree import Phi, Theta, check_tree, detach, leaves, like, widened
 
 
 def attach(
@@ -57,115 +51,22 @@ def attach(
         NotFiniteError: g is NaN or infinite, here; or a derivative is, in backward.
         DoubleBackwardError: in backward, if a second derivative is asked for.
     """
-    return link(lower, theta, phi, solver, curvature, watch, start, met=None)
-
-
-def link(
-    lower: Objective[Theta, Phi],
-    theta: Theta,
-    phi: Phi,
-    solver: LinearSolver,
-    curvature: Curvature,
-    watch: Watch,
-    start: Phi | None,
-    *,
-    met: Tensor | None,
-) -> Phi:
-    """:func:`attach`, for a caller who knows whether the lower solver ``met`` its tolerance."""
-    theta = widened(theta, phi)
-    with full_precision(phi):
-        values = examine(lower, theta, phi)
-    if start is not None:
-        vector_of(start, phi, "start", values.shape)  # for its checks
-        start = detach(start)
-    call = _Call(
-        lower=lower,
-        theta=detach(theta),
-        phi=detach(phi),
+    call = Call(
+        problem=Problem(lower, theta, phi, noting()),
         solver=solver,
         curvature=curvature,
         watch=watch,
-        start=start,
-        values=values,
-        met=met,
-        checks=noting(),
+        start=None if start is None else detach(start),
     )
-    node: Callable[..., tuple[Tensor, ...]] = _Attach.apply
-    return like(phi, node(call, *leaves(theta), *leaves(detach(phi))))
+    return attached(call, phi)
 
 
-@dataclass(frozen=True)
-class _Call(Generic[Theta, Phi]):
-    """What backward needs beside the saved tensors. The trees serve as structure only."""
-
-    lower: Objective[Theta, Phi]
-    theta: Theta
-    phi: Phi
-    solver: LinearSolver
-    curvature: Curvature
-    watch: Watch
-    start: Phi | None
-    values: Tensor  # (*batch,) of the lower objective when phi was attached
-    met: Tensor | None  # (*batch,) whether the lower solver met its tolerance
-    checks: Deferred | None  # where its checks are noted; another thread may run backward
-
-
-class _Attach(torch.autograd.Function):
-    """The node: forward is the identity on phi, backward is the kernel's pullback."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call[Any, Any], *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.call = call
-        ctx.save_for_backward(*tensors)  # checks that nobody changes them in place
-        return tuple(phi.view_as(phi) for phi in tensors[len(leaves(call.theta)) :])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call[Any, Any] = ctx.call
-        tensors = cast(tuple[Tensor, ...], ctx.saved_tensors)
-        count = len(leaves(call.theta))
-        needed = ctx.needs_input_grad[1 : 1 + count]
-        theta, phi = like(call.theta, tensors[:count]), like(call.phi, tensors[count:])
-        with resumed(call.checks):
-            gradients, certificate = pull(
-                call.lower,
-                theta,
-                phi,
-                like(call.phi, cotangents),
-                solver=call.solver,
-                curvature=call.curvature,
-                start=call.start,
-                needed=needed,
-                values=call.values,
-            )
-        call.watch(replace(certificate, lower_converged=call.met))
-        if torch.is_grad_enabled():  # backward was called with create_graph=True
-            gradients = refuse_twice(gradients, [*tensors, *cotangents])
-        served = iter(gradients)
-        return (
-            None,
-            *(next(served) if need else None for need in needed),
-            *(None for _ in tensors[count:]),
-        )
-
-
-def refuse_twice(gradients: Sequence[Tensor], anchors: Sequence[Tensor]) -> list[Tensor]:
-    """The same gradients, which refuse to be differentiated in the tensors they depend on."""
-    once: Callable[..., Tensor] = _Once.apply
-    return [once(gradient, *anchors) for gradient in gradients]
-
-
-class _Once(torch.autograd.Function):
-    """The identity on its first argument, which refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *anchors: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
-        raise DoubleBackwardError(
-            "a second derivative through a minimiser was asked for, which is differentiable once. "
-            "Use adjoint=Unrolled() in argmin for second derivatives, or leave out "
-            "create_graph=True."
-        )
+def attached(call: Call[Theta, Phi], phi: Phi) -> Phi:
+    """The node of a call at phi, or, if the call has a lower solver, from phi."""
+    theta = call.problem.theta
+    check_tree(theta, "theta")
+    check_tree(phi, "phi")
+    theta, phi = widened(theta, phi), detach(phi)
+    call = replace(call, problem=replace(call.problem, theta=detach(theta), phi=phi))
+    output = attach_node(call, *leaves(theta), *leaves(phi))
+    return like(phi, output[: len(leaves(phi))])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import AdjointError, AdjointWarning, InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.linear.solution import Solution, Status, norm
-from hypergrad.objective import refuse_not_finite
 
 
 @dataclass(frozen=True, slots=True)

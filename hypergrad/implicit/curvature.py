@@ -10,13 +10,14 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.graph import no_dependence
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.solution import norm
-from hypergrad.objective import Objective, fresh_leaf, no_dependence
+from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.objectives.composed import Composed
-from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
+from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like, unflatten
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,20 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.objective import (
-    Objective,
-    custom_among,
-    differentiable_once,
+from hypergrad.graph import custom_among, differentiable_once, no_dependence, recorded_gradient
+from hypergrad.guards import refuse_not_finite
+from hypergrad.objective import Objective, evaluate_with_graph
+from hypergrad.tree import (
+    Phi,
+    Theta,
+    check_same_kind,
+    check_tree,
+    flatten,
     fresh_leaf,
-    no_dependence,
-    recorded_gradient,
-    refuse_not_finite,
-    walked,
+    leaves,
+    like,
+    unflatten,
 )
-from hypergrad.tree import Phi, Theta, check_same_kind, check_tree, flatten, leaves, like, unflatten
 
 
 class Linearisation(Generic[Theta, Phi]):
@@ -78,7 +81,7 @@ class Linearisation(Generic[Theta, Phi]):
             leaf for leaf, need in zip(upper_leaves, needed, strict=True) if need
         ]
         self._phi: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
-        values, nodes = walked(lower, like(theta, upper_leaves), like(phi, self._phi))
+        values, nodes = evaluate_with_graph(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
         self._custom: list[str] = custom_among(nodes)
         with torch.enable_grad(), self._explain_second_derivatives():

@@ -7,31 +7,26 @@ system and one cross product, whatever led to phi*.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Size, Tensor
 
+from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
 from hypergrad.implicit.certificate import Certificate
-from hypergrad.implicit.curvature import Curvature, Hessian, Point
+from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.linear.solution import LinearSolver, Status, norm, verified
-from hypergrad.objective import (
-    Bilevel,
-    Objective,
-    evaluate,
-    fresh_leaf,
-    refuse_not_finite,
-    refuse_other_values,
-    refuse_where,
-)
+from hypergrad.objective import Bilevel, Objective, evaluate
 from hypergrad.tree import (
     Phi,
     Theta,
     check_same_kind,
     check_tree,
+    flatten,
+    fresh_leaf,
     full_precision,
     leaves,
     like,
@@ -73,24 +68,28 @@ def pullback(
         lower,
         theta,
         phi,
-        cotangent,
+        lambda batch: vector_of(cotangent, phi, "the cotangent", batch),
         solver=solver,
         curvature=curvature,
-        start=start,
+        start=None if start is None else lambda batch: vector_of(start, phi, "start", batch),
         needed=[True] * len(leaves(theta)),
     )
     return like(theta, parts), certificate
+
+
+Vector: TypeAlias = Callable[[Size], Tensor]
+"""A vector ``(*batch, n)``, made when the tasks' dimensions are known."""
 
 
 def pull(
     lower: Objective[Theta, Phi],
     theta: Theta,
     phi: Phi,
-    cotangent: Phi,
+    cotangent: Vector,
     *,
     solver: LinearSolver,
     curvature: Curvature,
-    start: Phi | None,
+    start: Vector | None,
     needed: Sequence[bool],
     values: Float[Tensor, "*batch"] | None = None,
 ) -> tuple[list[Tensor], Certificate]:
@@ -103,32 +102,23 @@ def pull(
         point = curvature.linearise(lower, theta, phi, needed=needed)
         if values is not None:
             refuse_other_values(point.values, values)
-        return _pull_at(point, phi, cotangent, solver, curvature, start)
-
-
-def _pull_at(
-    point: Point,
-    phi: Phi,
-    cotangent: Phi,
-    solver: LinearSolver,
-    curvature: Curvature,
-    start: Phi | None,
-) -> tuple[list[Tensor], Certificate]:
-    rhs = vector_of(cotangent, phi, "the cotangent", point.batch)
-    refuse_not_finite(rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False)
-    first = None if start is None else vector_of(start, phi, "start", point.batch)
-    solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)
-    broken = solution.status == Status.NOT_FINITE
-    refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
-    gradients = [-part for part in point.cross(solution.x)]
-    for gradient in gradients:
-        refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
-    certificate = Certificate(
-        stationarity=norm(point.gradient),
-        adjoint=solution,
-        cotangent_norm=norm(rhs),
-        of_hessian=isinstance(curvature, Hessian),
-    )
+        rhs = cotangent(point.batch)
+        refuse_not_finite(
+            rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False
+        )
+        first = None if start is None else start(point.batch)
+        solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)
+        broken = solution.status == Status.NOT_FINITE
+        refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
+        gradients = [-part for part in point.cross(solution.x)]
+        for gradient in gradients:
+            refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
+        certificate = Certificate(
+            stationarity=norm(point.gradient),
+            adjoint=solution,
+            cotangent_norm=norm(rhs),
+            of_hessian=isinstance(curvature, Hessian),
+        )
     return gradients, certificate
 
 
@@ -193,10 +183,10 @@ def hypergradient(
         problem.lower,
         theta,
         phi,
-        like(phi, cotangent),
+        lambda batch: flatten(cotangent, batch),
         solver=solver,
         curvature=curvature,
-        start=start,
+        start=None if start is None else lambda batch: vector_of(start, phi, "start", batch),
         needed=[True] * len(theta_leaves),
     )
     tasks = max(values.numel(), 1)

@@ -11,18 +11,15 @@ from torch import Size, Tensor
 
 from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
+from hypergrad.graph import custom_functions, recorded_gradient
+from hypergrad.guards import noting, refuse_not_finite
+from hypergrad.implicit.nodes import Problem, derivative
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
-from hypergrad.objective import (
-    Objective,
-    custom_functions,
-    evaluate,
-    fresh_leaf,
-    recorded_gradient,
-    refuse_not_finite,
-)
+from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
+from hypergrad.transforms import transforming
+from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +105,8 @@ class Slope:
         record = torch.is_grad_enabled() and any(
             leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))
         )
+        if transforming(*leaves(theta), *leaves(phi)):
+            return cls._transformed(lower, theta, phi, measured)
         theta, phi = (theta, phi) if record else (detach(theta), detach(phi))
         if isinstance(lower, ClosedForm) and not record:
             with torch.no_grad():
@@ -125,6 +124,17 @@ class Slope:
             else:
                 gradients = torch.autograd.grad(values.sum(), points)
         return cls(points if record else leaves(phi), gradients, values.shape)
+
+    @classmethod
+    def _transformed(
+        cls, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, measured: bool
+    ) -> Slope:
+        """The gradient as a node, which composes under every transform of torch.func."""
+        points = leaves(phi)
+        problem = Problem(lower, detach(theta), detach(phi), noting())
+        parts = derivative(problem, (*leaves(theta), *points), [])
+        batch = lower(theta, phi).shape if measured else Size()
+        return cls(points, parts[len(parts) - len(points) :], batch)
 
     def size(self) -> Float[Tensor, "*batch"]:
         """``|d g/d phi|`` of each task, cut off from the graph."""

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.linear.solution import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point, Probe, backtrack
 from hypergrad.lower.minimum import Minimum
-from hypergrad.objective import Objective, refuse_not_finite
+from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta
 
 # Least cosine between a step and its change of gradient for the pair to be kept. A quadratic's is

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypergrad.linear.solution import dot
-from hypergrad.objective import Objective, evaluate, fresh_leaf
-from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
+from hypergrad.objective import Objective, evaluate
+from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like, unflatten
 
 _DECREASE = 1e-4  # Armijo's share of the predicted decrease (Nocedal and Wright 2006, section 3.1)
 _TURNED = 0.8  # of the slope that may be left, uphill, where g itself drowns in rounding

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
 from hypergrad.linear.solution import LinearSolver, dot, norm
@@ -15,7 +16,7 @@ from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.minimum import Minimum
-from hypergrad.objective import Objective, refuse_not_finite
+from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.lower.descent import Tolerance, stationarity
 from hypergrad.lower.minimum import Minimum
-from hypergrad.objective import Objective, evaluate, refuse_not_finite
+from hypergrad.objective import Objective, evaluate
 from hypergrad.tree import Phi, Theta, detach, leaves, like
 
 

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import LowerSolver, Minimum
-from hypergrad.objective import Bilevel, Objective, evaluate, examine, fresh_leaf, refuse_not_finite
-from hypergrad.tree import Phi, Theta, flatten, leaves, like
+from hypergrad.objective import Bilevel, Objective, evaluate, examine
+from hypergrad.tree import Phi, Theta, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, check_known, conclude, number, require
 from hypergrad.errors import InputError
-from hypergrad.objective import refuse_not_finite
+from hypergrad.guards import refuse_not_finite
 
 # Beyond it a float64 no longer tells a whole number from the next.
 _MOST: Final = 2**53

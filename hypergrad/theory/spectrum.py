@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hypergrad.constants import Estimated
 from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.solution import LinearMap, dot, norm
-from hypergrad.objective import Objective, refuse_not_finite
+from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, leaves
 
 

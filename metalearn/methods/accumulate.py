@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.errors import deferred
+from hypergrad import deferred
 from metalearn.errors import ConfigError
 from metalearn.methods.method import Method, Watch
 from metalearn.methods.model import Model
@@ -29,7 +29,7 @@ def accumulate(
     Each chunk runs forward and backward before the next; losses are means over tasks, so that a
     chunk of t out of T tasks counts t/T. The gradient is that of all tasks at once up to rounding
     (where the backbone drops activations, up to which ones are drawn). The host looks at no value
-    before the end, where it looks once (`hypergrad.errors.deferred`), if the method's solvers have
+    before the end, where it looks once (`hypergrad.deferred`), if the method's solvers have
     no tolerance that they look for.
 
     Args:

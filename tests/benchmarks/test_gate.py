@@ -120,7 +120,7 @@ def test_the_baseline_has_a_slope_of_zero_for_whatever_is_differentiated_implici
     baseline = load()
     for name in ("memory-reduced", "imaml", "fomaml", "reptile"):
         # Each of Reptile's steps is checked in time, and a check that waits keeps a flag for each
-        # task and one for all (`hypergrad.errors.deferred`).
+        # task and one for all (`hypergrad.deferred`).
         flags = SMALL.tasks + 1 if name == "reptile" else 0
         assert baseline[f"{name}: peak bytes that a lower step adds"].value == flags
         assert baseline[f"{name}: saved bytes that a lower step adds"].value == 0

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Detached, GradientDescent, argmin, attach
-from hypergrad.errors import InputError, NotFiniteError, deferred
+from hypergrad import CG, Detached, GradientDescent, argmin, attach, deferred
+from hypergrad.errors import InputError, NotFiniteError
 
 HALF = torch.full((3, 4), 0.5, dtype=torch.float64)
 

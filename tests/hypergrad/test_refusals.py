@@ -34,7 +34,7 @@ from hypergrad.errors import (
     InputError,
     NotFiniteError,
 )
-from hypergrad.objective import refuse_not_finite
+from hypergrad.guards import refuse_not_finite
 from tests.hypergrad.problems import Q, Toy
 
 TOY = Toy((3,))

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from hypergrad.errors import NotFiniteError, deferred
+from hypergrad import deferred
+from hypergrad.errors import NotFiniteError
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
 from metalearn.methods import LinearHeads, Method, Model, ProtoNet, RidgeHeads, accumulate

@@ -18,9 +18,9 @@ from torch import Tensor
 from hypergrad import Bilevel, Objective
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.solution import norm
-from hypergrad.objective import evaluate, fresh_leaf
+from hypergrad.objective import evaluate
 from hypergrad.theory.spectrum import lanczos
-from hypergrad.tree import flatten, leaves, like
+from hypergrad.tree import flatten, fresh_leaf, leaves, like
 from verification.check.trajectory import Visit
 
 Map: TypeAlias = Callable[[Tensor], Tensor]

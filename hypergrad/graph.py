@@ -1,0 +1,119 @@
+"""Autograd graphs: what a value depends on, and operations without a second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad.errors import InputError
+
+
+def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
+    """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
+    return custom_among(nodes_of(values, within))
+
+
+def custom_among(nodes: set[Any]) -> list[str]:
+    """:func:`custom_functions`, of nodes that have been walked to."""
+    kind = torch.autograd.function.BackwardCFunction
+    custom = [node for node in nodes if isinstance(node, kind)]
+    return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
+
+
+def recorded_gradient(
+    values: Tensor,
+    points: Sequence[Tensor],
+    custom: Sequence[str],
+    *,
+    within: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """``d values.sum() / d points`` with its graph, refused if its derivative would be pruned.
+
+    Functions marked once_differentiable put a node that only raises where their second derivative
+    would be. Autograd prunes it unvisited, and the derivative through it is silently zero.
+
+    Args:
+        values: ``(*batch,)``, each task's own.
+        points: what to differentiate in.
+        custom: the :func:`custom_functions` in the graph of ``values``.
+        within: tensors beyond which the graph is none of the values' own.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    refuse_compiled(custom)
+    # the node is there only if the weights require grad, and they only if it may be
+    weights = torch.ones_like(values, requires_grad=bool(custom))
+    gradients = torch.autograd.grad(values, points, weights, create_graph=True)
+    if custom:
+        refuse_error_node(gradients, custom, within=within)
+    return gradients
+
+
+def refuse_compiled(custom: Sequence[str]) -> None:
+    """Raise for code compiled by torch.compile, whose backward answers without a graph.
+
+    Its part of H and J would silently be left out.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    if "CompiledFunction" in custom:
+        raise differentiable_once("torch.compile made it, for one derivative only.", custom)
+
+
+def refuse_error_node(
+    derivatives: Sequence[Tensor | None], custom: Sequence[str], *, within: Sequence[Tensor] = ()
+) -> None:
+    """Refuse derivatives whose graph holds a node that only raises; see above.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    graphs = (nodes_of(tensor, within) for tensor in derivatives if tensor is not None)
+    if any(type(node).__name__ == "Error" for graph in graphs for node in graph):
+        raise differentiable_once("it is marked once_differentiable, not twice.", custom)
+
+
+def differentiable_once(told: str, custom: Sequence[str]) -> InputError:
+    """The refusal of an operation in the lower objective that lacks a second derivative."""
+    names = f" (custom functions in it: {', '.join(custom)})" if custom else ""
+    return InputError(
+        f"the lower objective{names} has an operation without a second derivative: {told} "
+        "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only, or "
+        "write that operation so that it can be differentiated twice."
+    )
+
+
+def no_dependence() -> InputError:
+    """The refusal of a lower objective whose minimiser can't move with theta."""
+    return InputError(
+        "the minimiser does not depend on theta: the lower objective does not use theta, or uses "
+        "it apart from phi, or under detach or no_grad, so that the hypergradient through it is "
+        "zero everywhere. Use theta inside the lower objective."
+    )
+
+
+def leaves_reached(values: Tensor, nodes: set[Any]) -> dict[int, Tensor]:
+    """The leaves that require grad and that ``values``, of these nodes, depends on, by identity."""
+    if values.grad_fn is None:
+        return {id(values): values} if values.requires_grad else {}
+    leaf_nodes = (node for node in nodes if type(node).__name__ == "AccumulateGrad")
+    return {id(node.variable): node.variable for node in leaf_nodes}
+
+
+def nodes_of(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
+    """All nodes of the graph that made ``values``, but for those that made ``within``."""
+    outside: set[Any] = {tensor.grad_fn for tensor in within}
+    first = values.grad_fn
+    pending: list[Any] = [] if first is None or first in outside else [first]
+    seen: set[Any] = outside | set(pending)
+    while pending:
+        for node, _ in pending.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                pending.append(node)
+    return seen - outside

@@ -1,0 +1,82 @@
+"""An objective mapped over one more leading dimension of tasks, as torch.func.vmap does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad.linear.operator import HessianForm
+from hypergrad.objective import Objective
+from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.tree import like
+
+
+def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[Any, Any]:
+    """The objective of all mapped problems: one value for each; phi is always mapped.
+
+    Args:
+        lower: of one problem.
+        in_theta: for each leaf of theta, whether the problems have one each or share it.
+    """
+    kind = MappedClosedForm if isinstance(lower, ClosedForm) else Mapped
+    return kind(lower, tuple(in_theta))
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """``(theta, phi) -> (mapped, *batch)``."""
+
+    lower: Any
+    in_theta: tuple[bool, ...]
+
+    def __call__(self, theta: Any, phi: Any) -> Tensor:
+        """Each problem's values."""
+        values: Tensor = torch.func.vmap(self.lower, in_dims=(self.dims(theta), 0))(theta, phi)
+        return values
+
+    def dims(self, theta: Any) -> Any:
+        """Where theta is mapped, as torch.func.vmap wants to be told."""
+        return like(theta, (0 if own else None for own in self.in_theta))
+
+
+@dataclass(frozen=True)
+class MappedClosedForm(Mapped):
+    """The same of an objective that knows its derivatives; see :class:`ClosedForm`."""
+
+    def gradient(self, theta: Any, phi: Any) -> Any:
+        """Each problem's gradient, a tree like phi."""
+        return torch.func.vmap(self.lower.gradient, in_dims=(self.dims(theta), 0))(theta, phi)
+
+    def hessian(self, theta: Any, phi: Any) -> HessianForm:
+        """Each problem's Hessian."""
+        return _MappedForm(self, theta, phi)
+
+
+@dataclass(frozen=True)
+class _MappedForm:
+    objective: MappedClosedForm
+    theta: Any
+    phi: Any
+
+    def product(self, vector: Tensor) -> Tensor:
+        return self._each("product", vector)
+
+    def inverse(self, rhs: Tensor) -> Tensor:
+        return self._each("inverse", rhs)
+
+    def diagonal(self) -> Tensor:
+        return self._each("diagonal")
+
+    def _each(self, name: str, *vectors: Tensor) -> Tensor:
+        def one(theta: Any, phi: Any, *vectors: Tensor) -> Tensor:
+            form = self.objective.lower.hessian(theta, phi)
+            answer: Tensor = getattr(form, name)(*vectors)
+            return answer
+
+        dims = (self.objective.dims(self.theta), 0, *(0 for _ in vectors))
+        answer: Tensor = torch.func.vmap(one, in_dims=dims)(self.theta, self.phi, *vectors)
+        return answer
