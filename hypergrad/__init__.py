@@ -14,8 +14,9 @@ from hypergrad.forward import Forward
 from hypergrad.guards import deferred
 from hypergrad.implicit import curvature
 from hypergrad.implicit.attach import attach
-from hypergrad.implicit.certificate import Certificate, strict, warn
+from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.pullback import Hypergradient, hypergradient, pullback
+from hypergrad.implicit.watch import Summary, strict, warn
 from hypergrad.linear import preconditioners
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
@@ -57,6 +58,7 @@ __all__ = [
     "OneStep",
     "Solution",
     "Status",
+    "Summary",
     "TorchOptimiser",
     "Tree",
     "Truncated",

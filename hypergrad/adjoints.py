@@ -8,9 +8,10 @@ from typing import Protocol, cast, runtime_checkable
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
 from hypergrad.implicit.attach import attached
-from hypergrad.implicit.certificate import Certificate, Watch
+from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.nodes import Call, Problem
+from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.descent import choose
@@ -38,12 +39,12 @@ class Implicit:
     bounded by the two residuals in the certificate (theory.md, Theorem B).
 
     Attributes:
-        solver: solves the adjoint system.
+        solver: solves the adjoint system; None chooses by size and structure.
         curvature: which second derivatives it uses.
         start: a first guess of v, a tree like phi; see :func:`attach`.
     """
 
-    solver: LinearSolver
+    solver: LinearSolver | None = None
     curvature: Curvature = field(default_factory=Hessian, kw_only=True)
     start: Tree | None = field(default=None, kw_only=True)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hypergrad.adjoints import Adjoint
 from hypergrad.guards import noting, refuse_not_finite, resumed
-from hypergrad.implicit.certificate import Watch, warn
+from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, examine
 from hypergrad.transforms import transforming

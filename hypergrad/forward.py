@@ -13,8 +13,8 @@ from hypergrad.adjoints import refuse_start_with_grad, unrollable
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.graph import custom_functions, refuse_error_node
 from hypergrad.guards import noting, resumed
-from hypergrad.implicit.certificate import Watch
 from hypergrad.implicit.nodes import Problem, filled, spread
+from hypergrad.implicit.watch import Watch
 from hypergrad.lower.minimum import LowerSolver, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.transforms import over_batched_cotangents, transforming
@@ -115,8 +115,7 @@ def _push(
         pulled = torch.autograd.grad(moving, inputs, probes, create_graph=True, allow_unused=True)
     links: Sequence[Tensor | None] = pulled  # None where no output depends on the input
     custom = sorted({name for tensor in moving for name in custom_functions(tensor)})
-    if custom:
-        refuse_error_node(links, custom)
+    refuse_error_node(links, custom)
     linear, along = list[Tensor](), list[Tensor]()
     for cotangent, tangent in zip(links, tangents, strict=True):
         if cotangent is not None and cotangent.requires_grad:

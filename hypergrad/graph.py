@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,8 +75,27 @@ def refuse_error_node(
         InputError: naming the custom functions.
     """
     graphs = (nodes_of(tensor, within) for tensor in derivatives if tensor is not None)
-    if any(type(node).__name__ == "Error" for graph in graphs for node in graph):
+    kinds = {type(node).__name__ for graph in graphs for node in graph}
+    if "Error" in kinds:
         raise differentiable_once("it is marked once_differentiable, not twice.", custom)
+    if "NotImplemented" in kinds:
+        raise differentiable_once("torch has none for it.", custom)
+
+
+@contextmanager
+def explained(custom: Sequence[str] = ()) -> Iterator[None]:
+    """Translate torch's error for a missing second derivative into one that says what to do.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        told = str(error)
+        if "twice" not in told and "not implemented" not in told:
+            raise
+        raise differentiable_once(told, custom) from error
 
 
 def differentiable_once(told: str, custom: Sequence[str]) -> InputError:

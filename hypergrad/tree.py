@@ -177,7 +177,8 @@ def check_batch(tree: Tree, name: str, batch: Size) -> None:
 
 
 def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
-    """Leaves of shape ``(*batch, ...)`` as one vector for each task, never in 16 bits."""
+    """Leaves of shape ``(*batch, ...)`` as one vector for each task, dense, never in 16 bits."""
+    tensors = dense(tensors)
     if len(tensors) == 1:
         vector = tensors[0]
         if vector.ndim != len(batch) + 1:
@@ -185,6 +186,13 @@ def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]
     else:  # cat takes the widest dtype
         vector = torch.cat([_rows(tensor, batch) for tensor in tensors], dim=-1)
     return vector.float() if vector.dtype in _HALF else vector
+
+
+def dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors, dense where an operation (a sparse embedding, say) made them sparse."""
+    if all(tensor.layout == torch.strided for tensor in tensors):
+        return tensors
+    return [t if t.layout == torch.strided else t.to_dense() for t in tensors]
 
 
 def _rows(tensor: Tensor, batch: Size) -> Tensor:

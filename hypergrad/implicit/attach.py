@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypergrad.errors import InputError
 from hypergrad.guards import noting
-from hypergrad.implicit.certificate import Watch, warn
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.nodes import Call, Problem, attach_node
+from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, check_tree, detach, leaves, like, widened
@@ -18,7 +19,7 @@ def attach(
     theta: Theta,
     phi: Phi,
     *,
-    solver: LinearSolver,
+    solver: LinearSolver | None = None,
     curvature: Curvature = Hessian(),
     watch: Watch = warn,
     start: Phi | None = None,
@@ -34,7 +35,8 @@ def attach(
         lower: g, one value for each task; may use tensors that don't require grad freely.
         theta: upper variable, or whatever differentiable tensors the lower level sees of it.
         phi: a minimiser, leading dimensions = tasks.
-        solver: solves the adjoint system when backward runs.
+        solver: solves the adjoint system when backward runs; None chooses by size and structure
+            (docs/solvers.md), and the certificate says what.
         curvature: which second derivatives it uses; :class:`Hessian` (default),
             :class:`GaussNewton`, :class:`FiniteDifference`.
         watch: is given the certificate when backward has run; :func:`warn` (default),
@@ -63,6 +65,7 @@ def attach(
 
 def attached(call: Call[Theta, Phi], phi: Phi) -> Phi:
     """The node of a call at phi, or, if the call has a lower solver, from phi."""
+    require_solver(call.solver)
     theta = call.problem.theta
     check_tree(theta, "theta")
     check_tree(phi, "phi")
@@ -70,3 +73,18 @@ def attached(call: Call[Theta, Phi], phi: Phi) -> Phi:
     call = replace(call, problem=replace(call.problem, theta=detach(theta), phi=phi))
     output = attach_node(call, *leaves(theta), *leaves(phi))
     return like(phi, output[: len(leaves(phi))])
+
+
+def require_solver(solver: object) -> None:
+    """Raise if this is no linear solver.
+
+    Raises:
+        InputError: saying what was given.
+    """
+    if solver is None:
+        return
+    if isinstance(solver, type) or not callable(getattr(solver, "solve", None)):
+        given = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
+        raise InputError(
+            f"solver is {given}; give a linear solver's value, such as CG(), or None to choose."
+        )

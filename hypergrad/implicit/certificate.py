@@ -1,50 +1,75 @@
-"""How far from exact a hypergradient can be: its certificate, and who is told."""
+"""The certificate of a hypergradient: how far from exact it can be, level by level."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypergrad.constants import Constants, Known, conclude
-from hypergrad.errors import AdjointError, AdjointWarning, InputError
+from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.linear.solution import Solution, Status, norm
+from hypergrad.linear.solution import LinearSolver, Solution, Status, norm
+from hypergrad.lower.minimum import LowerSolver
+from hypergrad.tree import Tree, leaves, like, unflatten
+
+# A phi whose Newton step is longer than this share of it is called no minimiser. The hypergradient
+# is off by about the same share, times how fast it turns (docs/theory.md, section 10).
+NEAR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The two residuals that decide a hypergradient's error, for each task.
+    """The evidence on a hypergradient, for each task.
 
     A hypergradient is exact where phi minimises the lower objective and v solves the adjoint
     system ``H v = d f/d phi``. Both are measured here, after the fact.
 
     Attributes:
         stationarity: ``(*batch,)`` ``|d g/d phi|`` at the phi that was differentiated.
+        predicted_error: ``(*batch,)`` ``<v, d g/d phi>``: to first order ``f(phi) - f(phi*)``, in
+            the units of f (docs/theory.md, section 10).
+        newton_step: ``(*batch,)`` a lower bound on ``|H^-1 d g/d phi| / |phi|``, the length of the
+            step to the minimiser relative to phi, to first order; no unit changes it.
         adjoint: the adjoint system's solution v with its evidence.
         cotangent_norm: ``(*batch,)`` ``|d f/d phi|``, which ``adjoint.residual`` is relative to.
         of_hessian: whether ``adjoint.residual`` is that of the Hessian itself, and not of another
             matrix that was chosen in its place.
+        solver: solved the adjoint system; where none was given, what was chosen.
+        phi: the tree that v is like, for :attr:`v`.
+        by: found phi, if :func:`argmin` did.
         lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
             had none, or phi came from elsewhere.
     """
 
     stationarity: Float[Tensor, "*batch"]
+    predicted_error: Float[Tensor, "*batch"]
+    newton_step: Float[Tensor, "*batch"]
     adjoint: Solution
     cotangent_norm: Float[Tensor, "*batch"]
     of_hessian: bool
+    solver: LinearSolver
+    phi: Tree
+    by: LowerSolver | None = None
     lower_converged: Bool[Tensor, "*batch"] | None = None
 
     @property
+    def v(self) -> Tree:
+        """The adjoint v as a tree like phi: a first guess (``start=``) at a later upper step."""
+        return like(self.phi, unflatten(self.adjoint.x, leaves(self.phi)))
+
+    @property
+    def at_minimiser(self) -> Bool[Tensor, "*batch"]:
+        """Whether phi is a minimiser as far as the evidence goes, for each task."""
+        near = self.newton_step <= NEAR
+        return near if self.lower_converged is None else near & self.lower_converged
+
+    @property
     def solved(self) -> Bool[Tensor, "*batch"]:
-        """Whether both levels met their tolerances, for each task."""
-        adjoint = self.adjoint.converged
-        return adjoint if self.lower_converged is None else adjoint & self.lower_converged
+        """Whether both levels were solved, for each task."""
+        return self.adjoint.converged & self.at_minimiser
 
     def bound(self, constants: Constants) -> Known:
         """How far each task's hypergradient is from the exact one, at most: ``(*batch,)``.
@@ -98,33 +123,57 @@ class Certificate:
         return conclude(value, mu, coupling, upper_coupling, upper_smoothness, rJ, rH)
 
     def __str__(self) -> str:
-        solution = self.adjoint
-        worst = int(solution.residual.nan_to_num(nan=float("inf")).argmax())
-        status = Status(int(solution.status.reshape(-1)[worst]))
-        tasks = solution.status.numel()
-        failed = int((~solution.converged).sum())
-        early = 0 if self.lower_converged is None else int((~self.lower_converged).sum())
-        lower = f"{early} of {tasks} lower solves ended above their tolerance; " if early else ""
+        parts = [part for part in (self._lower_level(), self._adjoint_level()) if part]
+        return " ".join(parts) or f"all {self.adjoint.status.numel()} tasks solved at both levels."
+
+    def _lower_level(self) -> str:
+        """The words on tasks whose phi is no minimiser; empty if there is none."""
+        bad = ~self.at_minimiser
+        if not bool(bad.any()):
+            return ""
+        step = torch.where(bad, self.newton_step.nan_to_num(nan=float("inf")), -1.0).reshape(-1)
+        worst = int(step.argmax())
+        told = (
+            "it ended above its own tolerance"
+            if self.lower_converged is not None and not self.lower_converged.reshape(-1)[worst]
+            else "its steps ended before the minimiser"
+        )
+        remedy = (
+            "Check that phi minimises this very objective (a factor or a term may differ), or "
+            "solve the lower level further."
+            if self.by is None
+            else f"{self.by}: {told}. Allow more steps, or a smaller tolerance."
+        )
         return (
-            f"{lower}{failed} of {tasks} adjoint systems not solved; the worst"
-            f"{f', task {worst},' if tasks > 1 else ''} has relative residual "
-            f"{float(solution.residual.reshape(-1)[worst]):.1e} after {solution.matvecs} products "
-            f"and stationarity {float(self.stationarity.reshape(-1)[worst]):.1e}: {status.name}, "
-            f"{status.remedy}"
+            f"phi is no minimiser of the lower objective in {_of(bad)}: at the worst"
+            f"{_index(worst, bad)} |d g/d phi| is {_at(self.stationarity, worst):.1e}, the "
+            f"minimiser is at least {_at(self.newton_step, worst):.1g} |phi| away, and f is off by "
+            f"about {_at(self.predicted_error, worst):.1e}. {remedy}"
+        )
+
+    def _adjoint_level(self) -> str:
+        """The words on adjoint systems that were not solved; empty if there is none."""
+        solution = self.adjoint
+        bad = ~solution.converged
+        if not bool(bad.any()):
+            return ""
+        residual = torch.where(bad, solution.residual.nan_to_num(nan=float("inf")), -1.0)
+        worst = int(residual.reshape(-1).argmax())
+        status = Status(int(solution.status.reshape(-1)[worst]))
+        return (
+            f"the adjoint system was not solved in {_of(bad)}: the worst{_index(worst, bad)} has "
+            f"relative residual {_at(solution.residual, worst):.1e} after {solution.matvecs} "
+            f"products: {status.name}, {status.remedy}"
         )
 
 
-Watch: TypeAlias = Callable[[Certificate], None]
-"""Receives the certificate when backward runs; ``certificates.append`` collects them."""
+def _of(bad: Tensor) -> str:
+    return "the one task" if bad.numel() == 1 else f"{int(bad.sum())} of {bad.numel()} tasks"
 
 
-def warn(certificate: Certificate) -> None:
-    """Issue one :class:`AdjointWarning` about the worst task if a task's solve failed."""
-    if not bool(certificate.solved.all()):
-        warnings.warn(f"the hypergradient is inexact: {certificate}", AdjointWarning, stacklevel=2)
+def _index(worst: int, bad: Tensor) -> str:
+    return f", task {worst}," if bad.numel() > 1 else ""
 
 
-def strict(certificate: Certificate) -> None:
-    """Raise :class:`AdjointError` if a task's solve failed."""
-    if not bool(certificate.solved.all()):
-        raise AdjointError(f"the hypergradient is inexact: {certificate}")
+def _at(values: Tensor, index: int) -> float:
+    return float(values.reshape(-1)[index])

@@ -7,15 +7,14 @@ through the graph of the gradient, which is built once and kept as long as this 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Generic, NoReturn
+from collections.abc import Sequence
+from typing import Generic
 
 import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.graph import custom_among, differentiable_once, no_dependence, recorded_gradient
+from hypergrad.graph import custom_among, explained, no_dependence, recorded_gradient
 from hypergrad.guards import refuse_not_finite
 from hypergrad.objective import Objective, evaluate_with_graph
 from hypergrad.tree import (
@@ -84,7 +83,7 @@ class Linearisation(Generic[Theta, Phi]):
         values, nodes = evaluate_with_graph(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
         self._custom: list[str] = custom_among(nodes)
-        with torch.enable_grad(), self._explain_second_derivatives():
+        with torch.enable_grad(), explained(self._custom):
             gradients = (
                 recorded_gradient(values, self._phi, self._custom)
                 if twice
@@ -100,15 +99,13 @@ class Linearisation(Generic[Theta, Phi]):
         """``H v``, each task's own, by one backward pass."""
         if not self._gradient.requires_grad:  # g is linear in phi: H = 0
             return torch.zeros_like(vector)
-        try:
+        with explained(self._custom):
             if self._joins_all:  # the quicker call, found out at the first product
                 parts = torch.autograd.grad(self._gradient, self._phi, vector, retain_graph=True)
                 return flatten(parts, self.batch)
             found: Sequence[Tensor | None] = torch.autograd.grad(
                 self._gradient, self._phi, vector, retain_graph=True, allow_unused=True
             )
-        except (RuntimeError, NotImplementedError) as error:
-            self._explain(error)
         self._joins_all = all(part is not None for part in found)
         pairs = zip(self._phi, found, strict=True)
         parts = tuple(torch.zeros_like(p) if part is None else part for p, part in pairs)
@@ -126,7 +123,7 @@ class Linearisation(Generic[Theta, Phi]):
         if not self._theta:
             return []
         parts: Sequence[Tensor | None] = [None]
-        with self._explain_second_derivatives():
+        with explained(self._custom):
             if self._gradient.requires_grad:
                 parts = torch.autograd.grad(
                     self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
@@ -137,20 +134,6 @@ class Linearisation(Generic[Theta, Phi]):
             torch.zeros_like(leaf) if part is None else part
             for leaf, part in zip(self._theta, parts, strict=True)
         ]
-
-    @contextmanager
-    def _explain_second_derivatives(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, NotImplementedError) as error:
-            self._explain(error)
-
-    def _explain(self, error: Exception) -> NoReturn:
-        """Raise the error; if an operation can't be differentiated twice, one that says so."""
-        told = str(error)
-        if "twice" not in told and "not implemented" not in told:
-            raise error
-        raise differentiable_once(told, self._custom) from error
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import DoubleBackwardError
-from hypergrad.graph import custom_among, refuse_compiled, refuse_error_node
+from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_error_node
 from hypergrad.guards import Deferred, refuse_not_finite, resumed
-from hypergrad.implicit.certificate import Watch
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.mapped import mapped
 from hypergrad.implicit.pullback import pull
+from hypergrad.implicit.watch import Watch
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, evaluate_with_graph, examine
@@ -82,7 +82,7 @@ class Call(Generic[Theta, Phi]):
     """One call of ``attach``: all that is no tensor."""
 
     problem: Problem[Theta, Phi]
-    solver: LinearSolver
+    solver: LinearSolver | None
     curvature: Curvature
     watch: Watch
     by: LowerSolver | None = None  # finds the minimiser, where phi is a start
@@ -196,7 +196,7 @@ class _Pull(torch.autograd.Function):
                 needed=needed,
                 values=values,
             )
-        call.watch(replace(certificate, lower_converged=met))
+        call.watch(replace(certificate, by=call.by, lower_converged=met))
         return certificate.adjoint.x, *gradients
 
     @staticmethod
@@ -285,7 +285,7 @@ class _Derivative(torch.autograd.Function):
         along = unpacked(problem, layout, tensors[total:])
         probes = [fresh_leaf(leaf) for leaf in tensors[:total]]
         theta, phi = problem.trees(probes)
-        with torch.enable_grad(), full_precision(phi), resumed(problem.checks):
+        with torch.enable_grad(), full_precision(phi), resumed(problem.checks), explained():
             values, nodes = evaluate_with_graph(problem.lower, theta, phi)
             custom = custom_among(nodes)
             refuse_compiled(custom)

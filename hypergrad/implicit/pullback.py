@@ -18,13 +18,16 @@ from torch import Size, Tensor
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.linear.solution import LinearSolver, Status, norm, verified
+from hypergrad.implicit.stationarity import newton_step
+from hypergrad.linear.automatic import chosen
+from hypergrad.linear.solution import LinearSolver, Status, dot, norm, verified
 from hypergrad.objective import Bilevel, Objective, evaluate
 from hypergrad.tree import (
     Phi,
     Theta,
     check_same_kind,
     check_tree,
+    detach,
     flatten,
     fresh_leaf,
     full_precision,
@@ -40,7 +43,7 @@ def pullback(
     phi: Phi,
     cotangent: Phi,
     *,
-    solver: LinearSolver,
+    solver: LinearSolver | None = None,
     curvature: Curvature = Hessian(),
     start: Phi | None = None,
 ) -> tuple[Theta, Certificate]:
@@ -53,7 +56,7 @@ def pullback(
         theta: upper variable.
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         cotangent: c, a tree like phi.
-        solver: solves the adjoint system.
+        solver: solves the adjoint system; None chooses (docs/solvers.md).
         curvature: which second derivatives H stands for.
         start: a first guess of v, a tree like phi (the v of a previous upper step, say).
 
@@ -87,7 +90,7 @@ def pull(
     phi: Phi,
     cotangent: Vector,
     *,
-    solver: LinearSolver,
+    solver: LinearSolver | None,
     curvature: Curvature,
     start: Vector | None,
     needed: Sequence[bool],
@@ -107,17 +110,23 @@ def pull(
             rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False
         )
         first = None if start is None else start(point.batch)
+        solver = chosen(point.hessian, rhs) if solver is None else solver
         solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)
         broken = solution.status == Status.NOT_FINITE
         refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
         gradients = [-part for part in point.cross(solution.x)]
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
+        step = newton_step(point, phi, solution, norm(rhs))
         certificate = Certificate(
             stationarity=norm(point.gradient),
+            predicted_error=dot(solution.x, point.gradient),
+            newton_step=step,
             adjoint=solution,
             cotangent_norm=norm(rhs),
             of_hessian=isinstance(curvature, Hessian),
+            solver=solver,
+            phi=detach(phi),
         )
     return gradients, certificate
 
@@ -143,7 +152,7 @@ def hypergradient(
     theta: Theta,
     phi: Phi,
     *,
-    solver: LinearSolver,
+    solver: LinearSolver | None = None,
     curvature: Curvature = Hessian(),
     start: Phi | None = None,
 ) -> Hypergradient[Theta]:
@@ -155,7 +164,7 @@ def hypergradient(
         problem: f and g.
         theta: upper variable.
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
-        solver: solves each task's adjoint system.
+        solver: solves each task's adjoint system; None chooses (docs/solvers.md).
         curvature: which second derivatives H stands for.
         start: a first guess of each task's v, a tree like phi.
 

@@ -19,7 +19,7 @@ from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.transforms import transforming
-from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like
+from hypergrad.tree import Phi, Theta, dense, detach, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Slope:
                 gradients = recorded_gradient(values, points, custom, within=within)
             else:
                 gradients = torch.autograd.grad(values.sum(), points)
-        return cls(points if record else leaves(phi), gradients, values.shape)
+        return cls(points if record else leaves(phi), dense(gradients), values.shape)
 
     @classmethod
     def _transformed(

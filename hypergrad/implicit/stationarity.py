@@ -1,0 +1,76 @@
+"""How far phi is from the minimiser, judged by the adjoint that backward has anyway.
+
+To first order the minimiser is at ``phi - H^-1 r`` with ``r = d g/d phi``. The length of that step
+relative to phi does not depend on the units of phi, theta, g or f. It is bounded from below:
+
+- for no product, by ``|<c, H^-1 r>| <= |c| |H^-1 r|`` and ``<c, H^-1 r> = <v, r>``;
+- where that is not enough to tell, by a few steps of conjugate gradients on ``H d = r``, whose
+  iterates grow in length (Hestenes and Stiefel 1952), or by the closed form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.guards import may_look
+from hypergrad.implicit.certificate import NEAR
+from hypergrad.implicit.curvature import Point
+from hypergrad.linear.automatic import loosely
+from hypergrad.linear.operator import Operator
+from hypergrad.linear.solution import Solution, dot, norm
+from hypergrad.tree import flatten, leaves
+
+# |r| over the least curvature met bounds the step from above, but for how far that curvature is
+# from the least there is: directions of conjugate gradients come within this factor of it.
+_SAFE = 100.0
+# rounding of r, in units of eps |H| |phi|
+_ROUNDING = 10.0
+
+
+def newton_step(
+    point: Point, phi: Any, solution: Solution, size: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """A lower bound on ``|H^-1 r| / |phi|`` for each task; 0 where r is rounding.
+
+    Args:
+        point: the condition, linearised at phi.
+        phi: the tree that was differentiated.
+        solution: v with its evidence.
+        size: ``(*batch,)`` ``|c|``.
+    """
+    r = point.gradient
+    length, slope = norm(flatten([leaf.detach() for leaf in leaves(phi)], point.batch)), norm(r)
+    share = _ratio(dot(solution.x, r).abs(), size * length)
+    if not may_look(share) or not share.numel():
+        return share
+    curvature = torch.minimum(solution.curvature.abs(), _ratio(size, norm(solution.x)))
+    above = _ratio(slope, curvature * length)
+    if bool(((share > NEAR) | (above * _SAFE <= NEAR)).all()):
+        step = share
+    else:
+        budget = max(1, solution.matvecs // 3)
+        step = torch.maximum(share, _ratio(norm(loosely(point.hessian, r, budget)), length))
+    if bool((step > NEAR).any()):
+        step = torch.where(_is_rounding(point.hessian, r, slope, length), 0.0, step)
+    return step
+
+
+def _is_rounding(hessian: Operator, r: Tensor, slope: Tensor, length: Tensor) -> Tensor:
+    """Whether r is no more than rounding of the gradient, ``eps |H| |phi|``.
+
+    Rounding points in no direction, so that ``|H r| / |r|`` is about the root mean square of H's
+    eigenvalues, at least ``|H| / sqrt(n)``.
+    """
+    eps = torch.finfo(r.dtype).eps
+    stretch = _ratio(norm(hessian.exact(r)), slope)
+    rounding: Tensor = _ROUNDING * eps * r.shape[-1] ** 0.5 * stretch * length
+    return slope <= rounding
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """The quotient; 0 for 0/0, infinite for more than nothing over nothing."""
+    return torch.where(above == 0, 0.0, above / below)
