@@ -78,7 +78,7 @@ class Unrolled:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
         solver = unrollable(by, self)
         memory: Memory = ()
-        for _ in range(solver.steps):
+        for _ in range(solver.max_steps):
             phi, memory = solver.step(lower, theta, phi, memory)
         return phi
 
@@ -109,12 +109,12 @@ class Truncated:
         refuse_start_with_grad(phi, self)
         solver = unrollable(by, self)
         counts = solver.taken(lower, theta, phi)
-        fewest = most = solver.steps
+        fewest = most = solver.max_steps
         if counts.numel():  # there is a task
             fewest, most = int(counts.min()), int(counts.max())
         memory: Memory = ()
         # one more than taken: the step in which a task finds that it has met its tolerance
-        for index in range(min(most + 1, solver.steps)):
+        for index in range(min(most + 1, solver.max_steps)):
             recorded = index + self.steps >= fewest
             seen = theta if recorded else detach(theta)
             phi, memory = solver.step(lower, seen, phi, memory, counts)
@@ -131,7 +131,7 @@ class OneStep:
 
     ``v = step_size d f/d phi``: no linear solve, and biased by design by the factor
     ``|I - step_size H|``. It says nothing to ``watch``, since it fails to solve the adjoint system
-    on purpose; ``Implicit(Neumann(step=step_size, terms=1))`` is the same and reports it.
+    on purpose; ``Implicit(Neumann(step_size=step_size, max_steps=1))`` is the same and reports it.
 
     Attributes:
         step_size: of the step that is differentiated; 1/L is the usual choice.
@@ -147,7 +147,7 @@ class OneStep:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        adjoint = Implicit(Neumann(step=self.step_size, terms=1))
+        adjoint = Implicit(Neumann(step_size=self.step_size, max_steps=1))
         return adjoint.minimise(lower, theta, phi, by, _say_nothing)
 
 

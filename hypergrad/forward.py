@@ -49,7 +49,7 @@ class Forward:
         seeds = _seeds(wanted)
         state = leaves(detach(phi))
         tangents: list[Tensor | None] = [None] * len(state)
-        for _ in range(solver.steps):
+        for _ in range(solver.max_steps):
             # fresh leaves, so that one step's graph lives at a time
             upper = [fresh_leaf(leaf, requires_grad=leaf.requires_grad) for leaf in leaves(theta)]
             given = [

@@ -195,9 +195,9 @@ def sgd(leaves: list[Tensor]) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     "solver",
     [
-        lambda steps, rtol: GradientDescent(steps=steps, step_size=0.5, rtol=rtol),
-        lambda steps, rtol: Nesterov(steps=steps, step_size=0.5, condition=1.0, rtol=rtol),
-        lambda steps, rtol: TorchOptimiser(make=sgd, steps=steps, rtol=rtol),
+        lambda steps, rtol: GradientDescent(max_steps=steps, step_size=0.5, rtol=rtol),
+        lambda steps, rtol: Nesterov(max_steps=steps, step_size=0.5, condition=1.0, rtol=rtol),
+        lambda steps, rtol: TorchOptimiser(make=sgd, max_steps=steps, rtol=rtol),
     ],
     ids=["descent", "nesterov", "torch"],
 )
@@ -256,7 +256,7 @@ def test_the_first_step_of_lbfgs_has_length_one() -> None:
 def test_a_residual_that_equals_the_tolerance_is_converged(rtol: float, status: Status) -> None:
     rhs = torch.ones(2, dtype=torch.float64)
     # one term on the identity leaves exactly half of b
-    found = Neumann(step=0.5, terms=1, rtol=rtol).solve(lambda v: v, rhs)
+    found = Neumann(step_size=0.5, max_steps=1, rtol=rtol).solve(lambda v: v, rhs)
     assert float(found.residual) == 0.5
     assert int(found.status) == status
 
@@ -277,7 +277,7 @@ ALL: dict[str, LinearSolver] = {
     "cholesky": Cholesky(),
     "minres": MINRES(max_steps=100),
     "normal-cg": NormalCG(max_steps=500),
-    "neumann": Neumann(step=0.9, terms=3000),
+    "neumann": Neumann(step_size=0.9, max_steps=3000),
 }
 
 
