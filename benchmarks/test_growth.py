@@ -57,7 +57,7 @@ def run_of(sizes: Sizes) -> tuple[Callable[[], Tensor], list[Tensor]]:
             lower,
             theta,
             start,
-            by=GradientDescent(steps=sizes.K, step_size=0.2),
+            by=GradientDescent(max_steps=sizes.K, step_size=0.2),
             adjoint=Implicit(CG(rtol=0.0, max_steps=sizes.N)),
             watch=lambda certificate: None,
         )

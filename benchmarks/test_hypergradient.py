@@ -21,7 +21,7 @@ from tests.metalearn.measure import SavedBytes
 CONDITION = 100.0
 SOLVERS: dict[str, LinearSolver] = {
     "cg": CG(rtol=1e-6),
-    "neumann": Neumann(step=1.0, terms=1400),  # (1 - 1/kappa)^1400 = 8e-7
+    "neumann": Neumann(step_size=1.0, max_steps=1400),  # (1 - 1/kappa)^1400 = 8e-7
     "cholesky": Cholesky(),
 }
 

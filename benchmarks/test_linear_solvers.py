@@ -18,7 +18,7 @@ SOLVERS: dict[str, LinearSolver] = {
     "cg with jacobi": CG(rtol=1e-6, preconditioner=preconditioners.Jacobi()),
     "minres": MINRES(rtol=1e-6),
     "normal cg": NormalCG(rtol=1e-6),
-    "neumann": Neumann(step=1.0, terms=1400),  # (1 - 1/kappa)^1400 = 8e-7
+    "neumann": Neumann(step_size=1.0, max_steps=1400),  # (1 - 1/kappa)^1400 = 8e-7
     "cholesky": Cholesky(),
 }
 

@@ -45,7 +45,7 @@ class Compared:
 def implicit(steps: int) -> ImplicitMaml:
     """K steps, N = 5."""
     lower = Lower(
-        by=GradientDescent(steps=steps, step_size=STEP_SIZE),
+        by=GradientDescent(max_steps=steps, step_size=STEP_SIZE),
         adjoint=Implicit(CG(rtol=0.0, max_steps=ADJOINT_STEPS)),
     )
     return ImplicitMaml(lower=lower, strength=STRENGTH)
@@ -88,7 +88,7 @@ def compared(*, filters: int, side: int, steps: int, rounds: int) -> Compared:
 
 def unrolled(steps: int) -> Maml:
     """K steps, through which is differentiated."""
-    return Maml(by=GradientDescent(steps=steps, step_size=STEP_SIZE))
+    return Maml(by=GradientDescent(max_steps=steps, step_size=STEP_SIZE))
 
 
 def main() -> None:

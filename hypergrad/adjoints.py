@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 from hypergrad.errors import InputError
+from hypergrad.graph import custom_functions, refuse_error_node
 from hypergrad.guards import noting
 from hypergrad.implicit.attach import attached
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.implicit.nodes import Call, Problem
+from hypergrad.implicit.nodes import Call, Problem, constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
@@ -79,8 +80,11 @@ class Unrolled:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
         solver = unrollable(by, self)
         memory: Memory = ()
-        for _ in range(solver.steps):
+        for index in range(solver.max_steps):
+            start = phi
             phi, memory = solver.step(lower, theta, phi, memory)
+            if index == 0:
+                require_second_derivatives(phi, theta, start)
         return phi
 
 
@@ -110,15 +114,18 @@ class Truncated:
         refuse_start_with_grad(phi, self)
         solver = unrollable(by, self)
         counts = solver.taken(lower, theta, phi)
-        fewest = most = solver.steps
+        fewest = most = solver.max_steps
         if counts.numel():  # there is a task
             fewest, most = int(counts.min()), int(counts.max())
         memory: Memory = ()
         # one more than taken: the step in which a task finds that it has met its tolerance
-        for index in range(min(most + 1, solver.steps)):
+        for index in range(min(most + 1, solver.max_steps)):
             recorded = index + self.steps >= fewest
             seen = theta if recorded else detach(theta)
+            start = phi
             phi, memory = solver.step(lower, seen, phi, memory, counts)
+            if recorded and index + self.steps <= fewest:
+                require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:
                 mine = index + self.steps >= counts
                 phi = like(phi, choose(mine, leaves(phi), leaves(detach(phi))))
@@ -132,7 +139,7 @@ class OneStep:
 
     ``v = step_size d f/d phi``: no linear solve, and biased by design by the factor
     ``|I - step_size H|``. It says nothing to ``watch``, since it fails to solve the adjoint system
-    on purpose; ``Implicit(Neumann(step=step_size, terms=1))`` is the same and reports it.
+    on purpose; ``Implicit(Neumann(step_size=step_size, max_steps=1))`` is the same and reports it.
 
     Attributes:
         step_size: of the step that is differentiated; 1/L is the usual choice.
@@ -148,7 +155,7 @@ class OneStep:
         self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        adjoint = Implicit(Neumann(step=self.step_size, terms=1))
+        adjoint = Implicit(Neumann(step_size=self.step_size, max_steps=1))
         return adjoint.minimise(lower, theta, phi, by, _say_nothing)
 
 
@@ -161,11 +168,27 @@ class Detached:
     ) -> Phi:
         """See :class:`Adjoint`."""
         refuse_start_with_grad(phi, self)
-        return by.minimise(lower, theta, phi).phi
+        problem = Problem(lower, theta, phi, noting())
+        found = constant_node(problem, by, (*leaves(theta), *leaves(phi)))
+        return like(phi, found)
 
 
 def _say_nothing(certificate: Certificate) -> None:
     """Watch nothing."""
+
+
+def require_second_derivatives(phi: Tree, *within: Tree) -> None:
+    """Raise if the first recorded step holds an operation without a second derivative.
+
+    Backward would raise torch's own error there, outside of this library's reach.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    outside = [leaf for tree in within for leaf in leaves(tree)]
+    for leaf in leaves(phi):
+        custom = custom_functions(leaf, within=outside)
+        refuse_error_node([leaf], custom, within=outside)
 
 
 def unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:

@@ -52,7 +52,8 @@ def argmin(
         with full_precision(phi0):  # values are looked at within the adjoint's nodes
             return adjoint.minimise(lower, theta, phi0, by, watch)
     with full_precision(phi0):
-        values = examine(lower, theta, phi0)
+        moved = any(leaf.requires_grad for leaf in leaves(phi0))  # by its start, at least
+        values = examine(lower, theta, phi0, need_theta=not moved)
         theta = like(theta, (_watched(leaf) for leaf in leaves(theta)))
         phi = adjoint.minimise(lower, theta, phi0, by, watch)
     found = flatten([leaf.detach() for leaf in leaves(phi)], values.shape)

@@ -66,7 +66,7 @@ def _carried(
     seeds = _seeds([leaf for leaf, want in zip(leaves(theta), wanted, strict=True) if want])
     state = leaves(phi)
     tangents: list[Tensor | None] = [None] * len(state)
-    for _ in range(solver.steps):
+    for _ in range(solver.max_steps):
         # fresh leaves, so that one step's graph lives at a time
         upper = [
             fresh_leaf(leaf, requires_grad=want)

@@ -124,10 +124,12 @@ def _raise_if_captured(
             )
 
 
-def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
+def examine(
+    lower: Objective[Theta, Phi], theta: Theta, phi: Phi, *, need_theta: bool = True
+) -> Tensor:
     """Check at the time of the call what backward will rely on; returns g's values, ``(*batch,)``.
 
-    Costs one evaluation of ``lower``.
+    Costs one evaluation of ``lower``. ``need_theta`` says whether it must depend on theta.
 
     Raises:
         InputError: see :func:`evaluate`; or theta and phi differ in device or dtype; or ``lower``
@@ -142,6 +144,6 @@ def examine(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Tensor:
         lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi)))
     )
     reached = leaves_reached(values, nodes)
-    if not any(id(leaf) in reached for leaf in leaves(probes)):
+    if need_theta and not any(id(leaf) in reached for leaf in leaves(probes)):
         raise no_dependence()
     return values.detach()

@@ -21,7 +21,7 @@ _LEAVE = SourceBug(
     "hypergrad.lower.gradient_descent",
     _DESCENT,
     "import hypergrad.tree as left\n"
-    "        before = range(max(self.steps - 1, 0))\n"
+    "        before = range(max(self.max_steps - 1, 0))\n"
     "        left.phi_0 = phi\n"
     "        left.phi_before = descend(self, before, lower, theta, phi, self._tolerance).phi\n"
     f"        {_DESCENT}",

@@ -368,6 +368,48 @@ def _applied(node: Any, *arguments: Any) -> tuple[Any, ...]:
     return output
 
 
+class _Constant(torch.autograd.Function):
+    """``(theta, start) -> phi`` where the lower solver ends, without a derivative."""
+
+    @staticmethod
+    def forward(problem: Problem[Any, Any], by: LowerSolver, *point: Tensor) -> Tensors:
+        theta, phi = problem.trees([leaf.detach() for leaf in point])
+        with full_precision(phi), resumed(problem.checks):
+            return tuple(leaves(by.minimise(problem.lower, theta, phi).phi))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.mark_non_differentiable(*output)
+        ctx.save_for_forward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+        return tuple(None for _ in ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensors:
+        return tuple(torch.zeros_like(leaf) for leaf in ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        dims: tuple[Any, ...],
+        problem: Problem[Any, Any],
+        by: LowerSolver,
+        *point: Tensor,
+    ) -> tuple[Tensors, Any]:
+        moved = spread(point, dims[2:], info.batch_size)
+        output = _applied(_Constant, problem.mapped(), by, *moved)
+        return output, tuple(0 for _ in output)
+
+
+def constant_node(problem: Problem[Any, Any], by: LowerSolver, point: Sequence[Tensor]) -> Tensors:
+    """The leaves of phi where the lower solver ends, constant under every transform."""
+    if not transforming(*point):
+        return _Constant.forward(problem, by, *point)
+    return _applied(_Constant, problem, by, *point)
+
+
 def pull_node(
     call: Call[Any, Any],
     needed: tuple[bool, ...],

@@ -15,28 +15,29 @@ from hypergrad.linear.solution import Solution, Status, dot, norm, scale_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neumann:
-    """``x = step (I + (I - step A) + ... + (I - step A)^(terms - 1)) b``.
+    """``x = s (I + (I - s A) + ... + (I - s A)^(N - 1)) b``, s the step size, N the steps.
 
-    The same as ``terms`` steps of ``x <- x + step (b - A x)`` from zero (or from ``start``), and
-    what truncated back-propagation through gradient descent computes at its fixed point. With
-    ``step <= 1/L`` the residual shrinks by ``1 - 1/kappa`` a term: slower than CG, but linear in
-    b, with no inner product and no division. Takes ``terms`` products, the judging one included.
+    The same as N steps of ``x <- x + s (b - A x)`` from zero (or from ``start``), and what
+    truncated back-propagation through gradient descent computes at its fixed point. With
+    ``s <= 1/L`` the residual shrinks by ``1 - 1/kappa`` a step: slower than CG, but linear in b,
+    with no inner product and no division. Takes N products, the last of which gives the residual.
 
     Attributes:
-        step: below 2/L, or the series diverges (reported, not raised).
-        terms: how many terms of the series.
+        step_size: s, below 2/L, or the series diverges (reported, not raised).
+        max_steps: N, the number of terms of the series.
         rtol: the recomputed relative residual above which the solution is not called converged.
     """
 
-    step: float
-    terms: int
+    step_size: float
+    max_steps: int
     rtol: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not self.step > 0 or self.terms < 1 or not 0 < self.rtol < 1:
+        if not self.step_size > 0 or self.max_steps < 1 or not 0 < self.rtol < 1:
             raise InputError(
-                f"Neumann got step={self.step}, terms={self.terms}, rtol={self.rtol}; it needs "
-                "step > 0 (below 2/L), terms >= 1, rtol in (0, 1)."
+                f"Neumann got step_size={self.step_size}, max_steps={self.max_steps}, "
+                f"rtol={self.rtol}; it needs step_size > 0 (below 2/L), max_steps >= 1, "
+                "rtol in (0, 1)."
             )
 
     @torch.no_grad()
@@ -56,18 +57,18 @@ class Neumann:
         curvature = torch.full_like(size, torch.inf)
         # below this the residual's direction, and so its curvature, is rounding
         floor = torch.finfo(b.dtype).eps * size
-        for term in range(self.terms):
+        for step in range(self.max_steps):
             # a task that met negative curvature would diverge: it stays where that was found
             residual = torch.where((curvature > 0)[..., None], residual, 0.0)
-            x = x + self.step * residual
-            if term == self.terms - 1:
+            x = x + self.step_size * residual
+            if step == self.max_steps - 1:
                 break  # the next residual is the one recomputed below
             image = product(residual)
             length = norm(residual)
             known = length > floor
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
             curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
-            residual = residual - self.step * image
+            residual = residual - self.step_size * image
         relative = norm(b - product.exact(x)) / torch.where(size > 0, size, 1.0)
         status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)
         status[relative <= self.rtol] = Status.CONVERGED
@@ -78,6 +79,6 @@ class Neumann:
             status=status,
             residual=relative,
             curvature=curvature,
-            steps=torch.full_like(status, self.terms),
+            steps=torch.full_like(status, self.max_steps),
             matvecs=product.matvecs,
         )

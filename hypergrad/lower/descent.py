@@ -201,9 +201,9 @@ def count(
     tolerance: Tolerance,
 ) -> Int[Tensor, "*batch"]:
     """How many steps each task takes: found by taking them, if a tolerance may end them."""
-    if not tolerance or solver.steps == 0:
-        return torch.tensor(solver.steps)
-    indices = range(solver.steps)
+    if not tolerance or solver.max_steps == 0:
+        return torch.tensor(solver.max_steps)
+    indices = range(solver.max_steps)
     _, memory, _ = _walk(solver, indices, lower, detach(theta), detach(phi), tolerance)
     return memory[-1]
 

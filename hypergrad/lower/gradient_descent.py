@@ -23,7 +23,7 @@ class GradientDescent:
     taken, which nothing waits for; with one, a task that has met it after its first step stays.
 
     Attributes:
-        steps: K; with a tolerance, at most that many.
+        max_steps: K; with a tolerance, at most that many.
         step_size: alpha, below 2/L.
         rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
         atol: absolute tolerance on it; 0 for none.
@@ -33,17 +33,17 @@ class GradientDescent:
             are recorded (``Unrolled``) are not compiled.
     """
 
-    steps: int
+    max_steps: int
     step_size: float
     rtol: float = 0.0
     atol: float = 0.0
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not self.step_size > 0:
+        if self.max_steps < 0 or not self.step_size > 0:
             raise InputError(
-                f"GradientDescent got steps={self.steps}, step_size={self.step_size}; it needs "
-                "steps >= 0 and step_size > 0 (below 2/L, L the largest curvature)."
+                f"GradientDescent got max_steps={self.max_steps}, step_size={self.step_size}; it "
+                "needs max_steps >= 0 and step_size > 0 (below 2/L, L the largest curvature)."
             )
         self._tolerance.check("GradientDescent")
         if self.compiled and self._tolerance:
@@ -63,7 +63,7 @@ class GradientDescent:
             InputError: the objective can't be used.
             NotFiniteError: the steps diverged.
         """
-        steps = range(self.steps)
+        steps = range(self.max_steps)
         return descend(self, steps, lower, theta, phi, self._tolerance, whole=self.compiled)
 
     def step(

@@ -50,12 +50,12 @@ class Unrollable(LowerSolver, Protocol):
     """A lower solver whose steps can be recorded for differentiation."""
 
     @property
-    def steps(self) -> int:
+    def max_steps(self) -> int:
         """How many steps it takes at most."""
         ...
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
-        """How many steps from phi each task takes; ``()`` if that is ``steps`` for all of them."""
+        """How many steps from phi each task takes; ``()`` if all of them take ``max_steps``."""
         ...
 
     def step(

@@ -38,24 +38,24 @@ class Nesterov:
     to differentiation.
 
     Attributes:
-        steps: K; with a tolerance, at most that many.
+        max_steps: K; with a tolerance, at most that many.
         step_size: at most 1/L.
         condition: kappa >= 1, or None if it is not known.
         rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
         atol: absolute tolerance on it; 0 for none.
     """
 
-    steps: int
+    max_steps: int
     step_size: float
     condition: float | None = None
     rtol: float = 0.0
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not self.step_size > 0:
+        if self.max_steps < 0 or not self.step_size > 0:
             raise InputError(
-                f"Nesterov got steps={self.steps}, step_size={self.step_size}; it needs "
-                "steps >= 0 and step_size > 0 (at most 1/L, L the largest curvature)."
+                f"Nesterov got max_steps={self.max_steps}, step_size={self.step_size}; it needs "
+                "max_steps >= 0 and step_size > 0 (at most 1/L, L the largest curvature)."
             )
         if self.condition is not None and not self.condition >= 1:
             raise InputError(
@@ -75,7 +75,7 @@ class Nesterov:
             InputError: the objective can't be used.
             NotFiniteError: the steps diverged.
         """
-        return descend(self, range(self.steps), lower, theta, phi, self._tolerance)
+        return descend(self, range(self.max_steps), lower, theta, phi, self._tolerance)
 
     def step(
         self,

@@ -21,28 +21,30 @@ from hypergrad.tree import Phi, Theta, detach, leaves, like
 class TorchOptimiser:
     """Lets a ``torch.optim`` optimiser minimise the sum of all tasks' objectives.
 
-    ``TorchOptimiser(make=lambda params: torch.optim.Adam(params, lr=0.1), steps=100)``. A fresh
-    optimiser is made for every call, so that no state hides between calls; it is given phi's
+    ``TorchOptimiser(make=lambda params: torch.optim.Adam(params, lr=0.1), max_steps=100)``. A
+    fresh optimiser is made for every call, so that no state hides between calls; it is given phi's
     leaves and a closure. Optimisers that work entry by entry (SGD, Adam, ...) treat each task by
     itself; one with inner products (``torch.optim.LBFGS``) mixes the tasks' step lengths, for
     which :class:`LBFGS` is the batched one.
 
     Attributes:
         make: the optimiser of a list of leaves.
-        steps: calls of its ``step``; with a tolerance, at most that many.
+        max_steps: calls of its ``step``; with a tolerance, at most that many.
         rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none. Tasks move
             together: the loop ends when every task has met it.
         atol: absolute tolerance on it; 0 for none.
     """
 
     make: Callable[[list[Tensor]], torch.optim.Optimizer]
-    steps: int
+    max_steps: int
     rtol: float = 0.0
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise InputError(f"TorchOptimiser got steps={self.steps}; it needs steps >= 0.")
+        if self.max_steps < 0:
+            raise InputError(
+                f"TorchOptimiser got max_steps={self.max_steps}; it needs max_steps >= 0."
+            )
         Tolerance(self.rtol, self.atol).check("TorchOptimiser")
 
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
@@ -72,7 +74,7 @@ class TorchOptimiser:
 
         goal: Tensor | None = None
         taken = 0
-        for _ in range(self.steps):
+        for _ in range(self.max_steps):
             if tolerance:
                 size = stationarity(lower, theta, like(phi, own))
                 goal = tolerance.goal(size) if goal is None else goal

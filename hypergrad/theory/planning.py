@@ -28,7 +28,7 @@ _MOST: Final = 2**53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Steps for ``GradientDescent(steps=, step_size=)`` and ``CG(max_steps=, rtol=0)``.
+    """Steps for ``GradientDescent(max_steps=, step_size=)`` and ``CG(max_steps=, rtol=0)``.
 
     Attributes:
         steps: K, enough for every task.

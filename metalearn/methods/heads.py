@@ -158,7 +158,7 @@ class RidgeHeads:
 
     l2: float
     sharpness: float
-    solver: LinearSolver = direct().solver
+    solver: LinearSolver | None = direct().solver
 
     def __post_init__(self) -> None:
         for name, value in (("l2", self.l2), ("sharpness", self.sharpness)):

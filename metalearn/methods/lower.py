@@ -37,7 +37,7 @@ def paper(
 ) -> Lower:
     """Algorithm 1 with the published script's numbers: K = 20 steps of 0.05, N = 20 CG steps."""
     return Lower(
-        by=GradientDescent(steps=steps, step_size=step_size),
+        by=GradientDescent(max_steps=steps, step_size=step_size),
         adjoint=steps_of_cg(adjoint_steps),
     )
 

@@ -62,7 +62,7 @@ def numbers(method: Method) -> Numbers:
 
 
 def _steps(by: LowerSolver | None) -> int | None:
-    return by.steps if isinstance(by, GradientDescent | TorchOptimiser) else None
+    return by.max_steps if isinstance(by, GradientDescent | TorchOptimiser) else None
 
 
 def _step_size(by: LowerSolver | None) -> float | None:
@@ -151,7 +151,7 @@ def tested_by(method: Method, *, lower_steps: int) -> Method:
         raise _refusal(method, "lower_steps", lower_steps)
     if isinstance(used, GradientDescent):
         used = dataclasses.replace(used, compiled=False)  # each number would be another program
-    return dataclasses.replace(method, test=dataclasses.replace(used, steps=lower_steps))
+    return dataclasses.replace(method, test=dataclasses.replace(used, max_steps=lower_steps))
 
 
 def describe(value: object) -> str:
@@ -184,10 +184,10 @@ def _with_solver(method: Method, by: LowerSolver) -> Method:
 def _other_steps(method: Method, steps: int | None, step_size: float | None) -> LowerSolver:
     by = _solver(method)
     if isinstance(by, GradientDescent):
-        by = by if steps is None else dataclasses.replace(by, steps=steps)
+        by = by if steps is None else dataclasses.replace(by, max_steps=steps)
         return by if step_size is None else dataclasses.replace(by, step_size=step_size)
     if isinstance(by, TorchOptimiser) and steps is not None and step_size is None:
-        return dataclasses.replace(by, steps=steps)
+        return dataclasses.replace(by, max_steps=steps)
     name = "lower_steps" if steps is not None else "step_size"
     raise _refusal(method, name, steps if steps is not None else step_size)
 

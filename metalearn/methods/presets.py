@@ -56,7 +56,7 @@ class Preset:
 
 
 def _descent(steps: int, step_size: float) -> GradientDescent:
-    return GradientDescent(steps=steps, step_size=step_size)
+    return GradientDescent(max_steps=steps, step_size=step_size)
 
 
 def _adam(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -162,7 +162,8 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     "reptile": Preset(
         method=Reptile(
-            by=TorchOptimiser(make=_adam, steps=8), test=TorchOptimiser(make=_adam, steps=88)
+            by=TorchOptimiser(make=_adam, max_steps=8),
+            test=TorchOptimiser(make=_adam, max_steps=88),
         ),
         optimiser="sgd",
         learning_rate=1.0,

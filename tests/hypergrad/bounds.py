@@ -136,7 +136,7 @@ def algorithm1(
     family, theta = instance.family, instance.theta
     problem = family.bilevel()
     upper, phi0, v0 = instance.tensors()
-    descent = GradientDescent(steps=steps, step_size=step_size)
+    descent = GradientDescent(max_steps=steps, step_size=step_size)
     phi = descent.minimise(problem.lower, upper, phi0).phi
     solver = CG(max_steps=max_steps, rtol=0.0)
     answer = hypergradient(problem, upper, phi, solver=solver, start=v0 if warm else None)

@@ -39,7 +39,7 @@ def solved(features: int, seed: int, *, compiled: bool) -> Answer:
         lower,
         theta,
         start,
-        by=GradientDescent(steps=STEPS, step_size=0.1, compiled=compiled),
+        by=GradientDescent(max_steps=STEPS, step_size=0.1, compiled=compiled),
         adjoint=Implicit(CG(rtol=0, max_steps=STEPS, check_every=None, compiled=compiled)),
         watch=seen.append,
     )
@@ -58,7 +58,7 @@ def compare(features: int) -> dict[str, object]:
     again = solved(features, 1, compiled=True)
     with torch.no_grad():  # as testing is, after training
         lower, theta, start = problem(features, 1)
-        descent = GradientDescent(steps=STEPS, step_size=0.1, compiled=True)
+        descent = GradientDescent(max_steps=STEPS, step_size=0.1, compiled=True)
         descent.minimise(lower, theta, start)
     adjoint, other = whole[2].adjoint, plain[2].adjoint
     curvature = float(plain[2].adjoint.curvature.min())
@@ -80,7 +80,7 @@ def refusals() -> dict[str, str]:
     told = {}
     lower, theta, start = problem(4, 0)
     try:
-        GradientDescent(steps=1, step_size=0.1, compiled=True).minimise(
+        GradientDescent(max_steps=1, step_size=0.1, compiled=True).minimise(
             lambda x, w: lower(x, w), theta, start
         )
     except InputError as error:
@@ -96,7 +96,9 @@ def refusals() -> dict[str, str]:
     torch._dynamo.config.recompile_limit = 1
     try:
         for steps in (1, 2):
-            GradientDescent(steps=steps, step_size=0.1, compiled=True).minimise(lower, theta, start)
+            GradientDescent(max_steps=steps, step_size=0.1, compiled=True).minimise(
+                lower, theta, start
+            )
     except InputError as error:
         told["limit"] = str(error)
     return told

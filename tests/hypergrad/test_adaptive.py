@@ -33,7 +33,7 @@ def certified(
         phi0,
         constants=constants,
         nu=nu,
-        by=GradientDescent(steps=steps, step_size=1 / float(L.max())),
+        by=GradientDescent(max_steps=steps, step_size=1 / float(L.max())),
         solver=CG(max_steps=max_steps, rtol=0.0),
         max_rounds=5_000,
     )
@@ -69,7 +69,9 @@ def test_adaptive_descent_converges_where_cold_starts_stall() -> None:
     theta0, phi0, _ = instance.tensors()
     k = constants_of(instance)  # but for V, which no certificate needs, LC's hold at every theta
     assert k.smoothness
-    by = GradientDescent(steps=4, step_size=1 / float(torch.as_tensor(k.smoothness.value).max()))
+    by = GradientDescent(
+        max_steps=4, step_size=1 / float(torch.as_tensor(k.smoothness.value).max())
+    )
     nu, eta, T = 0.5, 0.05, 80
 
     cold = theta0
@@ -103,7 +105,9 @@ def run_until_refused(dtype: torch.dtype, nu: float) -> AccuracyError:
     theta, phi0, _ = instance.tensors(dtype)
     k = constants_of(instance)
     assert k.smoothness
-    by = GradientDescent(steps=20, step_size=1 / float(torch.as_tensor(k.smoothness.value).max()))
+    by = GradientDescent(
+        max_steps=20, step_size=1 / float(torch.as_tensor(k.smoothness.value).max())
+    )
     with pytest.raises(AccuracyError) as caught:
         solve_adaptively(
             instance.family.bilevel(dtype),
@@ -136,7 +140,7 @@ def test_too_few_rounds_are_reported_with_the_best() -> None:
             phi0,
             constants=constants_of(instance),
             nu=1e-6,
-            by=GradientDescent(steps=1, step_size=1e-3),
+            by=GradientDescent(max_steps=1, step_size=1e-3),
             solver=FEW,
             max_rounds=3,
         )
@@ -176,7 +180,7 @@ def test_a_zero_hypergradient_with_a_zero_bound_is_accepted() -> None:
         upper=lambda theta, phi: phi.square().sum(-1) / 2,
     )
     theta = torch.zeros(2)
-    by = GradientDescent(steps=1, step_size=1.0)
+    by = GradientDescent(max_steps=1, step_size=1.0)
     found = solve_adaptively(
         flat, theta, theta.clone(), constants=constants, nu=0.5, by=by, solver=CG()
     )
@@ -198,7 +202,7 @@ def test_a_bound_that_is_no_number_is_not_accepted() -> None:
     bound = constants_of(given)
     theta, phi0, _ = given.tensors()
     lower = given.family.bilevel()
-    by = GradientDescent(steps=3, step_size=0.01)
+    by = GradientDescent(max_steps=3, step_size=0.01)
     with pytest.raises(NotFiniteError, match="bound on the hypergradient's error of task 0"):
         solve_adaptively(
             lower, theta, phi0, constants=replace(bound, **huge), nu=0.5, by=by, solver=FEW

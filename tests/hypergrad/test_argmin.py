@@ -55,12 +55,12 @@ def distance(left: Tensor, right: Tensor) -> float:
     [
         (Newton(rtol=0.0, solver=Cholesky()), Implicit(CG(rtol=1e-13))),
         (Newton(rtol=0.0), Implicit(Cholesky())),
-        (GradientDescent(steps=ENOUGH, step_size=STEP), Implicit(CG(rtol=1e-13))),
-        (GradientDescent(steps=ENOUGH, step_size=STEP), Unrolled()),
-        (GradientDescent(steps=2 * ENOUGH, step_size=STEP), Truncated(steps=ENOUGH)),
+        (GradientDescent(max_steps=ENOUGH, step_size=STEP), Implicit(CG(rtol=1e-13))),
+        (GradientDescent(max_steps=ENOUGH, step_size=STEP), Unrolled()),
+        (GradientDescent(max_steps=2 * ENOUGH, step_size=STEP), Truncated(steps=ENOUGH)),
         (
-            GradientDescent(steps=ENOUGH, step_size=STEP),
-            Implicit(Neumann(step=STEP, terms=ENOUGH)),
+            GradientDescent(max_steps=ENOUGH, step_size=STEP),
+            Implicit(Neumann(step_size=STEP, max_steps=ENOUGH)),
         ),
     ],
     ids=str,
@@ -75,7 +75,7 @@ def test_every_exact_combination_gives_the_same(
 
 def test_truncation_errs_by_the_neglected_tail() -> None:
     toy = Toy((3,))
-    by = GradientDescent(steps=ENOUGH, step_size=STEP)
+    by = GradientDescent(max_steps=ENOUGH, step_size=STEP)
     truth = exact(toy)
     direct = 2 * toy.theta  # d f/d theta, which no adjoint gets wrong
     for k in (1, 5, 20, 60):
@@ -88,12 +88,12 @@ def test_truncation_errs_by_the_neglected_tail() -> None:
 
 def test_one_step_is_truncation_to_one_step_and_one_neumann_term() -> None:
     toy = Toy((3,))
-    by = GradientDescent(steps=ENOUGH, step_size=STEP)
+    by = GradientDescent(max_steps=ENOUGH, step_size=STEP)
     one = estimate(toy, by, OneStep(step_size=STEP))
     assert distance(one, estimate(toy, by, Truncated(steps=1))) <= 1e-12
     watched: list[object] = []
     theta = toy.theta.clone().requires_grad_()
-    adjoint = Implicit(Neumann(step=STEP, terms=1))
+    adjoint = Implicit(Neumann(step_size=STEP, max_steps=1))
     phi = argmin(toy.lower, theta, toy.start, by=by, adjoint=adjoint, watch=watched.append)
     (grad,) = torch.autograd.grad(toy.upper(theta, phi).mean(), theta)
     assert torch.equal(one, grad)
@@ -102,7 +102,7 @@ def test_one_step_is_truncation_to_one_step_and_one_neumann_term() -> None:
 
 def test_detached_leaves_the_direct_derivative_only() -> None:
     toy = Toy((3,))
-    by = GradientDescent(steps=5, step_size=STEP)
+    by = GradientDescent(max_steps=5, step_size=STEP)
     assert torch.equal(estimate(toy, by, Detached()), 2 * toy.theta)
 
 
@@ -113,7 +113,7 @@ def test_unrolled_differentiates_the_start_and_can_be_differentiated_again() -> 
 
     theta = torch.ones(Q, dtype=torch.float64, requires_grad=True)
     start = torch.zeros(Q, dtype=torch.float64, requires_grad=True)
-    by = GradientDescent(steps=1, step_size=0.25)
+    by = GradientDescent(max_steps=1, step_size=0.25)
     phi = argmin(lower, theta, start, by=by, adjoint=Unrolled())
     by_theta, by_start = torch.autograd.grad(
         phi.pow(3).sum() / 3, (theta, start), create_graph=True
@@ -142,7 +142,7 @@ def saved_bytes(steps: int, adjoint: Adjoint) -> int:
         alive.add(kept)
         return kept
 
-    by = GradientDescent(steps=steps, step_size=STEP)
+    by = GradientDescent(max_steps=steps, step_size=STEP)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         phi = argmin(toy.lower, theta, toy.start, by=by, adjoint=adjoint)
     assert phi.requires_grad  # the graph is alive
@@ -190,7 +190,7 @@ def test_newton_stops_tasks_on_their_own_and_says_so() -> None:
 
 def test_gradient_descent_reports_stationarity_where_it_ended() -> None:
     toy = Toy((3,))
-    found = GradientDescent(steps=7, step_size=STEP).minimise(toy.lower, toy.theta, toy.start)
+    found = GradientDescent(max_steps=7, step_size=STEP).minimise(toy.lower, toy.theta, toy.start)
     phi = found.phi.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(toy.lower(toy.theta, phi).sum(), phi)
     assert torch.equal(found.stationarity, gradient.norm(dim=-1))

@@ -61,14 +61,14 @@ def test_a_compiled_loop_looks_at_nothing() -> None:
     with pytest.raises(InputError, match="a compiled sweep looks at no value"):
         CG(max_steps=3, compiled=True)
     with pytest.raises(InputError, match="compiled steps look at no value"):
-        GradientDescent(steps=3, step_size=0.1, rtol=0.1, compiled=True)
+        GradientDescent(max_steps=3, step_size=0.1, rtol=0.1, compiled=True)
 
 
 def test_a_machine_without_a_compiler_is_told(tmp_path: Path) -> None:
     code = (
         "import torch; from hypergrad import GradientDescent;"
         "from tests.hypergrad.compiled_steps import problem;"
-        "GradientDescent(steps=1, step_size=0.1, compiled=True).minimise(*problem(4, 0))"
+        "GradientDescent(max_steps=1, step_size=0.1, compiled=True).minimise(*problem(4, 0))"
     )
     without = os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", code]

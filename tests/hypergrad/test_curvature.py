@@ -55,7 +55,9 @@ def test_gauss_newton_is_definite_where_the_hessian_is_not() -> None:
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model() -> None:
-    linear = Composed(model=lambda theta, phi: (X * theta) @ phi, loss=squares, penalty=None)
+    linear: Composed[Tensor, Tensor] = Composed(
+        model=lambda theta, phi: (X * theta) @ phi, loss=squares, penalty=None
+    )
     phi = PHI[0]
     fit = Composed(model=linear.model, loss=lambda theta, out: (out - Y[0]).square().sum())
     ours = dense(GaussNewton().linearise(fit, THETA, phi).hessian, phi)

@@ -50,7 +50,7 @@ def test_an_objective_that_changed_is_still_refused_after_the_block() -> None:
 
 def test_what_failed_before_an_exception_is_raised_with_it() -> None:
     def stopped(*, step_size: float) -> None:
-        by = GradientDescent(steps=200, step_size=step_size)
+        by = GradientDescent(max_steps=200, step_size=step_size)
         with deferred():
             argmin(lower, theta(), 2 * HALF, by=by, adjoint=Detached())
             raise KeyError("stop")

@@ -40,9 +40,9 @@ def test_linear_solvers_refuse_what_just_makes_no_sense() -> None:
     refused(
         lambda: Cholesky(rtol=0.0),
         lambda: Cholesky(rtol=1.0),
-        lambda: Neumann(step=0.0, terms=1),
-        lambda: Neumann(step=1.0, terms=0),
-        lambda: Neumann(step=1.0, terms=1, rtol=1.0),
+        lambda: Neumann(step_size=0.0, max_steps=1),
+        lambda: Neumann(step_size=1.0, max_steps=0),
+        lambda: Neumann(step_size=1.0, max_steps=1, rtol=1.0),
         lambda: Woodbury(rtol=0.0),
         lambda: Woodbury(rtol=1.0),
         lambda: CG(rtol=1.0),
@@ -59,20 +59,25 @@ def test_linear_solvers_refuse_what_just_makes_no_sense() -> None:
         lambda: Jacobi(probes=1),
         lambda: Jacobi(diagonal=torch.tensor([1.0, 0.0])),
     )
-    Cholesky(rtol=0.5), Neumann(step=0.5, terms=1), Woodbury(refinements=0), CG(damping=0.0)
+    (
+        Cholesky(rtol=0.5),
+        Neumann(step_size=0.5, max_steps=1),
+        Woodbury(refinements=0),
+        CG(damping=0.0),
+    )
     CG(rtol=0.0, max_steps=1), Nystrom(rank=1, shift=0.0), Jacobi(probes=2)
 
 
 def test_lower_solvers_refuse_what_just_makes_no_sense() -> None:
     refused(
-        lambda: GradientDescent(steps=1, step_size=0.0),
-        lambda: GradientDescent(steps=-1, step_size=1.0),
-        lambda: GradientDescent(steps=1, step_size=1.0, rtol=1.0),
-        lambda: GradientDescent(steps=1, step_size=1.0, rtol=-0.1),
-        lambda: GradientDescent(steps=1, step_size=1.0, atol=-1.0),
-        lambda: Nesterov(steps=-1, step_size=1.0),
-        lambda: Nesterov(steps=1, step_size=0.0),
-        lambda: Nesterov(steps=1, step_size=1.0, condition=0.5),
+        lambda: GradientDescent(max_steps=1, step_size=0.0),
+        lambda: GradientDescent(max_steps=-1, step_size=1.0),
+        lambda: GradientDescent(max_steps=1, step_size=1.0, rtol=1.0),
+        lambda: GradientDescent(max_steps=1, step_size=1.0, rtol=-0.1),
+        lambda: GradientDescent(max_steps=1, step_size=1.0, atol=-1.0),
+        lambda: Nesterov(max_steps=-1, step_size=1.0),
+        lambda: Nesterov(max_steps=1, step_size=0.0),
+        lambda: Nesterov(max_steps=1, step_size=1.0, condition=0.5),
         lambda: Newton(rtol=1.0),
         lambda: Newton(max_steps=0),
         lambda: Newton(atol=-1.0),
@@ -82,7 +87,7 @@ def test_lower_solvers_refuse_what_just_makes_no_sense() -> None:
         lambda: FiniteDifference(step=0.0),
         lambda: FiniteDifference(step=1.0),
     )
-    GradientDescent(steps=0, step_size=1.0), Nesterov(steps=0, step_size=1.0, condition=1.0)
+    GradientDescent(max_steps=0, step_size=1.0), Nesterov(max_steps=0, step_size=1.0, condition=1.0)
     Newton(rtol=0.0, max_steps=1), LBFGS(max_steps=0, history=1), FiniteDifference(step=0.5)
 
 
@@ -92,7 +97,7 @@ ITERATIVE: dict[str, LinearSolver] = {
     "cg": CG(rtol=1e-8),
     "minres": MINRES(rtol=1e-8),
     "normal-cg": NormalCG(rtol=1e-8),
-    "neumann": Neumann(step=0.5, terms=2, rtol=1e-8),
+    "neumann": Neumann(step_size=0.5, max_steps=2, rtol=1e-8),
 }
 
 

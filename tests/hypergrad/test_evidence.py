@@ -128,9 +128,13 @@ def certificate(residual: float = 0.5, cotangent: float = 4.0) -> Certificate:
     )
     return Certificate(
         stationarity=torch.full_like(number, 2.0),
+        predicted_error=torch.zeros_like(number),
+        newton_step=torch.zeros_like(number),
         adjoint=adjoint,
         cotangent_norm=torch.full_like(number, cotangent),
         of_hessian=True,
+        solver=CG(),
+        phi=adjoint.x,
     )
 
 
@@ -166,12 +170,16 @@ def test_the_worst_task_is_the_one_that_is_not_a_number() -> None:
     told = str(
         Certificate(
             stationarity=torch.zeros_like(residual),
+            predicted_error=torch.zeros_like(residual),
+            newton_step=torch.zeros_like(residual),
             adjoint=adjoint,
             cotangent_norm=torch.ones_like(residual),
             of_hessian=True,
+            solver=CG(),
+            phi=adjoint.x,
         )
     )
-    assert told.startswith("2 of 3 adjoint systems not solved; the worst, task 1,")
+    assert told.startswith("the adjoint system was not solved in 2 of 3 tasks: the worst, task 1,")
     assert "NOT_FINITE" in told
 
 
@@ -195,9 +203,9 @@ def sgd(leaves: list[Tensor]) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     "solver",
     [
-        lambda steps, rtol: GradientDescent(steps=steps, step_size=0.5, rtol=rtol),
-        lambda steps, rtol: Nesterov(steps=steps, step_size=0.5, condition=1.0, rtol=rtol),
-        lambda steps, rtol: TorchOptimiser(make=sgd, steps=steps, rtol=rtol),
+        lambda steps, rtol: GradientDescent(max_steps=steps, step_size=0.5, rtol=rtol),
+        lambda steps, rtol: Nesterov(max_steps=steps, step_size=0.5, condition=1.0, rtol=rtol),
+        lambda steps, rtol: TorchOptimiser(make=sgd, max_steps=steps, rtol=rtol),
     ],
     ids=["descent", "nesterov", "torch"],
 )
@@ -256,7 +264,7 @@ def test_the_first_step_of_lbfgs_has_length_one() -> None:
 def test_a_residual_that_equals_the_tolerance_is_converged(rtol: float, status: Status) -> None:
     rhs = torch.ones(2, dtype=torch.float64)
     # one term on the identity leaves exactly half of b
-    found = Neumann(step=0.5, terms=1, rtol=rtol).solve(lambda v: v, rhs)
+    found = Neumann(step_size=0.5, max_steps=1, rtol=rtol).solve(lambda v: v, rhs)
     assert float(found.residual) == 0.5
     assert int(found.status) == status
 
@@ -277,7 +285,7 @@ ALL: dict[str, LinearSolver] = {
     "cholesky": Cholesky(),
     "minres": MINRES(max_steps=100),
     "normal-cg": NormalCG(max_steps=500),
-    "neumann": Neumann(step=0.9, terms=3000),
+    "neumann": Neumann(step_size=0.9, max_steps=3000),
 }
 
 

@@ -28,15 +28,15 @@ EPS = torch.finfo(torch.float64).eps
 STEP = 0.1
 BATCHES = [(), (3,), (2, 3)]
 SOLVERS: list[LowerSolver] = [
-    GradientDescent(steps=0, step_size=STEP),
-    GradientDescent(steps=1, step_size=STEP),
-    GradientDescent(steps=30, step_size=STEP),
-    GradientDescent(steps=200, step_size=STEP, rtol=1e-3),
-    Nesterov(steps=1, step_size=STEP),
-    Nesterov(steps=2, step_size=STEP, condition=8.0),
-    Nesterov(steps=30, step_size=STEP, condition=8.0),
-    Nesterov(steps=60, step_size=STEP),
-    Nesterov(steps=200, step_size=STEP, rtol=1e-3),
+    GradientDescent(max_steps=0, step_size=STEP),
+    GradientDescent(max_steps=1, step_size=STEP),
+    GradientDescent(max_steps=30, step_size=STEP),
+    GradientDescent(max_steps=200, step_size=STEP, rtol=1e-3),
+    Nesterov(max_steps=1, step_size=STEP),
+    Nesterov(max_steps=2, step_size=STEP, condition=8.0),
+    Nesterov(max_steps=30, step_size=STEP, condition=8.0),
+    Nesterov(max_steps=60, step_size=STEP),
+    Nesterov(max_steps=200, step_size=STEP, rtol=1e-3),
 ]
 
 
@@ -57,14 +57,14 @@ def jacobian(quad: Quad, by: LowerSolver) -> Tensor:
     eye = torch.eye(Q, dtype=torch.float64)
     if isinstance(by, GradientDescent):
         limit: Tensor = torch.linalg.solve(quad.a, quad.b)
-        power = torch.linalg.matrix_power(eye - by.step_size * quad.a, by.steps)
+        power = torch.linalg.matrix_power(eye - by.step_size * quad.a, by.max_steps)
         reached: Tensor = limit - power @ limit
         return reached
     assert isinstance(by, Nesterov)
     assert by.condition is not None
     beta = (by.condition**0.5 - 1) / (by.condition**0.5 + 1)
     now = before = torch.zeros_like(quad.b)
-    for _ in range(by.steps):
+    for _ in range(by.max_steps):
         ahead = now + beta * (now - before)
         now, before = ahead - by.step_size * (quad.a @ ahead - quad.b), now
     return now
@@ -120,7 +120,7 @@ def test_forward_is_unrolled_to_round_off(batch: tuple[int, ...], by: LowerSolve
     forward, unrolled = (gradient(toy, by, way, weights) for way in (Forward(), Unrolled()))
     scale = toy.b.norm() * weights.norm()  # mu >= 1: |A^{-1}B| <= |B|
     assert (forward - unrolled).norm() <= 10 * 10 * Q * EPS * scale
-    assert bool(forward.any()) == (by.steps > 0)  # type: ignore[attr-defined]
+    assert bool(forward.any()) == (by.max_steps > 0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("by", [SOLVERS[2], SOLVERS[3], SOLVERS[7], SOLVERS[8]], ids=str)
@@ -141,7 +141,7 @@ def test_forgetting_thetas_own_part_of_a_step_is_caught(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(forward, "_push", forgetful)
     error, tolerance = error_and_tolerance(
-        (3,), GradientDescent(steps=30, step_size=STEP), Forward()
+        (3,), GradientDescent(max_steps=30, step_size=STEP), Forward()
     )
     assert error > 1e9 * tolerance
 
@@ -153,7 +153,7 @@ def test_forgetting_the_momentum_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
         return push(outputs, inputs, [*tangents[:2], *(0 * tangent for tangent in tangents[2:])])
 
     monkeypatch.setattr(forward, "_push", forgetful)
-    by = Nesterov(steps=30, step_size=STEP, condition=8.0)
+    by = Nesterov(max_steps=30, step_size=STEP, condition=8.0)
     error, tolerance = error_and_tolerance((3,), by, Forward())
     assert error > 1e9 * tolerance
 
@@ -170,7 +170,7 @@ def test_trees_and_tensors_that_need_no_derivative() -> None:
         free, scale = toy.theta.clone().requires_grad_(), torch.ones(()).double().requires_grad_()
         theta = {"free": free, "fixed": torch.zeros_like(toy.theta), "scale": scale}
         phi0 = {"head": toy.start[..., 0], "rest": toy.start[..., 1:]}
-        by = Nesterov(steps=20, step_size=STEP)
+        by = Nesterov(max_steps=20, step_size=STEP)
         phi = argmin(lower, theta, phi0, by=by, adjoint=adjoint)
         assert list(phi) == ["head", "rest"]
         loss = phi["head"].square().sum() + phi["rest"].exp().sum()
@@ -190,7 +190,7 @@ def kept(steps: int, adjoint: Adjoint) -> int:
     """Bytes that the minimiser's graph keeps: by saved_tensors_hooks and by the node itself."""
     toy, sizes = Toy((3,)), dict[int, int]()
     theta = toy.theta.clone().requires_grad_()
-    by = GradientDescent(steps=steps, step_size=STEP)
+    by = GradientDescent(max_steps=steps, step_size=STEP)
     phi = argmin(toy.lower, theta, toy.start, by=by, adjoint=adjoint)
     gc.collect()
     node = phi.grad_fn
@@ -218,7 +218,7 @@ def test_forward_lets_every_steps_graph_go() -> None:
             return kept
 
         theta = toy.theta.clone().requires_grad_()
-        by = GradientDescent(steps=steps, step_size=STEP)
+        by = GradientDescent(max_steps=steps, step_size=STEP)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
             argmin(toy.lower, theta, toy.start, by=by, adjoint=Forward())
         counts.append(most[0])
@@ -226,7 +226,7 @@ def test_forward_lets_every_steps_graph_go() -> None:
 
 
 def test_what_forward_refuses() -> None:
-    toy, by = Toy((3,)), GradientDescent(steps=3, step_size=STEP)
+    toy, by = Toy((3,)), GradientDescent(max_steps=3, step_size=STEP)
     theta = toy.theta.clone().requires_grad_()
     start = toy.start.clone().requires_grad_()
     with pytest.raises(InputError, match=r"phi0 requires grad.*Unrolled\(\)"):
@@ -243,7 +243,7 @@ def test_what_forward_refuses() -> None:
 
 @pytest.mark.parametrize("adjoint", [Forward(), Unrolled(), Truncated(steps=2)], ids=str)
 def test_no_graph_where_none_is_wanted(adjoint: Adjoint) -> None:
-    toy, by = Toy((3,)), Nesterov(steps=3, step_size=STEP)
+    toy, by = Toy((3,)), Nesterov(max_steps=3, step_size=STEP)
     assert not argmin(toy.lower, toy.theta, toy.start, by=by, adjoint=adjoint).requires_grad
     theta = toy.theta.clone().requires_grad_()
     with torch.no_grad():

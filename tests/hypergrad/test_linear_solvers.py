@@ -66,7 +66,7 @@ PROBLEMS = [
         "kappa-1e5",
         lambda b, d: spd(b, 1e5, 2, d),
         1e5,
-        # 2000 terms where 1e5 ln(1e4) are needed
+        # 2000 steps where 1e5 ln(1e4) are needed
         but={"neumann": Status.OUT_OF_STEPS},
         single=False,  # float32 reaches residuals of about u kappa = 6e-3, whatever the solver
     ),
@@ -101,7 +101,7 @@ SOLVERS: dict[str, LinearSolver] = {
     "minres": MINRES(rtol=1e-4, max_steps=200 * N),
     "normal-cg": NormalCG(rtol=1e-4, max_steps=200 * N),
     "cholesky": Cholesky(rtol=1e-2),
-    "neumann": Neumann(step=0.9, terms=2000, rtol=1e-4),
+    "neumann": Neumann(step_size=0.9, max_steps=2000, rtol=1e-4),
 }
 
 
@@ -155,9 +155,8 @@ def test_status_residual_and_error(
 @pytest.mark.parametrize("name", sorted(SOLVERS.keys() - {"cholesky"}))
 def test_too_few_steps_are_reported(name: str) -> None:
     solver: Any = SOLVERS[name]
-    short = {"terms": 2} if name == "neumann" else {"max_steps": 2}
     matrix, b = spd((3,), 100, 1, torch.float64), right_hand_side((3,))
-    solution = replace(solver, **short).solve(product(matrix), b)
+    solution = replace(solver, max_steps=2).solve(product(matrix), b)
     assert solution.status.tolist() == [Status.OUT_OF_STEPS] * 3
     assert solution.steps.tolist() == [2, 2, 2]
     true = (b - product(matrix)(solution.x)).norm(dim=-1) / b.norm(dim=-1)
@@ -231,14 +230,14 @@ def test_neumann_is_the_series() -> None:
     for _ in range(5):
         total = total + 0.5 * term
         term = term - 0.5 * product(matrix)(term)
-    solution = Neumann(step=0.5, terms=5).solve(product(matrix), b)
+    solution = Neumann(step_size=0.5, max_steps=5).solve(product(matrix), b)
     # both sum five terms of size at most |b|: (5 + 1) n u |b|
     assert ((solution.x - total).norm(dim=-1) <= 6 * N * 2.3e-16 * b.norm(dim=-1)).all()
     assert solution.matvecs == 5
 
 
 def test_neumann_divergence_is_reported() -> None:
-    solution = Neumann(step=3.0, terms=50).solve(lambda v: v, torch.ones(N))
+    solution = Neumann(step_size=3.0, max_steps=50).solve(lambda v: v, torch.ones(N))
     assert solution.status == Status.OUT_OF_STEPS
     assert solution.residual > 1
 
@@ -266,8 +265,8 @@ def test_cholesky_reports_a_map_that_is_not_symmetric() -> None:
         (lambda: Nystrom(rank=0), "rank >= 1"),
         (lambda: Nystrom(rank=1, shift=-1.0), "shift >= 0"),
         (lambda: Cholesky(rtol=0.0), "rtol"),
-        (lambda: Neumann(step=0.0, terms=3), "step > 0"),
-        (lambda: Neumann(step=0.1, terms=0), "terms >= 1"),
+        (lambda: Neumann(step_size=0.0, max_steps=3), "step_size > 0"),
+        (lambda: Neumann(step_size=0.1, max_steps=0), "max_steps >= 1"),
     ],
 )
 def test_constructors_refuse_nonsense(build: Callable[[], object], message: str) -> None:

@@ -94,22 +94,25 @@ def adam(leaves: list[Tensor]) -> torch.optim.Optimizer:
 # The steps are proven (gradient descent: kappa ln(kappa/RTOL)) or generous; each is told L.
 SOLVERS: dict[str, Callable[[Problem], LowerSolver]] = {
     "gradient descent": lambda problem: GradientDescent(
-        steps=6000, step_size=1 / problem.smooth, rtol=RTOL
+        max_steps=6000, step_size=1 / problem.smooth, rtol=RTOL
     ),
     "Nesterov with kappa": lambda problem: Nesterov(
-        steps=1000, step_size=1 / problem.smooth, condition=problem.smooth / problem.mu, rtol=RTOL
+        max_steps=1000,
+        step_size=1 / problem.smooth,
+        condition=problem.smooth / problem.mu,
+        rtol=RTOL,
     ),
     "Nesterov with restarts": lambda problem: Nesterov(
-        steps=3000, step_size=1 / problem.smooth, rtol=RTOL
+        max_steps=3000, step_size=1 / problem.smooth, rtol=RTOL
     ),
     "Newton-CG": lambda problem: Newton(rtol=RTOL),
     "Newton-Cholesky": lambda problem: Newton(rtol=RTOL, solver=Cholesky()),
     "L-BFGS": lambda problem: LBFGS(rtol=RTOL),
     "L-BFGS, one pair": lambda problem: LBFGS(rtol=RTOL, history=1, max_steps=2000),
-    "torch Adam": lambda problem: TorchOptimiser(make=adam, steps=3000, rtol=1e-4),
+    "torch Adam": lambda problem: TorchOptimiser(make=adam, max_steps=3000, rtol=1e-4),
     "torch LBFGS": lambda problem: TorchOptimiser(
         make=lambda leaves: torch.optim.LBFGS(leaves, line_search_fn="strong_wolfe"),
-        steps=20,
+        max_steps=20,
         rtol=1e-4,
     ),
 }
@@ -170,12 +173,12 @@ def test_a_task_at_its_minimum_stays_while_the_others_go_on(solver: str) -> None
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=0, step_size=0.1, rtol=0.1),
-        GradientDescent(steps=0, step_size=0.1),
-        Nesterov(steps=0, step_size=0.1),
-        Nesterov(steps=0, step_size=0.1, rtol=0.1),
+        GradientDescent(max_steps=0, step_size=0.1, rtol=0.1),
+        GradientDescent(max_steps=0, step_size=0.1),
+        Nesterov(max_steps=0, step_size=0.1),
+        Nesterov(max_steps=0, step_size=0.1, rtol=0.1),
         LBFGS(max_steps=0),
-        TorchOptimiser(make=adam, steps=0),
+        TorchOptimiser(make=adam, max_steps=0),
     ],
     ids=named,
 )
@@ -191,11 +194,11 @@ def test_no_step_leaves_the_start_and_tells_its_stationarity(by: LowerSolver) ->
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=3, step_size=0.1, rtol=1e-12),
-        Nesterov(steps=3, step_size=0.1, rtol=1e-12),
+        GradientDescent(max_steps=3, step_size=0.1, rtol=1e-12),
+        Nesterov(max_steps=3, step_size=0.1, rtol=1e-12),
         Newton(rtol=1e-12, max_steps=1),
         LBFGS(rtol=1e-12, max_steps=3),
-        TorchOptimiser(make=adam, steps=3, rtol=1e-12),
+        TorchOptimiser(make=adam, max_steps=3, rtol=1e-12),
     ],
     ids=named,
 )
@@ -208,9 +211,9 @@ def test_what_was_not_met_is_not_called_converged(by: LowerSolver) -> None:
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=3, step_size=0.1),
-        Nesterov(steps=300, step_size=0.1),
-        TorchOptimiser(make=adam, steps=3),
+        GradientDescent(max_steps=3, step_size=0.1),
+        Nesterov(max_steps=300, step_size=0.1),
+        TorchOptimiser(make=adam, max_steps=3),
     ],
     ids=named,
 )
@@ -221,9 +224,9 @@ def test_a_number_of_steps_is_neither_met_nor_missed(by: LowerSolver) -> None:
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=2000, step_size=0.1, atol=1e-3),
-        Nesterov(steps=2000, step_size=0.1, atol=1e-3),
-        Nesterov(steps=2000, step_size=0.1, condition=10.0, atol=1e-3),
+        GradientDescent(max_steps=2000, step_size=0.1, atol=1e-3),
+        Nesterov(max_steps=2000, step_size=0.1, atol=1e-3),
+        Nesterov(max_steps=2000, step_size=0.1, condition=10.0, atol=1e-3),
         LBFGS(rtol=0.0, atol=1e-3),
         Newton(rtol=0.0, atol=1e-3),
     ],
@@ -247,7 +250,7 @@ def test_nesterov_obeys_its_proven_rate() -> None:
     start = ILL.starts((3,))
     first = (start - ILL.target).norm(dim=-1)
     for steps in (10, 50, 100, 300):
-        by = Nesterov(steps=steps, step_size=1 / ILL.smooth, condition=kappa)
+        by = Nesterov(max_steps=steps, step_size=1 / ILL.smooth, condition=kappa)
         error = (by.minimise(ILL.lower, THETA, start).phi - ILL.target).norm(dim=-1)
         assert (error <= math.sqrt((kappa + 1) * (1 - kappa**-0.5) ** steps) * first).all()
 
@@ -258,9 +261,9 @@ def test_acceleration_pays_and_restarts_need_no_condition_number() -> None:
     counts = [
         by.minimise(ILL.lower, THETA, start).steps
         for by in (
-            GradientDescent(steps=6000, step_size=step, rtol=1e-6),
-            Nesterov(steps=3000, step_size=step, condition=kappa, rtol=1e-6),
-            Nesterov(steps=3000, step_size=step, rtol=1e-6),
+            GradientDescent(max_steps=6000, step_size=step, rtol=1e-6),
+            Nesterov(max_steps=3000, step_size=step, condition=kappa, rtol=1e-6),
+            Nesterov(max_steps=3000, step_size=step, rtol=1e-6),
         )
     ]
     assert counts[1] < counts[0] / 4
@@ -330,14 +333,14 @@ def test_lbfgs_keeps_pairs_and_scales_for_each_task() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: GradientDescent(steps=1, step_size=0.1, rtol=1.0), "rtol must be in"),
-        (lambda: Nesterov(steps=-1, step_size=0.1), "steps >= 0"),
-        (lambda: Nesterov(steps=1, step_size=-0.1), "at most 1/L"),
-        (lambda: Nesterov(steps=1, step_size=0.1, condition=0.5), "at least 1"),
-        (lambda: Nesterov(steps=1, step_size=0.1, atol=-1.0), "atol >= 0"),
+        (lambda: GradientDescent(max_steps=1, step_size=0.1, rtol=1.0), "rtol must be in"),
+        (lambda: Nesterov(max_steps=-1, step_size=0.1), "max_steps >= 0"),
+        (lambda: Nesterov(max_steps=1, step_size=-0.1), "at most 1/L"),
+        (lambda: Nesterov(max_steps=1, step_size=0.1, condition=0.5), "at least 1"),
+        (lambda: Nesterov(max_steps=1, step_size=0.1, atol=-1.0), "atol >= 0"),
         (lambda: LBFGS(history=0), "history >= 1"),
         (lambda: LBFGS(rtol=2.0), "rtol must be in"),
-        (lambda: TorchOptimiser(make=adam, steps=-1), "steps >= 0"),
+        (lambda: TorchOptimiser(make=adam, max_steps=-1), "max_steps >= 0"),
     ],
     ids=named,
 )
@@ -349,9 +352,9 @@ def test_nonsense_is_refused(make: Callable[[], LowerSolver], told: str) -> None
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=300, step_size=1.0, rtol=1e-3),
-        Nesterov(steps=300, step_size=1.0),
-        TorchOptimiser(make=lambda leaves: torch.optim.SGD(leaves, lr=1.0), steps=300),
+        GradientDescent(max_steps=300, step_size=1.0, rtol=1e-3),
+        Nesterov(max_steps=300, step_size=1.0),
+        TorchOptimiser(make=lambda leaves: torch.optim.SGD(leaves, lr=1.0), max_steps=300),
     ],
     ids=named,
 )
@@ -361,9 +364,9 @@ def test_divergence_is_an_error(by: LowerSolver) -> None:
 
 
 def test_which_solvers_can_be_unrolled() -> None:
-    assert isinstance(GradientDescent(steps=1, step_size=1.0), Unrollable)
-    assert isinstance(Nesterov(steps=1, step_size=1.0), Unrollable)
-    for by in (Newton(), LBFGS(), TorchOptimiser(make=adam, steps=1)):
+    assert isinstance(GradientDescent(max_steps=1, step_size=1.0), Unrollable)
+    assert isinstance(Nesterov(max_steps=1, step_size=1.0), Unrollable)
+    for by in (Newton(), LBFGS(), TorchOptimiser(make=adam, max_steps=1)):
         assert isinstance(by, LowerSolver)
         assert not isinstance(by, Unrollable)
 
@@ -372,11 +375,13 @@ def test_which_solvers_can_be_unrolled() -> None:
 @pytest.mark.parametrize(
     "by",
     [
-        GradientDescent(steps=100, step_size=0.1, rtol=1e-3),
-        Nesterov(steps=100, step_size=0.1, rtol=1e-3),
+        GradientDescent(max_steps=100, step_size=0.1, rtol=1e-3),
+        Nesterov(max_steps=100, step_size=0.1, rtol=1e-3),
         Newton(rtol=1e-3),
         LBFGS(rtol=1e-3),
-        TorchOptimiser(make=lambda leaves: torch.optim.SGD(leaves, lr=0.1), steps=100, rtol=1e-3),
+        TorchOptimiser(
+            make=lambda leaves: torch.optim.SGD(leaves, lr=0.1), max_steps=100, rtol=1e-3
+        ),
     ],
     ids=named,
 )

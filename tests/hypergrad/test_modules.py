@@ -52,7 +52,7 @@ def test_implicit_maml_of_a_whole_network_agrees_with_a_long_unrolling() -> None
 
     exact = gradient(Newton(rtol=0.0, solver=CG(rtol=1e-4)), Implicit(CG(rtol=1e-12)))
     # L < 10, mu > 1: 300 steps of 0.1 leave (1 - 0.1)^300 < 1e-13
-    unrolled = gradient(GradientDescent(steps=300, step_size=0.1), Unrolled())
+    unrolled = gradient(GradientDescent(max_steps=300, step_size=0.1), Unrolled())
     dense = gradient(Newton(rtol=0.0), Implicit(Cholesky()))
     for one, two, three in zip(exact, unrolled, dense, strict=True):
         scale = one.abs().max()

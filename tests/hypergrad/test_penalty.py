@@ -215,7 +215,7 @@ class OnlyOnce(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    "by", [LBFGS(rtol=1e-13), GradientDescent(steps=2000, step_size=0.1, rtol=1e-13)], ids=str
+    "by", [LBFGS(rtol=1e-13), GradientDescent(max_steps=2000, step_size=0.1, rtol=1e-13)], ids=str
 )
 def test_no_second_derivative_is_taken(by: LBFGS | GradientDescent) -> None:
     toy = Toy((3,))

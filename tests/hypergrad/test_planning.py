@@ -194,7 +194,7 @@ def test_a_plan_fits_the_solvers() -> None:
     made = plan(constants_of(instance), 1e-2, distance=Proven(10.0))
     theta, phi0, _ = instance.tensors()
     problem = instance.family.bilevel()
-    by = GradientDescent(steps=made.steps, step_size=made.step_size)
+    by = GradientDescent(max_steps=made.steps, step_size=made.step_size)
     phi = by.minimise(problem.lower, theta, phi0).phi
     hypergradient(problem, theta, phi, solver=CG(max_steps=made.max_steps, rtol=0.0))
 

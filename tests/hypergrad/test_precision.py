@@ -20,7 +20,7 @@ def head(features: Tensor, seen: list[Certificate]) -> Tensor:
         SoftmaxRegression(LABELS, l2=0.1),
         features,
         torch.zeros(3, 3, 4),
-        by=GradientDescent(steps=200, step_size=0.3),
+        by=GradientDescent(max_steps=200, step_size=0.3),
         adjoint=Implicit(CG(rtol=1e-5)),
         watch=seen.append,
     )

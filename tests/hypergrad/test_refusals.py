@@ -212,7 +212,7 @@ def test_an_unconverged_solve_warns_by_default() -> None:
 
 def test_a_lower_solve_above_its_tolerance_is_said_too() -> None:
     theta = TOY.theta.clone().requires_grad_()
-    by = GradientDescent(steps=2, step_size=0.1, rtol=1e-6)
+    by = GradientDescent(max_steps=2, step_size=0.1, rtol=1e-6)
     node = argmin(TOY.lower, theta, 0 * PHI, by=by, adjoint=Implicit(CG()))
     with pytest.warns(
         AdjointWarning, match="3 of 3 lower solves ended above their tolerance; 0 of"
@@ -222,7 +222,7 @@ def test_a_lower_solve_above_its_tolerance_is_said_too() -> None:
 
 def test_a_number_of_steps_is_no_tolerance() -> None:
     theta = TOY.theta.clone().requires_grad_()
-    by = GradientDescent(steps=2, step_size=0.1)
+    by = GradientDescent(max_steps=2, step_size=0.1)
     node = argmin(TOY.lower, theta, 0 * PHI, by=by, adjoint=Implicit(CG()), watch=strict)
     node.sum().backward()
 
@@ -236,7 +236,7 @@ def test_a_converged_solve_says_nothing() -> None:
 
 def test_a_diverging_descent_is_named() -> None:
     with pytest.raises(NotFiniteError, match="step size must stay below 2/L"):
-        GradientDescent(steps=2000, step_size=5.0).minimise(TOY.lower, TOY.theta, PHI + 1)
+        GradientDescent(max_steps=2000, step_size=5.0).minimise(TOY.lower, TOY.theta, PHI + 1)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_diverging_descent_is_named() -> None:
 def test_a_start_that_requires_grad(
     adjoint: Implicit | Truncated | OneStep | Detached,
 ) -> None:
-    by = GradientDescent(steps=3, step_size=0.1)
+    by = GradientDescent(max_steps=3, step_size=0.1)
     with pytest.raises(InputError, match=r"phi0 requires grad.*phi0\.detach\(\)"):
         argmin(TOY.lower, TOY.theta, PHI.clone().requires_grad_(), by=by, adjoint=adjoint)
 
@@ -259,8 +259,8 @@ def test_newton_cannot_be_unrolled(adjoint: Unrolled | Truncated) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: GradientDescent(steps=-1, step_size=0.1), "steps >= 0"),
-        (lambda: GradientDescent(steps=1, step_size=0.0), "step_size > 0"),
+        (lambda: GradientDescent(max_steps=-1, step_size=0.1), "max_steps >= 0"),
+        (lambda: GradientDescent(max_steps=1, step_size=0.0), "step_size > 0"),
         (lambda: Newton(rtol=2.0), "rtol in"),
         (lambda: Newton(max_steps=0), "max_steps >= 1"),
         (lambda: Truncated(steps=0), "at least one"),

@@ -48,5 +48,5 @@ def test_a_gradient_whose_square_underflows_is_no_stationary_point(
     found = make(rtol=1e-5).minimise(lower, theta, torch.zeros(3, 2, dtype=dtype))
     assert met(found)
     assert (found.phi - theta).abs().max() <= 2e-5 * theta.abs().max()
-    start = GradientDescent(steps=0, step_size=1.0).minimise(lower, theta, 0 * found.phi)
+    start = GradientDescent(max_steps=0, step_size=1.0).minimise(lower, theta, 0 * found.phi)
     assert torch.allclose(start.stationarity, tiny * theta.norm(), rtol=1e-5, atol=0.0)

@@ -44,10 +44,10 @@ def jacobian_of(adjoint: Adjoint, by: GradientDescent | Nesterov, start: Tensor)
 
 
 SOLVERS: list[GradientDescent | Nesterov] = [
-    GradientDescent(steps=100, step_size=0.1, atol=1e-2),
-    Nesterov(steps=100, step_size=0.1, atol=1e-2),
-    Nesterov(steps=100, step_size=0.1, condition=8.0, atol=1e-2),
-    GradientDescent(steps=12, step_size=0.1, atol=1e-2),  # too few for some tasks
+    GradientDescent(max_steps=100, step_size=0.1, atol=1e-2),
+    Nesterov(max_steps=100, step_size=0.1, atol=1e-2),
+    Nesterov(max_steps=100, step_size=0.1, condition=8.0, atol=1e-2),
+    GradientDescent(max_steps=12, step_size=0.1, atol=1e-2),  # too few for some tasks
 ]
 
 
@@ -62,12 +62,12 @@ def test_each_tasks_own_last_steps_are_recorded(by: GradientDescent | Nesterov, 
         # the same steps, counted before: one more only finds that the tolerance is met
         memory: tuple[Tensor, ...] = ()
         phi, theta = STARTS[task], THETA.clone().requires_grad_()
-        for index in range(min(taken + 1, by.steps)):
+        for index in range(min(taken + 1, by.max_steps)):
             now = theta if index + steps >= taken else THETA
             phi, memory = by.step(lower, now, phi, memory)
         rows = [torch.autograd.grad(x, theta, retain_graph=True)[0] for x in phi]
         # contractions whose entries are at most 1, rounded at every step
-        assert (together[task] - torch.stack(rows)).abs().max() <= 10 * by.steps * EPS
+        assert (together[task] - torch.stack(rows)).abs().max() <= 10 * by.max_steps * EPS
         assert together[task].diagonal().min() >= 0.05  # of I; one step gives 0.1 and more
 
 
@@ -78,7 +78,7 @@ def test_no_task_is_left_without_a_derivative(
 ) -> None:
     found = jacobian_of(adjoint, by, STARTS)
     assert (found.diagonal(dim1=-2, dim2=-1) >= 0.05).all()
-    assert (found - jacobian_of(Unrolled(), by, STARTS)).abs().max() <= 10 * by.steps * EPS
+    assert (found - jacobian_of(Unrolled(), by, STARTS)).abs().max() <= 10 * by.max_steps * EPS
 
 
 @pytest.mark.parametrize("by", SOLVERS, ids=str)
@@ -92,7 +92,7 @@ def test_the_value_is_the_lower_solvers(adjoint: Adjoint, by: GradientDescent | 
 @pytest.mark.parametrize("adjoint", [Unrolled(), Forward(), Truncated(steps=2)], ids=str)
 def test_no_task_at_all(adjoint: Adjoint) -> None:
     theta = THETA.clone().requires_grad_()
-    by = GradientDescent(steps=5, step_size=0.1, rtol=1e-3)
+    by = GradientDescent(max_steps=5, step_size=0.1, rtol=1e-3)
     phi = argmin(lower, theta, STARTS[:0], by=by, adjoint=adjoint)
     phi.sum().backward()
     assert phi.shape == (0, 3)
@@ -106,14 +106,14 @@ def test_one_number_without_dimensions(adjoint: Adjoint) -> None:
         return (phi - theta).square() / 2
 
     theta = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    by = GradientDescent(steps=3, step_size=0.5)
+    by = GradientDescent(max_steps=3, step_size=0.5)
     argmin(square, theta, torch.zeros(()).double(), by=by, adjoint=adjoint).backward()
     assert theta.grad is not None
     assert theta.grad == 1 - 0.5**3
 
 
 def test_tensors_that_have_no_derivative_are_named() -> None:
-    by = GradientDescent(steps=3, step_size=0.5)
+    by = GradientDescent(max_steps=3, step_size=0.5)
     with torch.inference_mode():
         made = THETA.clone()
     with pytest.raises(InputError, match="theta was made under inference_mode"):
@@ -188,7 +188,7 @@ def test_a_second_derivative_suffices_unless_forward_needs_a_third() -> None:
         square: Callable[[Tensor], Tensor] = Twice.apply
         return square(phi - theta).sum(-1)
 
-    by = GradientDescent(steps=3, step_size=0.5)
+    by = GradientDescent(max_steps=3, step_size=0.5)
     theta = THETA.clone().requires_grad_()
     argmin(twice, theta, STARTS, by=by, adjoint=Unrolled()).sum().backward()
     assert theta.grad is not None
@@ -209,7 +209,7 @@ def test_steps_that_diverge_are_named(
         return rates * (phi - theta).square().sum(-1) / 2
 
     theta = THETA.clone().requires_grad_()
-    by = kind(steps=400, step_size=0.1)
+    by = kind(max_steps=400, step_size=0.1)
     with pytest.raises(NotFiniteError, match=f"phi where {kind.__name__} ended of task 2"):
         argmin(steep, theta, STARTS, by=by, adjoint=adjoint)
 
@@ -221,7 +221,7 @@ def test_a_derivative_that_is_not_finite_is_named(adjoint: Adjoint) -> None:
         return (phi - theta).abs().pow(1.5).sum(-1)
 
     theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    by = GradientDescent(steps=3, step_size=0.01)
+    by = GradientDescent(max_steps=3, step_size=0.01)
     with pytest.raises(NotFiniteError, match="derivative in theta through the lower level"):
         argmin(cusp, theta, 0 * STARTS, by=by, adjoint=adjoint).sum().backward()
 
@@ -235,7 +235,7 @@ def test_every_task_has_a_last_step_where_two_gradients_round_differently(
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(400, 4, 8, generator=generator).requires_grad_()
     labels = torch.randint(0, 3, (400, 4), generator=generator)
-    by = solver(steps=300, step_size=0.3, atol=1e-7)
+    by = solver(max_steps=300, step_size=0.3, atol=1e-7)
     heads = argmin(
         SoftmaxRegression(labels=labels, l2=0.5),
         features,

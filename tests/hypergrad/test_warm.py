@@ -72,7 +72,7 @@ class LogCosh:
 
 FAMILY = LogCosh()
 K, N, ETA = 5, 1, 0.3
-BY = GradientDescent(steps=K, step_size=1 / KAPPA)
+BY = GradientDescent(max_steps=K, step_size=1 / KAPPA)
 Starts = WarmStarts[Tensor]
 State = tuple[Tensor, Starts]
 
@@ -249,7 +249,7 @@ def test_attach_and_implicit_start_the_adjoint_where_they_are_told(face: str) ->
         if face == "attach":
             phi = attach(problem.lower, leaf, phi0, solver=solver, watch=seen.append, start=start)
         else:
-            by = GradientDescent(steps=0, step_size=1.0)
+            by = GradientDescent(max_steps=0, step_size=1.0)
             adjoint = Implicit(solver, start=start)
             phi = argmin(problem.lower, leaf, phi0, by=by, adjoint=adjoint, watch=seen.append)
         problem.upper(leaf, phi).mean().backward()

@@ -105,7 +105,7 @@ class Counting:
         CG(damping=0.1),
         MINRES(),
         NormalCG(),
-        Neumann(step=0.1, terms=4),
+        Neumann(step_size=0.1, max_steps=4),
         Cholesky(),
     ],
     ids=str,

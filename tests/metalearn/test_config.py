@@ -150,7 +150,7 @@ def test_paper_preset_is_the_published_one() -> None:
     config = TrainConfig(method="memory-reduced")
     subject = config.subject
     assert isinstance(subject, LinearHeads)
-    assert subject.lower.by == GradientDescent(steps=20, step_size=0.05)
+    assert subject.lower.by == GradientDescent(max_steps=20, step_size=0.05)
     assert isinstance(subject.lower.adjoint, Implicit)
     assert numbers(subject) == Numbers(K=20, step_size=0.05, N=20, test_K=20, test_step_size=0.05)
     assert config.configured().learning_rate == 1e-3
@@ -201,7 +201,7 @@ def test_a_file_gives_settings_and_the_command_line_overrides(
     said = capsys.readouterr().out
     assert "9 upper steps of 4 tasks, 3-way 1-shot, 2 queries per class: 36 images a step" in said
     assert "method: memory-reduced (best effort)" in said
-    assert "GradientDescent(steps=7" in said
+    assert "GradientDescent(max_steps=7" in said
 
 
 @pytest.mark.parametrize(

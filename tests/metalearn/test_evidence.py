@@ -26,9 +26,13 @@ def certificate(
     )
     return Certificate(
         stationarity=1e-3 * ones,
+        predicted_error=0 * ones,
+        newton_step=0 * ones,
         adjoint=solution,
         cotangent_norm=ones,
         of_hessian=True,
+        solver=CG(),
+        phi=solution.x,
         lower_converged=None if met is None else torch.tensor(met),
     )
 

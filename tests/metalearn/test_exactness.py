@@ -23,7 +23,7 @@ from metalearn.training.reference import Exactness, exact_of, exactness
 from metalearn.training.state import Training
 from tests.metalearn.methods import subjects
 
-DESCENT = GradientDescent(steps=4, step_size=0.5)
+DESCENT = GradientDescent(max_steps=4, step_size=0.5)
 METHODS = {
     "memory-reduced": Lower(by=DESCENT, adjoint=Implicit(CG(rtol=0.0, max_steps=2))),
     "itd-bio": Lower(by=DESCENT, adjoint=Unrolled()),
@@ -40,7 +40,7 @@ def test_the_error_is_that_against_ever_more_unrolled_steps(name: str) -> None:
     """The limit of 200 differentiated steps is derived in methods/test_heads.py, within 1e-9."""
     method = heads(METHODS[name])
     model, batch = subjects.model(method), subjects.episodes()
-    many = Lower(by=dataclasses.replace(DESCENT, steps=200), adjoint=Unrolled())
+    many = Lower(by=dataclasses.replace(DESCENT, max_steps=200), adjoint=Unrolled())
     true = subjects.found(heads(many), model, batch)
     ours = subjects.found(method, model, batch)
     found = exactness(method, model, batch)

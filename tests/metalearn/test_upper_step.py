@@ -88,7 +88,9 @@ def test_the_papers_method_saves_as_much_for_every_k(episodes: Episodes) -> None
 def test_unrolling_saves_linearly_more(episodes: Episodes) -> None:
     found = [
         kept(
-            subject_of(Lower(by=GradientDescent(steps=count, step_size=0.05), adjoint=Unrolled())),
+            subject_of(
+                Lower(by=GradientDescent(max_steps=count, step_size=0.05), adjoint=Unrolled())
+            ),
             episodes,
         )
         for count in (5, 10, 15, 20)

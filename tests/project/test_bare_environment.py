@@ -20,7 +20,7 @@ phi = argmin(
     lambda theta, phi: (phi - theta).square().sum(),
     theta,
     torch.zeros(3),
-    by=GradientDescent(steps=100, step_size=0.25),
+    by=GradientDescent(max_steps=100, step_size=0.25),
     adjoint=Implicit(CG()),
 )
 phi.sum().backward()

@@ -37,7 +37,7 @@ def what_goes_in_comes_out(
     g_named: Callable[[Tensor, Dict], Tensor],
     g_theta_named: Callable[[Dict, Tensor], Tensor],
 ) -> None:
-    by, adjoint = GradientDescent(steps=3, step_size=0.1), Implicit(CG())
+    by, adjoint = GradientDescent(max_steps=3, step_size=0.1), Implicit(CG())
     assert_type(attach(g, theta, phi, solver=CG()), Tensor)
     assert_type(attach(g_named, theta, named, solver=CG()), Dict)
     assert_type(argmin(g_named, theta, named, by=by, adjoint=adjoint), Dict)
@@ -56,14 +56,13 @@ def a_parameter_is_a_tensor(
 
 def protocols_are_met() -> None:
     linear: list[LinearSolver] = [CG(), Cholesky()]
-    lower: list[LowerSolver] = [GradientDescent(steps=1, step_size=0.1), Newton()]
+    lower: list[LowerSolver] = [GradientDescent(max_steps=1, step_size=0.1), Newton()]
     assert linear
     assert lower
 
 
 def refused(theta: Tensor, phi: Tensor, named: Dict, g: Callable[[Tensor, Tensor], Tensor]) -> None:
     # mypy runs with warn_unused_ignores: each line below must be an error of that kind
-    attach(g, theta, phi)  # type: ignore[call-arg]
     attach(g, theta, phi, CG())  # type: ignore[call-arg]
     attach(g, theta, named, solver=CG())  # type: ignore[arg-type]
     attach(g, theta, phi, solver=Newton())  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ class LongUnrolled:
         self, problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor
     ) -> torch.Tensor:
         theta = theta.clone().requires_grad_()
-        descent = GradientDescent(steps=max(self.steps, 2), step_size=self.step_size)
+        descent = GradientDescent(max_steps=max(self.steps, 2), step_size=self.step_size)
         phi = argmin(problem.lower, theta, phi0, by=descent, adjoint=Unrolled())
         problem.upper(theta, phi).mean().backward()
         assert theta.grad is not None

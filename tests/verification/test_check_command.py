@@ -177,7 +177,7 @@ def test_a_constant_without_bound_is_seen_and_one_that_has_a_bound_is_not() -> N
 def test_curvature_that_fades_is_seen() -> None:
     problem, theta, phi0 = user_problems.unbounded()
     # theta runs the other way: e^theta, the curvature, halves and halves again
-    fading = Bilevel(
+    fading: Bilevel[Tensor, Tensor] = Bilevel(
         upper=lambda theta, phi: theta.sum(-1) + phi.square().sum(-1),
         lower=lambda theta, phi: theta.exp().sum(-1) * problem.lower(torch.zeros_like(theta), phi),
     )

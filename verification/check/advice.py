@@ -124,7 +124,7 @@ def measure(problem: Bilevel[Any, Any], trajectory: Trajectory, choice: Choice) 
         return Measured(choice, math.nan, f"not tried: {cost} steps in all")
     errors = [0.0]
     for visit in trajectory.visits:
-        descent = GradientDescent(steps=choice.steps, step_size=choice.step_size)
+        descent = GradientDescent(max_steps=choice.steps, step_size=choice.step_size)
         try:
             phi = descent.minimise(problem.lower, visit.theta, visit.start).phi
             solver = CG(rtol=0.0, max_steps=choice.max_steps)

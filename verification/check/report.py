@@ -175,10 +175,11 @@ class Checked:
         else:
             plan, eta = self.advice.plan, self.advice.upper_step_size
             lines.append(
-                f"Recommended: GradientDescent(steps={plan.steps}, step_size={plan.step_size:.3g}) "
-                f"and CG(rtol=0, max_steps={plan.max_steps}); upper steps of at most {eta:.3g} "
-                "(1/L_F, from the gradients met). From estimates, so no guarantee; as a bound "
-                "they are generous, and fewer steps may do (see the table)."
+                f"Recommended: GradientDescent(max_steps={plan.steps}, "
+                f"step_size={plan.step_size:.3g}) and CG(rtol=0, max_steps={plan.max_steps}); "
+                f"upper steps of at most {eta:.3g} (1/L_F, from the gradients met). From "
+                "estimates, so no guarantee; as a bound they are generous, and fewer steps may do "
+                "(see the table)."
             )
         if not self.met:
             lines.append(

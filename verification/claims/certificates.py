@@ -73,7 +73,7 @@ def certified(
     """The library's: `hypergradient` and its `Certificate.bound`."""
     problem = instance.family.bilevel()
     theta, phi0, v0 = instance.tensors()
-    descent = GradientDescent(steps=steps, step_size=step_size)
+    descent = GradientDescent(max_steps=steps, step_size=step_size)
     phi = descent.minimise(problem.lower, theta, phi0).phi
     solver = CG(max_steps=max_steps, rtol=0.0)
     answer = hypergradient(problem, theta, phi, solver=solver, start=v0 if warm else None)

@@ -53,7 +53,7 @@ def certified_step(
         torch.tensor(at.phi),
         constants=constants,
         nu=nu,
-        by=GradientDescent(steps=steps, step_size=0.25 / largest),
+        by=GradientDescent(max_steps=steps, step_size=0.25 / largest),
         solver=CG(max_steps=max_steps, rtol=0.0),
         start=torch.tensor(at.v),
     )

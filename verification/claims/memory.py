@@ -62,7 +62,7 @@ def by_argmin(
     unrolled: bool,
 ) -> torch.Tensor:
     """The library's `argmin`; see `Differentiator`."""
-    descent = GradientDescent(steps=steps, step_size=STEP_SIZE)
+    descent = GradientDescent(max_steps=steps, step_size=STEP_SIZE)
     adjoint: Adjoint = Unrolled() if unrolled else Implicit(CG(max_steps=CG_STEPS, rtol=0.0))
     return argmin(problem.lower, theta, phi0, by=descent, adjoint=adjoint, watch=lambda _: None)
 
@@ -178,7 +178,7 @@ def _cut_short(
     """Unrolled keeps the last two steps only, under its full name."""
     if not unrolled:
         return by_argmin(problem, theta, phi0, steps=steps, unrolled=False)
-    descent = GradientDescent(steps=steps, step_size=STEP_SIZE)
+    descent = GradientDescent(max_steps=steps, step_size=STEP_SIZE)
     return argmin(problem.lower, theta, phi0, by=descent, adjoint=Truncated(steps=2))
 
 

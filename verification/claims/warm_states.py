@@ -69,7 +69,10 @@ def remembered(
 ) -> list[torch.Tensor]:
     """The library's `WarmStarts`; see `WarmSubject`."""
     starts = WarmStarts(first=first)
-    by, solver = GradientDescent(steps=STEPS, step_size=step_size), CG(rtol=0.0, max_steps=CG_STEPS)
+    by, solver = (
+        GradientDescent(max_steps=STEPS, step_size=step_size),
+        CG(rtol=0.0, max_steps=CG_STEPS),
+    )
     answers = []
     for problem, keys, theta in zip(problems, batches, thetas, strict=True):
         phi, v = starts.gather(keys)

@@ -48,7 +48,7 @@ def memory_reduced(
     step_size: float,
 ) -> Float[torch.Tensor, " p"]:
     """The paper's Algorithm 1 (its Algorithm 2 is `CG`), from hypergrad's public names."""
-    descent = GradientDescent(steps=steps, step_size=step_size)
+    descent = GradientDescent(max_steps=steps, step_size=step_size)
     phi = descent.minimise(problem.lower, theta, phi0).phi
     solver = CG(max_steps=max_steps, rtol=0.0)
     return hypergradient(problem, theta, phi, solver=solver, start=v0).grad

@@ -56,7 +56,7 @@ class Run:
 
     def descend(self, steps: int, start: torch.Tensor) -> torch.Tensor:
         """Where descent is after so many steps."""
-        descent = GradientDescent(steps=steps, step_size=self.step_size)
+        descent = GradientDescent(max_steps=steps, step_size=self.step_size)
         return descent.minimise(self.problem.lower, self.theta, start).phi
 
     def outcome(
@@ -75,7 +75,7 @@ class Run:
         cross_at = end if cross_at is None else cross_at
         lower, upper = self.problem.lower, self.problem.upper
         # objectives shifted so that their derivatives at phi_K are those at the other point
-        shifted = Bilevel(
+        shifted: Bilevel[Tensor, Tensor] = Bilevel(
             upper=lambda theta, phi: upper(theta, phi - end + upper_at),
             lower=lambda theta, phi: (
                 lower(theta, phi - end + hessian_at)
@@ -237,8 +237,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "D2",
         _source(
             "lower.gradient_descent",
-            "range(self.steps)",
-            "range(self.steps - 1)",
+            "range(self.max_steps)",
+            "range(self.max_steps - 1)",
         ),
     ),
     Mutant(
@@ -247,8 +247,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "D2",
         _source(
             "lower.gradient_descent",
-            "range(self.steps)",
-            "range(self.steps + 1)",
+            "range(self.max_steps)",
+            "range(self.max_steps + 1)",
         ),
     ),
     Mutant(

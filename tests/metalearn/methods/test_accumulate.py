@@ -28,7 +28,7 @@ from metalearn.methods.lower import Lower
 from metalearn.tasks.episodes import Episodes
 from tests.metalearn.methods.subjects import close, episodes, found, ignore, model
 
-DESCENT = GradientDescent(steps=2, step_size=0.3)
+DESCENT = GradientDescent(max_steps=2, step_size=0.3)
 IMPLICIT = Lower(by=DESCENT, adjoint=Implicit(CG(rtol=0.0, max_steps=3)))
 METHODS: dict[str, Method] = {
     "memory-reduced": LinearHeads(lower=IMPLICIT, l2=0.3),

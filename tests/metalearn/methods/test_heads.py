@@ -29,7 +29,7 @@ from tests.metalearn.methods.subjects import (
 )
 
 STEPS, SIZE, L2 = 4, 0.5, 0.3
-DESCENT = GradientDescent(steps=STEPS, step_size=SIZE)
+DESCENT = GradientDescent(max_steps=STEPS, step_size=SIZE)
 UNROLLED = Lower(by=DESCENT, adjoint=Unrolled())
 ITD_BIO = LinearHeads(lower=UNROLLED, l2=L2)
 ANIL = LinearHeads(lower=UNROLLED, l2=0.0, learn_start=True)
@@ -109,7 +109,7 @@ def test_exact_is_the_limit_of_ever_more_unrolled_steps() -> None:
     """Two derivations of one hypergradient: Newton and CG, and 200 differentiated steps."""
     subject, batch = model(MEMORY_REDUCED), episodes()
     # 200 steps contract by (1 - 0.5 * 0.3)^200 = 8e-15, their derivative by 200 times as much.
-    many = Lower(by=GradientDescent(steps=200, step_size=SIZE), adjoint=Unrolled())
+    many = Lower(by=GradientDescent(max_steps=200, step_size=SIZE), adjoint=Unrolled())
     limit = found(LinearHeads(lower=many, l2=L2), subject, batch)
     # Tolerances of 1e-12 are amplified by the condition 1 + |x|^2 / (2 l2), below 10, at most
     # twice (in phi, and by phi's error in the adjoint).
@@ -205,7 +205,7 @@ def test_answers_are_the_fitted_heads(method: LinearHeads) -> None:
 
 
 def test_answers_of_heads_that_are_no_minimisers_are_said() -> None:
-    early = GradientDescent(steps=1, step_size=SIZE, rtol=1e-9)
+    early = GradientDescent(max_steps=1, step_size=SIZE, rtol=1e-9)
     method = LinearHeads(lower=Lower(by=early, adjoint=Implicit(CG())), l2=L2)
     with pytest.warns(UnsolvedWarning, match="3 of 3 heads ended above the lower solver's"):
         method.predict(model(method), episodes())

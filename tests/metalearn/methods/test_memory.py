@@ -41,7 +41,7 @@ def batch() -> Episodes:
 
 
 def lower(steps: int, adjoint: Adjoint) -> Lower:
-    return Lower(by=GradientDescent(steps=steps, step_size=0.05), adjoint=adjoint)
+    return Lower(by=GradientDescent(max_steps=steps, step_size=0.05), adjoint=adjoint)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def kept(method: Method, batch: Episodes) -> int:
 CONSTANT: dict[str, Callable[[int], Method]] = {
     "memory-reduced": lambda k: LinearHeads(lower=paper(steps=k, adjoint_steps=5), l2=0.1),
     "imaml": lambda k: ImplicitMaml(lower=lower(k, IMPLICIT), strength=2.0),
-    "fomaml": lambda k: Maml(by=GradientDescent(steps=k, step_size=0.05), first_order=True),
-    "reptile": lambda k: Reptile(by=GradientDescent(steps=k, step_size=0.05)),
+    "fomaml": lambda k: Maml(by=GradientDescent(max_steps=k, step_size=0.05), first_order=True),
+    "reptile": lambda k: Reptile(by=GradientDescent(max_steps=k, step_size=0.05)),
 }
 LINEAR: dict[str, Callable[[int], Method]] = {
     "itd-bio": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.1),
     "anil": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.0, learn_start=True),
-    "maml": lambda k: Maml(by=GradientDescent(steps=k, step_size=0.05)),
+    "maml": lambda k: Maml(by=GradientDescent(max_steps=k, step_size=0.05)),
 }
 
 

@@ -35,7 +35,7 @@ from tests.metalearn.methods.subjects import (
 )
 
 STEPS, SIZE, STRENGTH = 3, 0.4, 2.0
-DESCENT = GradientDescent(steps=STEPS, step_size=SIZE)
+DESCENT = GradientDescent(max_steps=STEPS, step_size=SIZE)
 MAML = Maml(by=DESCENT)
 FIRST_ORDER = Maml(by=DESCENT, first_order=True)
 REPTILE = Reptile(by=DESCENT)
@@ -159,7 +159,7 @@ def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.1)
 
 
-@pytest.mark.parametrize("test", [GradientDescent(steps=0, step_size=1.0), DESCENT])
+@pytest.mark.parametrize("test", [GradientDescent(max_steps=0, step_size=1.0), DESCENT])
 @pytest.mark.parametrize("method", ALL, ids=["maml", "fomaml", "imaml", "reptile"])
 def test_testing_may_take_other_steps(method: Method, test: LowerSolver) -> None:
     assert isinstance(method, Maml | ImplicitMaml | Reptile)
@@ -169,7 +169,7 @@ def test_testing_may_take_other_steps(method: Method, test: LowerSolver) -> None
 
 
 def test_a_torch_optimiser_may_adapt() -> None:
-    method = Reptile(by=TorchOptimiser(make=adam, steps=3))
+    method = Reptile(by=TorchOptimiser(make=adam, max_steps=3))
     subject, batch = model(method), episodes()
     together = found(method, subject, batch)
     alone = [
@@ -206,7 +206,7 @@ def test_conv4_is_adapted_task_by_task(normalisation: str, layout: torch.memory_
         normalisation=normalisation,  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(0),
     )
-    method = Maml(by=GradientDescent(steps=2, step_size=0.1))
+    method = Maml(by=GradientDescent(max_steps=2, step_size=0.1))
     subject, batch = model(method, backbone), episodes(tasks=2, side=16)
     subject.to(memory_format=layout)  # type: ignore[call-overload]
     losses = []

@@ -26,7 +26,7 @@ def descended(method: Method, subject: Model, batch: Episodes) -> Tensor:
     if isinstance(method, Reptile):
         # No function has Reptile's step as its gradient; to first order in the lower step size it
         # is that of the loss of weights that are not adapted, on all of a task's images.
-        still = dataclasses.replace(method, test=GradientDescent(steps=0, step_size=1.0))
+        still = dataclasses.replace(method, test=GradientDescent(max_steps=0, step_size=1.0))
         return cross_entropy(still.predict(subject, batch), batch.query_labels).mean()
     return method.loss(subject, batch, watch=ignore).detach()
 
@@ -72,14 +72,14 @@ def test_the_papers_numbers() -> None:
     """Restated from the published settings, not read back from the code."""
     lower = PRESETS["memory-reduced"].method
     assert isinstance(lower, LinearHeads)
-    assert lower.lower.by == GradientDescent(steps=20, step_size=0.05)
+    assert lower.lower.by == GradientDescent(max_steps=20, step_size=0.05)
     assert lower.lower.adjoint == Implicit(CG(rtol=0.0, max_steps=20, check_every=None))
     itd = PRESETS["itd-bio"].method
     assert isinstance(itd, LinearHeads)
     assert itd.lower.by == lower.lower.by
     assert itd.lower.adjoint == Unrolled()
     assert PRESETS["itd-bio"].learning_rate == 1e-4
-    assert PRESETS["maml-baseline"].method == Maml(by=GradientDescent(steps=3, step_size=0.5))
+    assert PRESETS["maml-baseline"].method == Maml(by=GradientDescent(max_steps=3, step_size=0.5))
     assert PRESETS["maml-baseline"].learning_rate == 5e-3
 
 
@@ -91,4 +91,4 @@ def test_refuses_a_name_that_is_none() -> None:
 def test_a_preset_says_what_it_is() -> None:
     one = preset("maml")
     assert isinstance(one, Preset)
-    assert "by=GradientDescent(steps=5, step_size=0.01, " in str(one.method)
+    assert "by=GradientDescent(max_steps=5, step_size=0.01, " in str(one.method)
