@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad.adjoints import refuse_start_with_grad, unrollable
 from hypergrad.errors import DoubleBackwardError
-from hypergrad.graph import custom_functions, refuse_error_node
+from hypergrad.graph import custom_functions, explained, refuse_error_node
 from hypergrad.guards import noting, resumed
 from hypergrad.implicit.nodes import Problem, filled, spread
 from hypergrad.implicit.watch import Watch
@@ -111,10 +111,10 @@ def _push(
     """
     moving = [tensor for tensor in outputs if tensor.requires_grad]
     probes = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving]
-    with torch.enable_grad():
+    custom = sorted({name for tensor in moving for name in custom_functions(tensor)})
+    with torch.enable_grad(), explained(custom):
         pulled = torch.autograd.grad(moving, inputs, probes, create_graph=True, allow_unused=True)
     links: Sequence[Tensor | None] = pulled  # None where no output depends on the input
-    custom = sorted({name for tensor in moving for name in custom_functions(tensor)})
     refuse_error_node(links, custom)
     linear, along = list[Tensor](), list[Tensor]()
     for cotangent, tangent in zip(links, tangents, strict=True):

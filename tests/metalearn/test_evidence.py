@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hypergrad import Certificate, Solution, Status
+from hypergrad import CG, Certificate, Solution, Status
 from metalearn.training.certificates import Evidence
 
 TASKS = 3

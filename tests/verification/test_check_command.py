@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from hypergrad import Bilevel
 from hypergrad.errors import InputError

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from hypergrad import CG, Bilevel, GradientDescent, hypergradient
 from hypergrad.implicit.linearise import Linearisation
