@@ -11,7 +11,8 @@ from hypergrad.guards import noting
 from hypergrad.implicit.attach import attached
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.implicit.nodes import Call, Problem, constant_node
+from hypergrad.implicit.derivatives import Problem
+from hypergrad.implicit.nodes import Call, constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver

@@ -13,7 +13,7 @@ from hypergrad.adjoints import refuse_start_with_grad, unrollable
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.graph import custom_functions, explained, refuse_error_node
 from hypergrad.guards import noting, resumed
-from hypergrad.implicit.nodes import Problem, filled, spread
+from hypergrad.implicit.derivatives import Problem, filled, spread
 from hypergrad.implicit.watch import Watch
 from hypergrad.lower.minimum import LowerSolver, Unrollable
 from hypergrad.objective import Objective
@@ -153,12 +153,12 @@ class _Columns(torch.autograd.Function):
         ctx.save_for_forward(*point[:count])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         _, size = ctx.problem.counts
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
         mine = [leaf for leaf, want in zip(theta, ctx.wanted, strict=True) if want]
 
-        def back(*cotangents: Tensor) -> tuple[Tensor, ...]:
+        def back(*cotangents: Any) -> tuple[Tensor, ...]:
             products = [
                 column.flatten(1) @ cotangent.reshape(-1)
                 for column, cotangent in zip(ctx.columns, cotangents, strict=True)
@@ -224,7 +224,7 @@ class _Once(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[None, ...]:
         raise _twice()
 
     @staticmethod

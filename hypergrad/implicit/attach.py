@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.implicit.nodes import Call, Problem, attach_node
+from hypergrad.implicit.derivatives import Problem
+from hypergrad.implicit.nodes import Call, attach_node
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Objective

@@ -7,10 +7,8 @@ composes are the rules:
 - ``_Attach`` is the identity on phi*. Backward: ``-J v`` with ``H v = c``, at the *attached*
   output, so that the graph goes on through it. Forward mode: ``-H^{-1} J' dtheta``.
 - ``_Pull`` is ``(theta, phi, c) -> (v, -J v)``, the kernel's pullback.
-- ``_Derivative`` is the gradient of ``D^k g [d_1, ..., d_k]`` in (theta, phi), for directions
-  d_i in (theta, phi). It is multilinear and symmetric in the directions, so that its derivative of
-  any kind is itself, of order k + 1 or in another direction. ``J v`` and ``H v`` are its parts for
-  one direction (0, v).
+
+Derivatives of g itself are the node of ``derivatives.py``.
 
 A mapped transform (vmap) adds one leading dimension of tasks: the mapped objective returns one
 value for each of them, and the Hessian stays block diagonal.
@@ -21,60 +19,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from hypergrad.errors import DoubleBackwardError
-from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_error_node
-from hypergrad.guards import Deferred, refuse_not_finite, resumed
+from hypergrad.guards import resumed
 from hypergrad.implicit.curvature import Curvature, Hessian
-from hypergrad.implicit.mapped import mapped
+from hypergrad.implicit.derivatives import (
+    Direction,
+    Problem,
+    Tensors,
+    applied,
+    derivative,
+    filled,
+    front,
+    spread,
+)
 from hypergrad.implicit.pullback import pull
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.objective import Objective, evaluate_with_graph, examine
+from hypergrad.objective import examine
 from hypergrad.transforms import over_batched_cotangents, transforming
 from hypergrad.tree import (
     Phi,
     Theta,
     flatten,
-    fresh_leaf,
     full_precision,
     leaves,
     like,
     unflatten,
     vector_of,
 )
-
-Tensors: TypeAlias = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Problem(Generic[Theta, Phi]):
-    """A lower objective and the structure of its arguments. The trees' values are not used."""
-
-    lower: Objective[Theta, Phi]
-    theta: Theta
-    phi: Phi
-    checks: Deferred | None  # where checks of values are noted; another thread may run backward
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The numbers of leaves of theta and phi."""
-        return len(leaves(self.theta)), len(leaves(self.phi))
-
-    def trees(self, tensors: Sequence[Tensor]) -> tuple[Theta, Phi]:
-        """The leaves of both, theta's first, as trees."""
-        count = len(leaves(self.theta))
-        return like(self.theta, tensors[:count]), like(self.phi, tensors[count:])
-
-    def mapped(self, in_theta: Sequence[bool] | None = None) -> Problem[Any, Any]:
-        """All mapped problems together; theta has the dimension where ``in_theta`` says so."""
-        own = [True] * self.counts[0] if in_theta is None else in_theta
-        return replace(self, lower=mapped(self.lower, own))
 
 
 @dataclass(frozen=True)
@@ -128,14 +106,14 @@ class _Attach(torch.autograd.Function):
         ctx.evidence = values, met
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         call: Call[Any, Any] = ctx.call
         point: Tensors = ctx.saved_tensors
         count, size = call.problem.counts
         needed = tuple(ctx.needs_input_grad[1 : 1 + count])
         values, met = ctx.evidence
 
-        def back(*cotangents: Tensor) -> Tensors:
+        def back(*cotangents: Any) -> Tensors:
             c = flatten(cotangents, values.shape)
             _, *gradients = pull_node(call, needed, values, met, point, c)
             return tuple(gradients)
@@ -206,7 +184,7 @@ class _Pull(torch.autograd.Function):
         ctx.save_for_forward(*tensors[:-1], output[0])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         call: Call[Any, Any] = ctx.call
         require_hessian(call.curvature)
         *point, v = ctx.saved_tensors
@@ -262,110 +240,13 @@ class _Pull(torch.autograd.Function):
         # theta is spread, too: each mapped c has a -J v of its own
         moved = spread(tensors, dims[2:], info.batch_size)
         outer = call.mapped(info.batch_size)
-        output = _applied(_Pull, outer, needed, *moved)
-        return output, tuple(0 for _ in output)
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A direction in (theta, phi): leaves like theta's and like phi's; None is zero."""
-
-    theta: Tensors | None = None
-    phi: Tensors | None = None
-
-
-class _Derivative(torch.autograd.Function):
-    """The gradient in (theta, phi) of ``D^k g [d_1, ..., d_k]``, summed over tasks."""
-
-    @staticmethod
-    def forward(
-        problem: Problem[Any, Any], layout: tuple[tuple[bool, bool], ...], *tensors: Tensor
-    ) -> Tensors:
-        total = sum(problem.counts)
-        along = unpacked(problem, layout, tensors[total:])
-        probes = [fresh_leaf(leaf) for leaf in tensors[:total]]
-        theta, phi = problem.trees(probes)
-        with torch.enable_grad(), full_precision(phi), resumed(problem.checks), explained():
-            values, nodes = evaluate_with_graph(problem.lower, theta, phi)
-            custom = custom_among(nodes)
-            refuse_compiled(custom)
-            found = recorded(values, probes, custom)
-            for direction in along:
-                slope = contracted(problem, found, direction)
-                found = recorded(slope, probes, custom)
-            for part in found:
-                what = "a derivative of the lower objective"
-                refuse_not_finite(part.detach().reshape(-1), what, per_task=False)
-        return tuple(part.detach() for part in found)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.problem, ctx.layout, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        problem: Problem[Any, Any] = ctx.problem
-        total, count = sum(problem.counts), problem.counts[0]
-        tensors: Tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
-        known = unpacked(problem, ctx.layout, tensors[total:])
-
-        def back(*cotangents: Tensor) -> Tensors:
-            new = Direction(cotangents[:count], cotangents[count:])
-            grads: list[Tensor] = []
-            if any(needs[:total]):
-                grads += derivative(problem, tensors[:total], [*known, new])
-            else:
-                grads += [torch.zeros_like(leaf) for leaf in tensors[:total]]
-            for index, direction in enumerate(known):
-                others = [*known[:index], new, *known[index + 1 :]]
-                parts = derivative(problem, tensors[:total], others)
-                grads += parts[:count] if direction.theta is not None else ()
-                grads += parts[count:] if direction.phi is not None else ()
-            return tuple(grads)
-
-        return None, None, *over_batched_cotangents(back, cotangents)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensors:
-        problem: Problem[Any, Any] = ctx.problem
-        total, count = sum(problem.counts), problem.counts[0]
-        tensors: Tensors = ctx.saved_tensors
-        known = unpacked(problem, ctx.layout, tensors[total:])
-        moved = filled(tangents[2 : 2 + total], tensors[:total])
-        at = tensors[:total]
-        sums = derivative(problem, at, [*known, Direction(moved[:count], moved[count:])])
-        turned = unpacked(problem, ctx.layout, filled(tangents[2 + total :], tensors[total:]))
-        for index, direction in enumerate(turned):
-            others = [*known[:index], direction, *known[index + 1 :]]
-            pairs = zip(sums, derivative(problem, at, others), strict=True)
-            sums = tuple(left + right for left, right in pairs)
-        return sums
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        dims: tuple[Any, ...],
-        problem: Problem[Any, Any],
-        layout: tuple[tuple[bool, bool], ...],
-        *tensors: Tensor,
-    ) -> tuple[Tensors, Any]:
-        moved = spread(tensors, dims[2:], info.batch_size)
-        outer = problem.mapped()
-        output = _applied(_Derivative, outer, layout, *moved)
+        output = applied(_Pull, outer, needed, *moved)
         return output, tuple(0 for _ in output)
 
 
 def attach_node(call: Call[Any, Any], *point: Tensor) -> tuple[Any, ...]:
     """``(*phi*, g there, whether the lower solver converged)`` for the leaves of theta and phi."""
-    return _applied(_Attach, call, *point)
-
-
-def _applied(node: Any, *arguments: Any) -> tuple[Any, ...]:
-    output: tuple[Any, ...] = node.apply(*arguments)
-    return output
+    return applied(_Attach, call, *point)
 
 
 class _Constant(torch.autograd.Function):
@@ -383,7 +264,7 @@ class _Constant(torch.autograd.Function):
         ctx.save_for_forward(*output)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[None, ...]:
         return tuple(None for _ in ctx.needs_input_grad)
 
     @staticmethod
@@ -399,7 +280,7 @@ class _Constant(torch.autograd.Function):
         *point: Tensor,
     ) -> tuple[Tensors, Any]:
         moved = spread(point, dims[2:], info.batch_size)
-        output = _applied(_Constant, problem.mapped(), by, *moved)
+        output = applied(_Constant, problem.mapped(), by, *moved)
         return output, tuple(0 for _ in output)
 
 
@@ -407,7 +288,7 @@ def constant_node(problem: Problem[Any, Any], by: LowerSolver, point: Sequence[T
     """The leaves of phi where the lower solver ends, constant under every transform."""
     if not transforming(*point):
         return _Constant.forward(problem, by, *point)
-    return _applied(_Constant, problem, by, *point)
+    return applied(_Constant, problem, by, *point)
 
 
 def pull_node(
@@ -420,78 +301,13 @@ def pull_node(
 ) -> Tensors:
     """``_Pull``; without a node where nobody can differentiate it."""
     if torch.is_grad_enabled() or transforming(*point, c):
-        return _applied(_Pull, call, needed, values, met, *point, c)
+        return applied(_Pull, call, needed, values, met, *point, c)
     return _Pull.forward(call, needed, values, met, *point, c)
-
-
-def derivative(
-    problem: Problem[Any, Any], point: Sequence[Tensor], along: Sequence[Direction]
-) -> Tensors:
-    """``_Derivative`` at a point, of the order of the number of directions."""
-    layout = tuple((d.theta is not None, d.phi is not None) for d in along)
-    parts = [leaf for d in along for leaf in (*(d.theta or ()), *(d.phi or ()))]
-    return _applied(_Derivative, problem, layout, *point, *parts)
-
-
-def unpacked(
-    problem: Problem[Any, Any], layout: Sequence[tuple[bool, bool]], tensors: Sequence[Tensor]
-) -> list[Direction]:
-    """The directions that a layout and their leaves in a row describe."""
-    rest = iter(tensors)
-    take = [
-        tuple(tuple(next(rest) for _ in range(count)) if has else None for has, count in pair)
-        for pair in (zip(part, problem.counts, strict=True) for part in layout)
-    ]
-    return [Direction(*pair) for pair in take]
-
-
-def recorded(values: Tensor, probes: Sequence[Tensor], custom: Sequence[str]) -> Tensors:
-    """The gradient of the values' sum with its graph; zeros where nothing depends on a probe."""
-    if not values.requires_grad:
-        return tuple(torch.zeros_like(probe) for probe in probes)
-    weights = torch.ones_like(values, requires_grad=bool(custom))
-    found = torch.autograd.grad(
-        values, probes, weights, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    if custom:
-        refuse_error_node(found, custom)
-    return found
-
-
-def contracted(problem: Problem[Any, Any], gradient: Sequence[Tensor], along: Direction) -> Tensor:
-    """``<gradient, direction>`` over the parts that the direction has."""
-    count = problem.counts[0]
-    parts = list(zip(gradient[:count], along.theta or (), strict=False))
-    parts += list(zip(gradient[count:], along.phi or (), strict=False))
-    return torch.stack([(left * right).sum() for left, right in parts]).sum()
 
 
 def phi_parts(problem: Problem[Any, Any], point: Sequence[Tensor], vector: Tensor) -> Tensors:
     """A vector ``(*batch, n)`` as leaves like phi's."""
     return tuple(unflatten(vector, point[problem.counts[0] :]))
-
-
-def filled(tangents: Sequence[Tensor | None], like_these: Sequence[Tensor]) -> Tensors:
-    """Tangents, zero where there is none."""
-    pairs = zip(tangents, like_these, strict=True)
-    return tuple(torch.zeros_like(t) if tangent is None else tangent for tangent, t in pairs)
-
-
-def front(tensor: Tensor, dim: int | None) -> Tensor:
-    """The tensor with its mapped dimension first."""
-    return tensor if dim is None else tensor.movedim(dim, 0)
-
-
-def spread(tensors: Sequence[Tensor | None], dims: Sequence[int | None], size: int) -> list[Any]:
-    """The tensors with the mapped dimension first, expanded where there is none."""
-    return [
-        None
-        if tensor is None
-        else tensor.expand(size, *tensor.shape)
-        if dim is None
-        else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, dims, strict=True)
-    ]
 
 
 def require_hessian(curvature: Curvature) -> None:

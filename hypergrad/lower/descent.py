@@ -13,7 +13,7 @@ from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
-from hypergrad.implicit.nodes import Problem, derivative
+from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.linear.solution import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import Objective, evaluate
