@@ -10,7 +10,7 @@ from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Objective, examine
-from hypergrad.transforms import transforming
+from hypergrad.transforms import is_batched_twice, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
@@ -69,7 +69,8 @@ def _watched(leaf: Tensor) -> Tensor:
     checks = noting()
 
     def refuse(gradient: Tensor | None) -> None:
-        if gradient is None:  # a loss may block the derivative
+        # a loss may block the derivative; of several at once, the nodes look at each
+        if gradient is None or is_batched_twice(gradient):
             return
         what = "the derivative in theta through the lower level"
         with resumed(checks):  # another thread may run backward

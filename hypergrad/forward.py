@@ -17,7 +17,7 @@ from hypergrad.implicit.derivatives import Problem, filled, spread
 from hypergrad.implicit.watch import Watch
 from hypergrad.lower.minimum import LowerSolver, Unrollable
 from hypergrad.objective import Objective
-from hypergrad.transforms import over_batched_cotangents, transforming
+from hypergrad.transforms import one_by_one, refuse_forward_twice, transforming
 from hypergrad.tree import Phi, Theta, detach, fresh_leaf, leaves, like
 
 
@@ -167,7 +167,7 @@ class _Columns(torch.autograd.Function):
             grads = [part.reshape(leaf.shape) for part, leaf in zip(parts, mine, strict=True)]
             return tuple(_once(grads, [*theta, *cotangents]))
 
-        served = iter(over_batched_cotangents(back, cotangents[:size]))
+        served = iter(one_by_one(back, cotangents[:size]))
         parts = (next(served) if want else None for want in ctx.wanted)
         return None, None, None, *parts, *(None for _ in range(size))
 
@@ -176,11 +176,16 @@ class _Columns(torch.autograd.Function):
         count, _ = ctx.problem.counts
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
         moved = filled(tangents[3 : 3 + count], theta)
-        along = torch.cat(
-            [part.reshape(-1) for part, want in zip(moved, ctx.wanted, strict=True) if want]
-        )
-        pushed = [torch.tensordot(along, column, dims=1) for column in ctx.columns]
-        return *_once(pushed, [*theta, *moved]), *(None for _ in ctx.columns)
+        refuse_forward_twice()
+
+        def push(*moved: Tensor) -> tuple[Tensor, ...]:
+            along = torch.cat(
+                [part.reshape(-1) for part, want in zip(moved, ctx.wanted, strict=True) if want]
+            )
+            pushed = [torch.tensordot(along, column, dims=1) for column in ctx.columns]
+            return tuple(_once(pushed, [*theta, *moved]))
+
+        return *one_by_one(push, moved), *(None for _ in ctx.columns)
 
     @staticmethod
     def vmap(

@@ -5,11 +5,14 @@ torch publishes no way to ask. The private names, those of torch 2.6 to 2.13, st
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from hypergrad.errors import InputError, TransformError
 
@@ -31,6 +34,41 @@ def _forward_level() -> int:
     return level
 
 
+def refuse_tracing() -> None:
+    """Raise under a tracer of torch.fx, which ``torch.func.linearize`` runs.
+
+    Solvers look at values, and a trace would hold those of one tangent as constants.
+
+    Raises:
+        TransformError: naming the ways round.
+    """
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if tracer is not None and tracer.get_proxy_mode() is not None:
+        raise TransformError(
+            "torch.func.linearize (or make_fx) traces this call, and a solver that looks at values "
+            "can't be traced; use torch.func.jvp or jacfwd, which give the same derivative."
+        )
+
+
+def refuse_forward_twice() -> None:
+    """Raise where forward mode runs over forward mode.
+
+    torch runs a node's rule for tangents with forward mode switched off, so that the tangents of
+    the outer one would silently be zero (torch 2.6 to 2.13).
+
+    Raises:
+        TransformError: naming the ways round.
+    """
+    stack = _functorch.get_interpreter_stack() or ()
+    forward = sum(one.key() == _functorch.TransformType.Jvp for one in stack)
+    if forward + (_forward_level() >= 0 and not forward) > 1:
+        raise TransformError(
+            "forward mode over forward mode (jacfwd of jacfwd, jvp of jvp) can't go through a "
+            "minimiser: torch would drop the outer tangent. Use reverse mode for one of them: "
+            "torch.func.hessian, jacrev or grad, in either order."
+        )
+
+
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a torch.func transform has wrapped the tensor."""
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))
@@ -44,6 +82,30 @@ def captured_by_transform(objective: Callable[..., Any], role: str) -> InputErro
         f"the {role} objective {named} a torch.func transform (grad, jvp or vmap) differentiates "
         "or maps: its derivative would be lost. Pass it in theta (a tree may hold it)."
     )
+
+
+class NothingCaptured(TorchFunctionMode):
+    """Raises where an objective, evaluated outside the transforms, uses a tensor of one of them.
+
+    torch would take the tensor's value and drop its derivative.
+    """
+
+    def __init__(self, objective: Callable[..., Any]) -> None:
+        super().__init__()
+        self._objective = objective
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the arguments of each operation, but for those within a transform of its own."""
+        if _functorch.peek_interpreter_stack() is None:
+            for part in pytree.tree_leaves((args, kwargs)):
+                if isinstance(part, Tensor) and is_transformed(part):
+                    raise captured_by_transform(self._objective, "lower")
+        return func(*args, **(kwargs or {}))
+
+
+def is_batched_twice(tensor: Tensor) -> bool:
+    """Whether ``is_grads_batched=True`` has put several cotangents into the tensor."""
+    return bool(_functorch.is_legacy_batchedtensor(tensor))
 
 
 def _captured(objective: Any) -> Iterator[tuple[str, Tensor]]:
@@ -63,22 +125,22 @@ def _captured(objective: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{name!r}", value
 
 
-def over_batched_cotangents(
-    back: Callable[..., tuple[Tensor, ...]], cotangents: Sequence[Tensor]
+def one_by_one(
+    rule: Callable[..., tuple[Tensor, ...]], vectors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """``back(*cotangents)``; one by one where torch brings several at once.
+    """``rule(*vectors)``; one by one where torch brings several cotangents or tangents at once.
 
-    ``is_grads_batched=True`` and ``vectorize=True`` run backward under an older vmap, which knows
-    no rules of nodes and lets no value be looked at. Its dimension is taken off and put back.
+    ``is_grads_batched=True`` and ``vectorize=True`` run rules under an older vmap, which knows no
+    rules of nodes and lets no value be looked at. Its dimension is taken off and put back.
     """
-    if not any(_functorch.is_legacy_batchedtensor(part) for part in cotangents):
-        return back(*cotangents)
+    if not any(_functorch.is_legacy_batchedtensor(part) for part in vectors):
+        return rule(*vectors)
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
-    batched = next(part for part in cotangents if _functorch.is_legacy_batchedtensor(part))
+    batched = next(part for part in vectors if _functorch.is_legacy_batchedtensor(part))
     size = torch._remove_batch_dim(batched, level, 1, 0).shape[0]
-    plain = [torch._remove_batch_dim(part, level, size, 0) for part in cotangents]
-    columns = [back(*(part[index] for part in plain)) for index in range(size)]
+    plain = [torch._remove_batch_dim(part, level, size, 0) for part in vectors]
+    columns = [rule(*(part[index] for part in plain)) for index in range(size)]
     return tuple(
         torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*columns, strict=True)
     )

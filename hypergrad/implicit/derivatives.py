@@ -19,7 +19,7 @@ from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_err
 from hypergrad.guards import Deferred, refuse_not_finite, resumed
 from hypergrad.implicit.mapped import mapped
 from hypergrad.objective import Objective, evaluate_with_graph
-from hypergrad.transforms import over_batched_cotangents
+from hypergrad.transforms import one_by_one, refuse_forward_twice
 from hypergrad.tree import Phi, Theta, fresh_leaf, full_precision, leaves, like
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -119,7 +119,7 @@ class _Derivative(torch.autograd.Function):
                 grads += parts[count:] if direction.phi is not None else ()
             return tuple(grads)
 
-        return None, None, *over_batched_cotangents(back, cotangents)
+        return None, None, *one_by_one(back, cotangents)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
@@ -127,15 +127,20 @@ class _Derivative(torch.autograd.Function):
         total, count = sum(problem.counts), problem.counts[0]
         tensors: Tensors = ctx.saved_tensors
         known = unpacked(problem, ctx.layout, tensors[total:])
-        moved = filled(tangents[2 : 2 + total], tensors[:total])
         at = tensors[:total]
-        sums = derivative(problem, at, [*known, Direction(moved[:count], moved[count:])])
-        turned = unpacked(problem, ctx.layout, filled(tangents[2 + total :], tensors[total:]))
-        for index, direction in enumerate(turned):
-            others = [*known[:index], direction, *known[index + 1 :]]
-            pairs = zip(sums, derivative(problem, at, others), strict=True)
-            sums = tuple(left + right for left, right in pairs)
-        return sums
+        refuse_forward_twice()
+
+        def push(*moved: Tensor) -> Tensors:
+            new = Direction(moved[:count], moved[count:total])
+            sums = derivative(problem, at, [*known, new])
+            turned = unpacked(problem, ctx.layout, moved[total:])
+            for index, direction in enumerate(turned):
+                others = [*known[:index], direction, *known[index + 1 :]]
+                pairs = zip(sums, derivative(problem, at, others), strict=True)
+                sums = tuple(left + right for left, right in pairs)
+            return sums
+
+        return one_by_one(push, filled(tangents[2:], tensors))
 
     @staticmethod
     def vmap(

@@ -17,6 +17,7 @@ value for each of them, and the Hessian stays block diagonal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic
@@ -42,7 +43,13 @@ from hypergrad.implicit.watch import Watch
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import examine
-from hypergrad.transforms import over_batched_cotangents, transforming
+from hypergrad.transforms import (
+    NothingCaptured,
+    one_by_one,
+    refuse_forward_twice,
+    refuse_tracing,
+    transforming,
+)
 from hypergrad.tree import (
     Phi,
     Theta,
@@ -65,6 +72,7 @@ class Call(Generic[Theta, Phi]):
     watch: Watch
     by: LowerSolver | None = None  # finds the minimiser, where phi is a start
     start: Phi | None = None  # a first guess of v
+    transformed: bool = False  # whether a transform of torch.func runs
 
     def mapped(self, size: int, in_theta: Sequence[bool] | None = None) -> Call[Any, Any]:
         """The call of all mapped problems together; the guess of v is the same for each."""
@@ -89,7 +97,8 @@ class _Attach(torch.autograd.Function):
             if call.by is not None:
                 found = call.by.minimise(call.problem.lower, theta, phi)
                 phi, met = found.phi, found.converged
-            values = examine(call.problem.lower, theta, phi)
+            with NothingCaptured(call.problem.lower) if call.transformed else nullcontext():
+                values = examine(call.problem.lower, theta, phi)
         if call.start is not None:
             vector_of(call.start, phi, "start", values.shape)  # for its checks
         return *(leaf.view_as(leaf) for leaf in leaves(phi)), values, met
@@ -118,7 +127,7 @@ class _Attach(torch.autograd.Function):
             _, *gradients = pull_node(call, needed, values, met, point, c)
             return tuple(gradients)
 
-        served = iter(over_batched_cotangents(back, cotangents[:size]))
+        served = iter(one_by_one(back, cotangents[:size]))
         parts = (next(served) if need else None for need in needed)
         return None, *parts, *(None for _ in range(size))
 
@@ -129,10 +138,15 @@ class _Attach(torch.autograd.Function):
         count, _ = call.problem.counts
         moved = filled(tangents[1 : 1 + count], point[:count])
         values, met = ctx.evidence
-        mixed = derivative(call.problem, point, [Direction(theta=moved)])
-        c = -flatten(mixed[count:], values.shape)
-        v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, c)
-        return *unflatten(v, point[count:]), None, None
+        refuse_forward_twice()
+
+        def push(*moved: Tensor) -> Tensors:
+            mixed = derivative(call.problem, point, [Direction(theta=moved)])
+            c = -flatten(mixed[count:], values.shape)
+            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, c)
+            return tuple(unflatten(v, point[count:]))
+
+        return *one_by_one(push, moved), None, None
 
     @staticmethod
     def vmap(
@@ -208,26 +222,31 @@ class _Pull(torch.autograd.Function):
             third = derivative(call.problem, point, along)
             return *(-part for part in third), w
 
-        grads = over_batched_cotangents(back, cotangents)
+        grads = one_by_one(back, cotangents)
         return None, None, None, None, *grads
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         call: Call[Any, Any] = ctx.call
+        refuse_forward_twice()
         require_hessian(call.curvature)
         *point, v = ctx.saved_tensors
         count, _ = call.problem.counts
-        *moved, dc = filled(tangents[4:], (*point, v))
-        along = Direction(tuple(moved[:count]), tuple(moved[count:]))
-        fixed = Direction(phi=phi_parts(call.problem, point, v))
-        turned = derivative(call.problem, point, [fixed, along])  # (dJ v, dH v)
-        c = dc - flatten(turned[count:], v.shape[:-1])
-        dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, c)
-        pulled = derivative(
-            call.problem, point, [Direction(phi=phi_parts(call.problem, point, dv))]
-        )
-        dg = (-(left + right) for left, right in zip(turned, pulled, strict=True))
-        return dv, *(part for part, need in zip(dg, ctx.needed, strict=False) if need)
+        moved = filled(tangents[4:], (*point, v))
+
+        def push(*moved: Tensor) -> Tensors:
+            *at, dc = moved
+            along = Direction(tuple(at[:count]), tuple(at[count:]))
+            fixed = Direction(phi=phi_parts(call.problem, point, v))
+            turned = derivative(call.problem, point, [fixed, along])  # (dJ v, dH v)
+            c = dc - flatten(turned[count:], v.shape[:-1])
+            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, c)
+            along = Direction(phi=phi_parts(call.problem, point, dv))
+            pulled = derivative(call.problem, point, [along])
+            dg = (-(left + right) for left, right in zip(turned, pulled, strict=True))
+            return dv, *(part for part, need in zip(dg, ctx.needed, strict=False) if need)
+
+        return one_by_one(push, moved)
 
     @staticmethod
     def vmap(
@@ -246,7 +265,8 @@ class _Pull(torch.autograd.Function):
 
 def attach_node(call: Call[Any, Any], *point: Tensor) -> tuple[Any, ...]:
     """``(*phi*, g there, whether the lower solver converged)`` for the leaves of theta and phi."""
-    return applied(_Attach, call, *point)
+    refuse_tracing()
+    return applied(_Attach, replace(call, transformed=transforming(*point)), *point)
 
 
 class _Constant(torch.autograd.Function):
@@ -261,15 +281,15 @@ class _Constant(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.mark_non_differentiable(*output)
-        ctx.save_for_forward(*output)
+        ctx.outputs = len(output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[None, ...]:
         return tuple(None for _ in ctx.needs_input_grad)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensors:
-        return tuple(torch.zeros_like(leaf) for leaf in ctx.saved_tensors)
+    def jvp(ctx: Any, *tangents: Any) -> tuple[None, ...]:
+        return (None,) * ctx.outputs
 
     @staticmethod
     def vmap(
@@ -300,6 +320,7 @@ def pull_node(
     c: Tensor,
 ) -> Tensors:
     """``_Pull``; without a node where nobody can differentiate it."""
+    refuse_tracing()
     if torch.is_grad_enabled() or transforming(*point, c):
         return applied(_Pull, call, needed, values, met, *point, c)
     return _Pull.forward(call, needed, values, met, *point, c)

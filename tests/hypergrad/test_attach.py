@@ -19,7 +19,6 @@ from hypergrad import (
     pullback,
     strict,
 )
-from hypergrad.errors import DoubleBackwardError
 from tests.hypergrad.problems import Q, Toy
 
 BATCHES = [(), (3,), (2, 3)]
@@ -141,15 +140,6 @@ def test_nothing_happens_where_no_gradient_is_wanted() -> None:
     theta = toy.theta.clone().requires_grad_()
     with torch.no_grad():
         assert not attach(toy.lower, theta, toy.minimiser(), solver=CG()).requires_grad
-
-
-def test_second_derivatives_are_refused_where_they_are_taken() -> None:
-    toy = Toy()
-    theta = toy.theta.clone().requires_grad_()
-    attached = attach(toy.lower, theta, toy.minimiser(), solver=CG())
-    (grad,) = torch.autograd.grad(attached.sum(), theta, create_graph=True)  # allowed
-    with pytest.raises(DoubleBackwardError, match=r"Unrolled\(\)"):
-        grad.sum().backward()
 
 
 def test_a_phi_changed_in_place_is_noticed() -> None:
