@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import AdjointError, AdjointWarning, InputError
-from hypergrad.linear.solution import Solution, Status, norm
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import norm
 from hypergrad.objective import refuse_not_finite
 
 

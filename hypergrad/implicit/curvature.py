@@ -12,7 +12,7 @@ from torch import Size, Tensor
 from hypergrad.errors import InputError
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.objective import Objective, fresh_leaf, no_dependence
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.objectives.composed import Composed

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
-from hypergrad.linear.solution import LinearSolver, Status, norm, verified
+from hypergrad.linear.solution import LinearSolver, Status, verified
+from hypergrad.linear.vectors import norm
 from hypergrad.objective import (
     Bilevel,
     Objective,

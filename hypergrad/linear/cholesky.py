@@ -20,8 +20,7 @@ class Cholesky:
 
     Takes n + 1 products, many at once where the map can be vectorised (``torch.vmap``), and
     ``O(n^2)`` memory for each task, besides what a product holds meanwhile, ``at_once`` times.
-    Only the lower triangle is used; a map that is not symmetric is convicted by the recomputed
-    residual.
+    Only the lower triangle is used; the recomputed residual shows a map that is not symmetric.
 
     Attributes:
         rtol: the recomputed relative residual above which the solution is not called converged.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, dot, norm, scale_of
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot, norm, scale_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, dot
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,9 @@ class NormalCG:
     definite A use CG; on an indefinite one MINRES takes half the products for the same bound, but
     leans on A's symmetry through the whole Lanczos recurrence.
 
-    The residual ``b - A x`` is carried along and judged, not that of the normal equations. Where A
-    is singular and b not in its range, x is a least-squares solution, and STAGNATED. Restarting is
-    CG's.
+    The residual ``b - A x`` is carried along and verified, not that of the normal equations. Where
+    A is singular and b not in its range, x is a least-squares solution, and STAGNATED. Restarting
+    is CG's.
 
     Attributes:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import (
     Objective,

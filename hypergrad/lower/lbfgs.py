@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import dot, norm
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point, Probe, backtrack
 from hypergrad.lower.minimum import Minimum

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import dot
+from hypergrad.linear.vectors import dot
 from hypergrad.lower.descent import Progress, Slope, Tolerance, choose, count, descend
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective

@@ -10,7 +10,8 @@ from torch import Tensor
 from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
-from hypergrad.linear.solution import LinearSolver, dot, norm
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack

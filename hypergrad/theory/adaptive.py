@@ -10,7 +10,8 @@ import torch
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import HypergradError, InputError
 from hypergrad.implicit.pullback import Hypergradient, hypergradient
-from hypergrad.linear.solution import LinearSolver, norm
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Bilevel
 from hypergrad.tree import Phi, Theta, leaves, like, unflatten

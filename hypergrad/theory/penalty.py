@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver, Minimum
 from hypergrad.objective import Bilevel, Objective, evaluate, examine, fresh_leaf, refuse_not_finite
 from hypergrad.tree import Phi, Theta, flatten, leaves, like

@@ -1,4 +1,4 @@
-"""Conjugate gradients for one system on the CPU, where a number may be read at once."""
+"""CG's sweep for a single system on the CPU, where a number may be read at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run
-from hypergrad.linear.solution import LinearMap, Status, dot
+from hypergrad.linear.solution import LinearMap, Status
+from hypergrad.linear.vectors import dot
 
 
-def sweep_alone(
+def sweep_single(
     inverse: LinearMap | None,
     product: LinearMap,
     run: Run,

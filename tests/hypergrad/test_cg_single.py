@@ -12,7 +12,7 @@ from hypergrad import CG, Cholesky, Status
 from hypergrad.errors import InputError
 from hypergrad.guards import deferred
 from hypergrad.linear.cholesky import dense
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from tests.hypergrad.systems import N, product, right_hand_side, spd
 
 EPS = torch.finfo(torch.float64).eps
