@@ -14,7 +14,7 @@ from hypergrad.errors import InputError
 from hypergrad.linear.cg_single import sweep_single
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.preconditioners import Preconditioner
+from hypergrad.linear.preconditioners import Preconditioner, scaled
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import dot
 
@@ -115,7 +115,10 @@ def _sweep(
     # one value for each task against (*batch, n); a single task's broadcasts as it is
     each = _as_is if r.ndim == 1 else _columns
     nought, limit = r.new_zeros(()), goal.square()
-    z = r if inverse is None else inverse(r)
+    if inverse is None:
+        z = r
+    else:
+        inverse, z = scaled(inverse, r)
     rho = dot(r, z)
     p = torch.where(each(active & (rho.abs() < torch.inf)), z, nought)
     unknown = nought

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run
+from hypergrad.linear.preconditioners import scaled
 from hypergrad.linear.solution import LinearMap, Status
 from hypergrad.linear.vectors import dot
 
@@ -30,7 +31,10 @@ def sweep_single(
     x, r = run.x, run.residual
     kind = torch.finfo(r.dtype)
     limit = float(goal) * float(goal)  # squared by ** it would raise
-    z = r if inverse is None else inverse(r)
+    if inverse is None:
+        z = r
+    else:
+        inverse, z = scaled(inverse, r)
     p, rho = z.clone(), float(dot(r, z))
     least, unknown = math.inf, 0.0
     taken, ended = 0, Status.OUT_OF_STEPS

@@ -13,6 +13,7 @@ from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import norm, scale_of
+from hypergrad.settings import check_max_steps, check_tolerances
 
 # The recurrence's residual and the true one, b - A x, agree while their distance is below this
 # share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
@@ -20,13 +21,12 @@ _TRUST = 0.1
 
 
 def check_stopping(
-    name: str, rtol: float, atol: float, max_steps: int | None, check_every: int | None
+    name: str, rtol: object, atol: object, max_steps: object, check_every: int | None
 ) -> None:
-    """Refuse stopping rules that make no sense, or never stop."""
-    if not (0 <= rtol < 1 and atol >= 0):
-        raise InputError(f"{name} got rtol={rtol}, atol={atol}; rtol must be in [0, 1), atol >= 0.")
-    if max_steps is not None and max_steps < 1:
-        raise InputError(f"{name} got max_steps={max_steps}; it must be at least 1, or None.")
+    """Raise for stopping rules that make no sense, or never stop."""
+    check_tolerances(name, rtol, atol)
+    if max_steps is not None:
+        check_max_steps(name, max_steps, least=1)
     if rtol == 0 and atol == 0 and max_steps is None:
         raise InputError(
             f"{name} got no tolerance and no max_steps: it would not know when to stop."

@@ -43,12 +43,12 @@ _REMEDIES = {
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
-        "steps, or regularise the lower objective."
+        "steps, regularise the lower objective, damp the system, or use GaussNewton() as curvature."
     ),
     Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
     Status.DAMPED: (
-        "only the damped system was solved; damp less, or regularise the lower objective itself, "
-        "which keeps phi and v consistent."
+        "nothing to do if the damping is meant: the damped system was solved, and not the "
+        "undamped one; to solve that, damp less, or regularise the lower objective itself."
     ),
     Status.MISREPORTED: (
         "the solver called a residual converged that its x does not have; mend the solver so that "
@@ -81,8 +81,30 @@ class Solution:
 
     @property
     def converged(self) -> Bool[Tensor, "*batch"]:
-        """Whether the recomputed residual met the tolerance, for each task."""
-        return self.status == Status.CONVERGED
+        """Whether the recomputed residual met the tolerance, for each task.
+
+        Where damping was asked for, this is the damped system's residual, also in the status
+        DAMPED, which says that the residual of A itself is above the tolerance.
+        """
+        return (self.status == Status.CONVERGED) | (self.status == Status.DAMPED)
+
+
+def remedy(solution: Solution, task: int) -> str:
+    """The advice for one task of a solution, with its numbers where they help.
+
+    Args:
+        solution: of all tasks.
+        task: the place of the task among all of them, in row-major order.
+    """
+    status = Status(int(solution.status.reshape(-1)[task]))
+    least = float(solution.curvature.reshape(-1)[task])
+    if status is not Status.INDEFINITE or not least < 0:
+        return status.remedy
+    return (
+        f"the Hessian has curvature {least:.2e}, so phi is no strict minimiser; take more lower "
+        f"steps, regularise the lower objective, damp by more than {-least:.2e} "
+        "(CG(damping=...); directions not met may need more), or use GaussNewton() as curvature."
+    )
 
 
 @runtime_checkable

@@ -52,6 +52,10 @@ class AccuracyError(HypergradError, ArithmeticError):
         super().__init__(message)
         self.best = best
 
+    def __reduce__(self) -> tuple[type[AccuracyError], tuple[str, Certified[Any, Any]]]:
+        """Both arguments: an exception is built again from its message otherwise."""
+        return type(self), (str(self), self.best)
+
 
 # Truncated conjugate gradients may raise the residual from one round to the next while the error
 # falls, and rounding lets an exhausted certificate jitter; neither sets a new record ten rounds on.

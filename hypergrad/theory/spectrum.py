@@ -39,7 +39,9 @@ def extreme_eigenvalues(
         raise InputError(f"extreme_eigenvalues got steps={steps}; it needs at least one.")
     constant = [False] * len(leaves(theta))
     point = Linearisation(lower, detach(theta), detach(phi), needed=constant)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     # The same start whatever the device: a seed names one experiment.
-    random = torch.randn(point.gradient.shape, generator=generator, dtype=torch.float64)
+    random = torch.randn(
+        point.gradient.shape, generator=generator, dtype=torch.float64, device="cpu"
+    )
     return lanczos(point.product, random.to(point.gradient), steps=steps)

@@ -163,7 +163,7 @@ def test_damping_is_off_by_no_more_than_its_bound(damping: float) -> None:
     true = (b - product(matrix)(solution.x)).norm(dim=-1) / b.norm(dim=-1)
     assert ((solution.residual - true).abs() <= 1e3 * N * EPS).all()
     assert solution.status.tolist() == [Status.DAMPED] * 3
-    assert not solution.converged.any()
+    assert solution.converged.all()  # the system that was asked for is solved
 
 
 def test_damping_attains_its_bound_on_the_least_eigenvector() -> None:

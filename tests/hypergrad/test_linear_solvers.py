@@ -254,7 +254,7 @@ def test_cholesky_reports_a_map_that_is_not_symmetric() -> None:
     ("build", "message"),
     [
         (lambda: CG(rtol=-1.0), "rtol must be in"),
-        (lambda: CG(max_steps=0), "at least 1"),
+        (lambda: CG(max_steps=0), "max_steps >= 1"),
         (lambda: CG(rtol=0.0), "when to stop"),
         (lambda: CG(damping=-1.0), "damping"),
         (lambda: CG(check_every=0), "check_every"),
