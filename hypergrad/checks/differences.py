@@ -12,7 +12,7 @@ from hypergrad.checks.answer import Answer, differentiate, flat, rounding_of
 from hypergrad.checks.report import DIFFERENCES, Finding, Verdict, compare, skip
 from hypergrad.checks.subject import Subject, noise
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.newton import Newton
 from hypergrad.objective import Bilevel
 from hypergrad.tree import flatten, leaves, like, unflatten

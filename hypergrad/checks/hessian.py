@@ -13,9 +13,9 @@ from hypergrad.checks.subject import Subject, at_worst, noise, told
 from hypergrad.errors import HypergradError, NotFiniteError
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cholesky import dense
-from hypergrad.linear.solution import dot, norm
+from hypergrad.linear.lanczos import lanczos
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.theory.spectrum import lanczos
 from hypergrad.tree import detach, vector_of
 
 GRADIENT, SYMMETRY = "gradient of g", "symmetric Hessian"

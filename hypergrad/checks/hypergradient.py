@@ -11,7 +11,8 @@ from hypergrad.checks.report import Finding, Verdict, compare, skip, state
 from hypergrad.checks.subject import Plain, Subject
 from hypergrad.errors import HypergradError
 from hypergrad.implicit.pullback import hypergradient
-from hypergrad.linear.solution import Status, norm
+from hypergrad.linear.solution import Status
+from hypergrad.linear.vectors import norm
 from hypergrad.tree import fresh_leaf, leaves, like, unflatten
 
 CONVERGED, ADJOINT, ORACLE = "converged phi", "adjoint solve", "dense oracle"

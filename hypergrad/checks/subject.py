@@ -15,7 +15,8 @@ from hypergrad.errors import HypergradError, InputError
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
-from hypergrad.linear.solution import LinearSolver, norm
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import norm
 from hypergrad.objective import Bilevel
 from hypergrad.tree import flatten, leaves, like, unflatten
 

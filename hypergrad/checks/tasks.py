@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hypergrad.checks.report import Finding, compare, skip
 from hypergrad.checks.subject import Subject
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.tree import flatten, leaves
 
 TASKS = "independent tasks"

@@ -11,7 +11,8 @@ from torch import Tensor
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.linear.solution import LinearSolver, Solution, Status, norm
+from hypergrad.linear.solution import LinearSolver, Solution, Status, remedy
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.tree import Tree, leaves, like, unflatten
 
@@ -163,7 +164,7 @@ class Certificate:
         return (
             f"the adjoint system was not solved in {_of(bad)}: the worst{_index(worst, bad)} has "
             f"relative residual {_at(solution.residual, worst):.1e} after {solution.matvecs} "
-            f"products: {status.name}, {status.remedy}"
+            f"products: {status.name}, {remedy(solution, worst)}"
         )
 
 

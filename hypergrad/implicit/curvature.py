@@ -10,14 +10,13 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.graph import no_dependence
+from hypergrad.implicit.differences import Differences
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import norm
 from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.objectives.composed import Composed
-from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like, unflatten
+from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +161,29 @@ class FiniteDifference:
     """Central differences of gradients, for operations that can't be differentiated twice.
 
     ``H v = [d g/d phi (phi + h v) - d g/d phi (phi - h v)] / 2h`` and likewise ``J v``, with
-    ``h |v| = step max(1, |phi|)`` for each task. The error is
-    ``O((h |v|)^2)`` times the third derivative, plus rounding ``u |d g/d phi| / h``: with the
-    default step about ``u^(2/3)`` relative, 4e-11 in float64 and 2e-5 in float32. A product takes
+    ``h |v| = step length`` for each task. The error is ``O((h |v|)^2)`` times the fourth derivative
+    of g, plus rounding ``u |d g/d phi| / h``: with the default step about ``u^(2/3)`` relative,
+    4e-11 in float64 and 2e-5 in float32, where the Hessian changes over ``length``. A product takes
     two gradients, and can't be vectorised: `Cholesky` takes its columns one by one. Ask solvers for
     no more than that error.
 
     Attributes:
-        step: relative step; None means the cube root of the precision.
+        step: relative step; None means the cube root of the precision of phi's coarsest leaf.
+        length: how far phi may move until the Hessian changes, in phi's units. None means
+            ``|phi|`` for each task, which has its units whatever they are; for a task at zero, the
+            longest of the other tasks.
     """
 
     step: float | None = None
+    length: float | None = None
 
     def __post_init__(self) -> None:
         if self.step is not None and not 0 < self.step < 1:
             raise InputError(f"FiniteDifference got step={self.step}; it must be in (0, 1).")
+        if self.length is not None and not 0 < self.length < float("inf"):
+            raise InputError(
+                f"FiniteDifference got length={self.length}; it must be positive and finite."
+            )
 
     def linearise(
         self,
@@ -186,70 +193,19 @@ class FiniteDifference:
         *,
         needed: Sequence[bool] | None = None,
     ) -> Point:
-        """See :class:`Curvature`."""
+        """See :class:`Curvature`.
+
+        Raises:
+            InputError: phi is zero and no length was given.
+        """
         at = Linearisation(lower, theta, phi, needed=needed, twice=False)
-        by = _Differences(self, at, lower, detach(theta), detach(phi), needed)
+        by = Differences(
+            lower,
+            detach(theta),
+            detach(phi),
+            batch=at.batch,
+            step=self.step,
+            length=self.length,
+            needed=needed,
+        )
         return Point(at.batch, at.values, at.gradient, Operator(by.product), by.cross)
-
-
-class _Differences:
-    """Products by differences of gradients around a point."""
-
-    def __init__(
-        self,
-        rule: FiniteDifference,
-        point: Linearisation[Any, Any],
-        lower: Objective[Any, Any],
-        theta: Any,
-        phi: Any,
-        needed: Sequence[bool] | None,
-    ) -> None:
-        self._batch = point.batch
-        self._lower, self._theta, self._phi = lower, theta, phi
-        self._needed = [True] * len(leaves(theta)) if needed is None else list(needed)
-        flat = flatten(leaves(phi), self._batch)
-        relative = rule.step or torch.finfo(flat.dtype).eps ** (1 / 3)
-        self._flat, self._length = flat, relative * norm(flat).clamp(min=1.0)
-
-    def product(self, vector: Tensor) -> Tensor:
-        """``H v`` by two gradients."""
-        unit, size = self._direction(vector)
-        sides = []
-        for sign in (1.0, -1.0):
-            probes = self._probes(sign * self._length[..., None] * unit)
-            with torch.enable_grad():
-                values = self._lower(self._theta, like(self._phi, probes))
-                sides.append(flatten(torch.autograd.grad(values.sum(), probes), self._batch))
-        return (sides[0] - sides[1]) * (size / (2 * self._length))[..., None]
-
-    def cross(self, vector: Tensor) -> list[Tensor]:
-        """``J v`` by two gradients in theta, each task weighted by its own step."""
-        unit, size = self._direction(vector)
-        weight = size / (2 * self._length)
-        probes = [
-            fresh_leaf(leaf, requires_grad=need)
-            for leaf, need in zip(leaves(self._theta), self._needed, strict=True)
-        ]
-        wanted = [probe for probe in probes if probe.requires_grad]
-        if not wanted:
-            return []
-        with torch.enable_grad():
-            total = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
-            for sign in (1.0, -1.0):
-                moved = [p.detach() for p in self._probes(sign * self._length[..., None] * unit)]
-                values = self._lower(like(self._theta, probes), like(self._phi, moved))
-                total = total + (sign * weight * values).sum()
-            parts: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
-        if all(part is None for part in parts):
-            raise no_dependence()
-        return [
-            torch.zeros_like(leaf) if part is None else part
-            for leaf, part in zip(wanted, parts, strict=True)
-        ]
-
-    def _direction(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        size = norm(vector)
-        return vector / torch.where(size > 0, size, 1.0)[..., None], size
-
-    def _probes(self, shift: Tensor) -> list[Tensor]:
-        return [fresh_leaf(part) for part in unflatten(self._flat + shift, leaves(self._phi))]

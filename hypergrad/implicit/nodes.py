@@ -289,7 +289,7 @@ class _Constant(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[None, ...]:
-        return (None,) * ctx.outputs
+        return tuple(None for _ in range(ctx.outputs))
 
     @staticmethod
     def vmap(

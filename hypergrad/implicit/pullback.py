@@ -20,7 +20,8 @@ from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
-from hypergrad.linear.solution import LinearSolver, Status, dot, norm, verified
+from hypergrad.linear.solution import LinearSolver, Status, verified
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.objective import Bilevel, Objective, evaluate
 from hypergrad.tree import (
     Phi,

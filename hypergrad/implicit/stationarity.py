@@ -21,7 +21,8 @@ from hypergrad.implicit.certificate import NEAR
 from hypergrad.implicit.curvature import Point
 from hypergrad.linear.automatic import loosely
 from hypergrad.linear.operator import Operator
-from hypergrad.linear.solution import Solution, dot, norm
+from hypergrad.linear.solution import Solution
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.tree import flatten, leaves
 
 # |r| over the least curvature met bounds the step from above, but for how far that curvature is

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
-from hypergrad.linear.alone import sweep_alone
+from hypergrad.linear.cg_single import sweep_single
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.preconditioners import Preconditioner
-from hypergrad.linear.solution import Solution, Status, dot
+from hypergrad.linear.preconditioners import Preconditioner, scaled
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +25,10 @@ class CG:
 
     A task stops at ``|b - A x| <= max(rtol |b|, atol)``, at ``max_steps``, or at a direction whose
     curvature is not positive, or positive by no more than rounding; tasks that stopped keep their
-    last iterate while others go on. When the recurrence claims convergence that the recomputed
-    residual denies, CG restarts from where it is, as long as that halves the residual. That is
-    iterative refinement where the map's products are in float32, say, and those that it is judged
-    by (``Operator.exact``) in float64. After N steps from zero the error in the norm of A is at
+    last iterate while others go on. When the recomputed residual is above the goal that the
+    recurrence claims, CG restarts from its last iterate, as long as that halves the residual. That
+    is iterative refinement where the map's products are in float32, say, and its exact products
+    (``Operator.exact``) in float64. After N steps from zero the error in the norm of A is at
     most ``2 ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))^N`` of the solution's (Chebyshev; theory.md 0).
 
     Damping solves ``(A + damping I) x = b`` and says so: the solution's residual is that of A, its
@@ -86,7 +87,7 @@ class CG:
         steps = compiled(_sweep) if self.compiled else _sweep
         sweep: Sweep = partial(steps, inverse, self.check_every)
         if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:
-            sweep = partial(sweep_alone, inverse)
+            sweep = partial(sweep_single, inverse)
         return iterate(
             sweep,
             product,
@@ -114,7 +115,10 @@ def _sweep(
     # one value for each task against (*batch, n); a single task's broadcasts as it is
     each = _as_is if r.ndim == 1 else _columns
     nought, limit = r.new_zeros(()), goal.square()
-    z = r if inverse is None else inverse(r)
+    if inverse is None:
+        z = r
+    else:
+        inverse, z = scaled(inverse, r)
     rho = dot(r, z)
     p = torch.where(each(active & (rho.abs() < torch.inf)), z, nought)
     unknown = nought

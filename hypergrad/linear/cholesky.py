@@ -20,8 +20,7 @@ class Cholesky:
 
     Takes n + 1 products, many at once where the map can be vectorised (``torch.vmap``), and
     ``O(n^2)`` memory for each task, besides what a product holds meanwhile, ``at_once`` times.
-    Only the lower triangle is used; a map that is not symmetric is convicted by the recomputed
-    residual.
+    Only the lower triangle is used; the recomputed residual shows a map that is not symmetric.
 
     Attributes:
         rtol: the recomputed relative residual above which the solution is not called converged.
@@ -51,7 +50,7 @@ class Cholesky:
         matrix = dense(product, rhs, at_once=self.at_once)
         product.matvecs = rhs.shape[-1]  # however many of them were taken at once
         finite = matrix.isfinite().all(dim=-1).all(dim=-1)
-        safe = torch.where(finite[..., None, None], matrix, torch.eye(rhs.shape[-1]).to(matrix))
+        safe = torch.where(finite[..., None, None], matrix, _eye(rhs))
         factor, info = torch.linalg.cholesky_ex(safe)
         indefinite = info > 0
         x = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
@@ -77,7 +76,7 @@ def dense(
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
     if not n:
         return shaped_as.new_zeros(*batch, 0, 0)
-    units = torch.eye(n).to(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
+    units = _eye(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
 
     def column(unit: Tensor) -> Tensor:
         return apply(unit.clone())  # which the map may write into
@@ -89,3 +88,7 @@ def dense(
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
     return torch.stack([column(unit) for unit in units], dim=-1)
+
+
+def _eye(shaped_as: Tensor) -> Tensor:
+    return torch.eye(shaped_as.shape[-1], dtype=shaped_as.dtype, device=shaped_as.device)

@@ -1,4 +1,4 @@
-"""What the Krylov solvers share: sweeps of a recurrence, each judged by a true residual."""
+"""The loop of the Krylov solvers: sweeps of a recurrence, each verified by a true residual."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, norm, scale_of
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import norm, scale_of
+from hypergrad.settings import check_max_steps, check_tolerances
 
 # The recurrence's residual and the true one, b - A x, agree while their distance is below this
 # share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
@@ -19,13 +21,12 @@ _TRUST = 0.1
 
 
 def check_stopping(
-    name: str, rtol: float, atol: float, max_steps: int | None, check_every: int | None
+    name: str, rtol: object, atol: object, max_steps: object, check_every: int | None
 ) -> None:
-    """Refuse stopping rules that make no sense, or never stop."""
-    if not (0 <= rtol < 1 and atol >= 0):
-        raise InputError(f"{name} got rtol={rtol}, atol={atol}; rtol must be in [0, 1), atol >= 0.")
-    if max_steps is not None and max_steps < 1:
-        raise InputError(f"{name} got max_steps={max_steps}; it must be at least 1, or None.")
+    """Raise for stopping rules that make no sense, or never stop."""
+    check_tolerances(name, rtol, atol)
+    if max_steps is not None:
+        check_max_steps(name, max_steps, least=1)
     if rtol == 0 and atol == 0 and max_steps is None:
         raise InputError(
             f"{name} got no tolerance and no max_steps: it would not know when to stop."
@@ -102,7 +103,7 @@ def iterate(
     check_every: int | None,
     damping: float = 0.0,
 ) -> Solution:
-    """Sweep, recompute the residual, and sweep again while that denies the recurrence and helps.
+    """Sweep, recompute the residual, and sweep again while the two differ and that helps.
 
     Args:
         sweep: the method.
@@ -130,10 +131,11 @@ def iterate(
         sweep(product, run, goal, again, budget)
         run.residual, previous = b - product.exact(run.x), true
         true = norm(run.residual)
-        # Claimed by the recurrence, denied by the truth, and by more than the two may differ: the
-        # recurrence has parted from x. Below half of what it was, another sweep may help.
-        denied = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
-        again = denied & (true < 0.5 * previous)
+        # The recurrence claims convergence, and the true residual is above the goal by more than
+        # the two may differ: the recurrence has parted from x. Where the residual is below half
+        # of what it was, another sweep may help.
+        parted = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
+        again = parted & (true < 0.5 * previous)
         if check_every is None:
             break
         budget = limit - int(run.steps.max())

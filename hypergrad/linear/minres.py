@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, dot, norm
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot, norm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class MINRES:
     ``1/sqrt(eps)``: 7e7 in float64, 3e3 in float32.
 
     Where A is singular and b not in its range, the residual ends at its least value, not at zero:
-    x is then a least-squares solution, and STAGNATED. Stopping, restarting and judging are CG's.
+    x is then a least-squares solution, and STAGNATED. Stopping, restarting and verifying are CG's.
 
     Attributes:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.

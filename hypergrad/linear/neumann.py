@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, dot, norm, scale_of
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot, norm, scale_of
+from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +26,19 @@ class Neumann:
     Attributes:
         step_size: s, below 2/L, or the series diverges (reported, not raised).
         max_steps: N, the number of terms of the series.
-        rtol: the recomputed relative residual above which the solution is not called converged.
+        rtol: tolerance on the recomputed residual relative to ``|b|``, for the status; 0 for none.
+        atol: absolute tolerance on it; 0 for none.
     """
 
     step_size: float
     max_steps: int
     rtol: float = 1e-6
+    atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0 or self.max_steps < 1 or not 0 < self.rtol < 1:
-            raise InputError(
-                f"Neumann got step_size={self.step_size}, max_steps={self.max_steps}, "
-                f"rtol={self.rtol}; it needs step_size > 0 (below 2/L), max_steps >= 1, "
-                "rtol in (0, 1)."
-            )
+        check_step_size("Neumann", self.step_size, limit="below 2/L")
+        check_max_steps("Neumann", self.max_steps, least=1)
+        check_tolerances("Neumann", self.rtol, self.atol)
 
     @torch.no_grad()
     def solve(
@@ -69,9 +69,11 @@ class Neumann:
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
             curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
             residual = residual - self.step_size * image
-        relative = norm(b - product.exact(x)) / torch.where(size > 0, size, 1.0)
+        true = norm(b - product.exact(x))
+        relative = true / torch.where(size > 0, size, 1.0)
+        goal = (self.rtol * size).maximum(self.atol / scale[..., 0])
         status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)
-        status[relative <= self.rtol] = Status.CONVERGED
+        status[true <= goal] = Status.CONVERGED
         status[curvature <= 0] = Status.INDEFINITE
         status[~relative.isfinite()] = Status.NOT_FINITE
         return Solution(

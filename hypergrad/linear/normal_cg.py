@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.solution import Solution, Status, dot
+from hypergrad.linear.solution import Solution, Status
+from hypergrad.linear.vectors import dot, scale_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,9 @@ class NormalCG:
     definite A use CG; on an indefinite one MINRES takes half the products for the same bound, but
     leans on A's symmetry through the whole Lanczos recurrence.
 
-    The residual ``b - A x`` is carried along and judged, not that of the normal equations. Where A
-    is singular and b not in its range, x is a least-squares solution, and STAGNATED. Restarting is
-    CG's.
+    The residual ``b - A x`` is carried along and verified, not that of the normal equations. Where
+    A is singular and b not in its range, x is a least-squares solution, and STAGNATED. Restarting
+    is CG's.
 
     Attributes:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.
@@ -70,18 +71,26 @@ def _sweep(
     active: Tensor,
     budget: int,
 ) -> None:
-    """CGLS from the current x; ``s = A r`` is the normal equations' residual; see Sweep."""
+    """CGLS from the current x; ``s = A r`` is the normal equations' residual; see Sweep.
+
+    Everything is in units of A's size, c: ``s = (A / c) r``, and x moves by 1/c of a step along p.
+    Products with A twice then overflow or underflow for no size of A.
+    """
     x, r, began = run.x, run.residual, active
     nought, limit = r.new_zeros(()), goal.square()
     s = product(r)
+    unit = scale_of(s) / scale_of(r)
+    s = s / unit
     rho, square = dot(s, s), dot(r, r)
     p = torch.where((active & (rho < torch.inf))[..., None], s, nought)
     size, fault = torch.zeros_like(rho), torch.ones_like(rho)
     negligible = (10 * torch.finfo(rho.dtype).eps) ** 2
     for step in range(budget):
-        ap = product(p)
+        ap = product(p) / unit
         curved, pp = dot(ap, ap), dot(p, p)
-        run.curvature = torch.fmin(run.curvature, dot(p, ap) / pp)  # NaN for tasks that stopped
+        run.curvature = torch.fmin(
+            run.curvature, unit[..., 0] * (dot(p, ap) / pp)
+        )  # NaN for tasks that stopped
         # |A|^2 is at least |A p|^2 / |p|^2. Where |A r| is ten roundings of |A| |r|, the residual
         # is the least there is, or kappa is above 1/(10 eps)
         size = torch.fmax(size, curved / pp)
@@ -89,14 +98,14 @@ def _sweep(
         fault = torch.where(active, margin, fault)
         active = active & (margin > 0)
         alpha = torch.where(active, rho / curved, nought)[..., None]
-        x.addcmul_(alpha, p)
+        x.addcmul_(alpha / unit, p)
         r.addcmul_(alpha, ap, value=-1)
         run.steps += active
         square = dot(r, r)
         active = active > (square <= limit)  # active and not there yet
         if all_ended(active, step, check_every):
             break
-        s = product(r)
+        s = product(r) / unit
         rho, old = dot(s, s), rho
         beta = (rho / old)[..., None]
         moves = active & (rho < torch.inf)  # an s that is not finite must not reach x

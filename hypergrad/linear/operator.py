@@ -33,9 +33,9 @@ class HessianForm(Protocol):
 class Operator:
     """``A + damping I``, counting its products.
 
-    Answers are judged by :meth:`exact`, which may be derived independently of the product that
-    the iterations use. The last vector judged and its image are kept, so that the kernel need not
-    repeat the product a solver ended with; vectors are recognised by identity and version, since
+    Answers are verified by :meth:`exact`, which may be derived independently of the product that
+    the iterations use. The last vector given to it and its image are kept, so that the kernel need
+    not repeat the product a solver ended with. Vectors are recognised by identity and version:
     comparing values would synchronise with the device.
 
     Attributes:
@@ -64,7 +64,7 @@ class Operator:
         return self._damped(self._product(vector), vector)
 
     def exact(self, vector: Tensor) -> Tensor:
-        """The product that an answer is judged by; remembered."""
+        """The exact product, by which answers are verified; remembered."""
         return self._damped(self._keep(vector, self._exact(vector)), vector)
 
     def zeros(self, rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
@@ -76,14 +76,14 @@ class Operator:
     def scaled(
         self, x: Float[Tensor, "*batch n"], scale: Float[Tensor, "*batch 1"]
     ) -> Float[Tensor, "*batch n"]:
-        """``x * scale``, the answer to ``scale b`` if x is that to b; what judged x judges it."""
+        """``x * scale``, the answer to ``scale b`` if x is that to b; keeps its exact product."""
         answer = x * scale
         if (image := self._recall(x)) is not None:
             self._keep(answer, image * scale)
         return answer
 
     def image(self, answer: Tensor) -> Tensor:
-        """``A x`` for the kernel, without a product if this very tensor was judged last."""
+        """``A x`` for the kernel, without a product if the last exact one was of this tensor."""
         image = self._recall(answer)
         return self.exact(answer) if image is None else image
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.vectors import scale_of
 
 
 @runtime_checkable
@@ -28,6 +29,22 @@ class Preconditioner(Protocol):
             shaped_as: a tensor with the vectors' shape, dtype and device.
         """
         ...
+
+
+def scaled(
+    inverse: LinearMap, vector: Float[Tensor, "*batch n"]
+) -> tuple[LinearMap, Float[Tensor, "*batch n"]]:
+    """The approximate inverse times a power of two for each task, and its image of ``vector``.
+
+    Such a factor changes no step of CG. Where the image is u times as long as the vector, it
+    becomes ``sqrt(u)`` times as long: A being about 1/u, CG's inner products ``p'p``, ``p'A p`` and
+    ``r'z`` are then at most ``max(u, 1/u)`` from one another, the middle one of ordinary size, and
+    neither overflow nor underflow.
+    """
+    image = inverse(vector)
+    unit = scale_of(image) / scale_of(vector)
+    unit = unit / scale_of(unit.sqrt())
+    return lambda other: inverse(other) / unit, image / unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,14 +94,15 @@ class Jacobi:
         return lambda vector: inverse * vector
 
     def _estimate(self, apply: LinearMap, shaped_as: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
         samples = []
         for _ in range(self.probes):
-            signs = torch.randint(0, 2, shaped_as.shape[-1:], generator=generator)
+            signs = torch.randint(0, 2, shaped_as.shape[-1:], generator=generator, device="cpu")
             z = (2 * signs - 1).to(shaped_as).expand_as(shaped_as).contiguous()
             samples.append(z * apply(z))
         stack = torch.stack(samples)
-        error = stack.std(dim=0) / self.probes**0.5
+        scale = scale_of(stack.abs().amax(dim=0))  # the squares neither overflow nor underflow
+        error = (stack / scale).std(dim=0) * scale / self.probes**0.5
         return torch.maximum(stack.mean(dim=0).abs(), error)
 
 
@@ -121,8 +139,9 @@ class Nystrom:
     def prepare(self, apply: LinearMap, shaped_as: Float[Tensor, "*batch n"]) -> LinearMap:
         """See :class:`Preconditioner`."""
         n, dtype = shaped_as.shape[-1], shaped_as.dtype
-        generator = torch.Generator().manual_seed(self.seed)
-        gaussian = torch.randn(n, min(self.rank, n), generator=generator, dtype=torch.float64)
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
+        shape = (n, min(self.rank, n))
+        gaussian = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         test = torch.linalg.qr(gaussian)[0].to(shaped_as)
         columns = [
             apply(test[:, j].expand_as(shaped_as).contiguous()) for j in range(test.shape[1])
@@ -130,19 +149,23 @@ class Nystrom:
         sketch = torch.stack(columns, dim=-1) - self.shift * test
         finite = sketch.isfinite().all(dim=-1).all(dim=-1)
         sketch = torch.where(finite[..., None, None], sketch, test)
+        # P^{-1} is the same for c A and c shift: in units of the sketch's largest entry the squares
+        # and products below neither overflow nor underflow.
+        unit = scale_of(sketch.flatten(start_dim=-2))  # (*batch, 1)
+        sketch, shift = sketch / unit[..., None], self.shift / unit
         # The sketch of B + nu I, for rounding may have made B's indefinite; nu is taken off again.
         # Rounding in a product with A, of which B is a part, is what nu has to exceed.
-        spread = torch.linalg.matrix_norm(sketch) + self.shift * test.shape[1] ** 0.5
+        spread = torch.linalg.matrix_norm(sketch) + shift[..., 0] * test.shape[1] ** 0.5
         nu = (n**0.5 * torch.finfo(dtype).eps * spread)[..., None]
         sketch = sketch + nu[..., None] * test
         core = test.mT @ sketch
         factor, info = torch.linalg.cholesky_ex((core + core.mT) / 2)
         fine = finite & (info == 0)
-        eye = torch.eye(test.shape[1]).to(core)
+        eye = torch.eye(test.shape[1], dtype=core.dtype, device=core.device)
         factor = torch.where(fine[..., None, None], factor, eye)
         half = torch.linalg.solve_triangular(factor.mT, sketch, upper=True, left=False)
         basis, root, _ = torch.linalg.svd(half, full_matrices=False)
-        values = (root.square() - nu).clamp(min=0) + self.shift
+        values = (root.square() - nu).clamp(min=0) + shift
         # I + U (w - 1) U' loses to cancellation all but the w / eps-th part: keep half the digits
         values = values.maximum(torch.finfo(dtype).eps ** 0.5 * values[..., :1])
         known = fine[..., None] & (values > 0)

@@ -1,4 +1,4 @@
-"""What a linear solver is, and what it answers: a solution with its evidence."""
+"""Linear solvers and their answers: a solution with its evidence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypergrad.errors import InputError
 from hypergrad.guards import may_look
 from hypergrad.linear.operator import LinearMap as LinearMap
 from hypergrad.linear.operator import Operator
+from hypergrad.linear.vectors import relative
 
 
 class Status(enum.IntEnum):
@@ -25,7 +26,7 @@ class Status(enum.IntEnum):
     INDEFINITE = 3
     NOT_FINITE = 4
     DAMPED = 5
-    DENIED = 6
+    MISREPORTED = 6
 
     @property
     def remedy(self) -> str:
@@ -42,14 +43,14 @@ _REMEDIES = {
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
-        "steps, or regularise the lower objective."
+        "steps, regularise the lower objective, damp the system, or use GaussNewton() as curvature."
     ),
     Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
     Status.DAMPED: (
-        "only the damped system was solved; damp less, or regularise the lower objective itself, "
-        "which keeps phi and v consistent."
+        "nothing to do if the damping is meant: the damped system was solved, and not the "
+        "undamped one; to solve that, damp less, or regularise the lower objective itself."
     ),
-    Status.DENIED: (
+    Status.MISREPORTED: (
         "the solver called a residual converged that its x does not have; mend the solver so that "
         "it recomputes the residual, or use one of hypergrad's."
     ),
@@ -80,8 +81,30 @@ class Solution:
 
     @property
     def converged(self) -> Bool[Tensor, "*batch"]:
-        """Whether the recomputed residual met the tolerance, for each task."""
-        return self.status == Status.CONVERGED
+        """Whether the recomputed residual met the tolerance, for each task.
+
+        Where damping was asked for, this is the damped system's residual, also in the status
+        DAMPED, which says that the residual of A itself is above the tolerance.
+        """
+        return (self.status == Status.CONVERGED) | (self.status == Status.DAMPED)
+
+
+def remedy(solution: Solution, task: int) -> str:
+    """The advice for one task of a solution, with its numbers where they help.
+
+    Args:
+        solution: of all tasks.
+        task: the place of the task among all of them, in row-major order.
+    """
+    status = Status(int(solution.status.reshape(-1)[task]))
+    least = float(solution.curvature.reshape(-1)[task])
+    if status is not Status.INDEFINITE or not least < 0:
+        return status.remedy
+    return (
+        f"the Hessian has curvature {least:.2e}, so phi is no strict minimiser; take more lower "
+        f"steps, regularise the lower objective, damp by more than {-least:.2e} "
+        "(CG(damping=...); directions not met may need more), or use GaussNewton() as curvature."
+    )
 
 
 @runtime_checkable
@@ -106,42 +129,12 @@ class LinearSolver(Protocol):
         ...
 
 
-def dot(
-    left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
-) -> Float[Tensor, "*batch"]:
-    """Each task's inner product."""
-    product: Tensor = left.dot(right) if left.ndim == 1 else torch.linalg.vecdot(left, right)
-    return product
-
-
-def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """Each task's Euclidean norm; the squares neither underflow nor overflow."""
-    if may_look(vector) and vector.shape[:-1].numel():
-        plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
-        low, high = plain.detach().aminmax()
-        kind = torch.finfo(plain.dtype)
-        # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
-        if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:
-            return plain
-    scale = scale_of(vector)
-    length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
-    return length * scale[..., 0]
-
-
-def relative(
-    residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
-) -> Float[Tensor, "*batch"]:
-    """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
-    size = norm(rhs)
-    return norm(residual) / torch.where(size > 0, size, 1.0)
-
-
 def verified(solution: Solution, operator: Operator, rhs: Float[Tensor, "*batch n"]) -> Solution:
-    """The solution with the residual of its x, and DENIED where it had claimed a smaller one.
+    """The solution with the residual of its x, and MISREPORTED where it claimed a smaller one.
 
-    A claim is denied by more than rounding: past twice what was reported, and past
-    ``sqrt(eps)``, which a residual's rounding, ``eps kappa`` (theory.md, section 6), exceeds
-    only where kappa leaves less than half of the digits.
+    A claim fails by more than rounding: past twice what was reported, and past ``sqrt(eps)``, which
+    a residual's rounding, ``eps kappa`` (theory.md, section 6), exceeds only where
+    kappa leaves less than half of the digits.
 
     Raises:
         InputError: an answer that does not have the shape of the right-hand side.
@@ -161,10 +154,10 @@ def verified(solution: Solution, operator: Operator, rhs: Float[Tensor, "*batch 
     if may_look(true) and bool((true <= solution.residual).all()):
         return solution
     allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
-    denied = ~(true <= allowed) & (solution.status == Status.CONVERGED)  # True for NaN, too
+    misreported = ~(true <= allowed) & (solution.status == Status.CONVERGED)  # True for NaN, too
     return replace(
         solution,
-        status=solution.status.masked_fill(denied, Status.DENIED),
+        status=solution.status.masked_fill(misreported, Status.MISREPORTED),
         # as reported where that is no less; a NaN stays one
         residual=torch.where(true <= solution.residual, solution.residual, true),
     )
@@ -177,7 +170,7 @@ def direct(
     *,
     rtol: float,
 ) -> Solution:
-    """What a direct solve answers: x, judged by one product."""
+    """The solution of a direct solve: x, verified by one product."""
     residual = relative(rhs - operator.exact(x), rhs)
     status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
     status.masked_fill_(residual <= rtol, Status.CONVERGED)
@@ -190,17 +183,3 @@ def direct(
         steps=torch.ones_like(status),
         matvecs=operator.matvecs,
     )
-
-
-def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
-    """A power of two near each task's largest entry (1 for a zero right-hand side).
-
-    Solving for ``b / scale`` and multiplying back is exact, and keeps inner products of tiny or
-    huge right-hand sides away from underflow and overflow.
-    """
-    largest = (
-        rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_zeros(*rhs.shape[:-1], 1)
-    )
-    _, exponent = torch.frexp(largest)
-    # one less than frexp's, so that the largest finite number has a finite scale
-    return torch.where(largest > 0, torch.exp2((exponent - 1).to(rhs.dtype)), 1.0)

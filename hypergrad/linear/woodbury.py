@@ -1,4 +1,4 @@
-"""The direct solve that an objective knows: Woodbury's identity for few-shot heads, for one."""
+"""The direct solve that an objective knows, such as Woodbury's identity for few-shot heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypergrad.linear.solution import Solution, direct
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Woodbury:
-    """Use the lower objective's own inverse (``HessianForm.inverse``), then judge it.
+    """Use the lower objective's own inverse (``HessianForm.inverse``), then verify it.
 
     For a linear head on n support examples with n far below the number of features this is one
     solve in the n-dimensional Gram space. The answer's residual is recomputed by autodiff of the

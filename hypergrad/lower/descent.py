@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
 from hypergrad.compiling import compiled
-from hypergrad.errors import InputError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
 from hypergrad.implicit.derivatives import Problem, derivative
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable
 from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
@@ -24,7 +23,19 @@ from hypergrad.tree import Phi, Theta, dense, detach, flatten, fresh_leaf, leave
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """On ``|d g/d phi|`` of each task: ``rtol`` of the start's, or ``atol``, whichever is more."""
+    """A tolerance on ``|d g/d phi|`` of each task: ``max(rtol scale, atol)``.
+
+    With r the gradient at the start phi and h the one at phi/2,
+
+        ``scale = |r| + 2 |r - h|``.
+
+    A scale of ``|r|`` alone would ask the more of a start the better it is: a warm start would
+    take as many steps as a cold one, for digits that nobody asked for. The second part is
+    ``|H phi|``, H the mean Hessian between phi/2 and phi: the size of the terms that cancel at a
+    minimiser. For a quadratic ``r - H phi`` is the gradient at zero, so ``scale`` is at least
+    that gradient's norm, the scale of a start from zero: no start has to go further than that
+    one. At zero ``scale = |r|``. It has the units of the gradient, and takes one gradient more.
+    """
 
     rtol: float
     atol: float
@@ -33,39 +44,44 @@ class Tolerance:
         """Whether there is anything to meet."""
         return self.rtol > 0 or self.atol > 0
 
-    def check(self, solver: str) -> None:
-        """Refuse nonsense.
-
-        Raises:
-            InputError: naming the solver.
-        """
-        if not (0 <= self.rtol < 1 and self.atol >= 0):
-            raise InputError(
-                f"{solver} got rtol={self.rtol}, atol={self.atol}; rtol must be in [0, 1), "
-                "atol >= 0."
-            )
-
     def met(
         self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
         """Which tasks have met it; None if there is nothing to meet."""
         return size <= goal if self else None
 
-    def goal(self, size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """What to reach, from the gradient's norm at the start."""
-        return torch.clamp(self.rtol * size.detach(), min=self.atol)
+    def goal(
+        self, start: Float[Tensor, "*batch n"], half: Callable[[], Float[Tensor, "*batch n"]]
+    ) -> Float[Tensor, "*batch"]:
+        """The norm to reach, from the gradient at the start phi, and at phi/2 if it is needed."""
+        size = norm(start)
+        if self.rtol:
+            apart = norm(start - half())
+            # phi/2 may be outside of the objective's domain
+            size = size + 2 * torch.where(apart.isfinite(), apart, 0.0)
+        return torch.clamp(self.rtol * size, min=self.atol)
 
     def progress(
-        self, size: Float[Tensor, "*batch"], known: Memory, until: Int[Tensor, "*batch"] | None
+        self,
+        slope: Slope,
+        known: Memory,
+        until: Int[Tensor, "*batch"] | None,
+        half: Callable[[], Float[Tensor, "*batch n"]],
     ) -> Progress:
-        """What a step finds with a gradient of this size; ``known`` is what the last one noted.
+        """The tasks that a step with this slope leaves; ``known`` is what the last step noted.
+
+        ``half`` gives the gradient at half the start, which the first step asks for.
 
         With ``until`` nothing is found out: a task is done after that many steps.
 
         Nobody has met it before the first step, so that whatever is differentiated depends on
         theta, and so that a start that happens to meet it is no way out of the loop.
         """
-        goal, taken = known or (self.goal(size), torch.zeros_like(size, dtype=torch.int64))
+        size = slope.size()
+        goal, taken = known or (
+            self.goal(slope.vector(), half) if until is None else torch.zeros_like(size),
+            torch.zeros_like(size, dtype=torch.int64),
+        )
         done = (taken > 0) & (size <= goal) if until is None else taken >= until
         return Progress(done, (goal, taken + ~done))
 
@@ -136,9 +152,21 @@ class Slope:
         batch = lower(theta, phi).shape if measured else Size()
         return cls(points, parts[len(parts) - len(points) :], batch)
 
+    def vector(self) -> Float[Tensor, "*batch n"]:
+        """``d g/d phi`` of each task, cut off from the graph."""
+        return flatten([part.detach() for part in self.gradients], self.batch)
+
     def size(self) -> Float[Tensor, "*batch"]:
-        """``|d g/d phi|`` of each task, cut off from the graph."""
-        return norm(flatten([part.detach() for part in self.gradients], self.batch))
+        """Its norm."""
+        return norm(self.vector())
+
+
+def slope_at_half(
+    lower: Objective[Theta, Phi], theta: Theta, phi: Phi
+) -> Float[Tensor, "*batch n"]:
+    """``d g/d phi`` at phi/2, cut off from the graph."""
+    half = like(phi, [leaf.detach() / 2 for leaf in leaves(phi)])
+    return Slope.at(lower, detach(theta), half, measured=True).vector()
 
 
 def choose(
@@ -151,8 +179,8 @@ def choose(
     ]
 
 
-def stationarity(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Float[Tensor, "*batch"]:
-    """``|d g/d phi|`` of each task, after the checks of :func:`evaluate`.
+def gradient(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Float[Tensor, "*batch n"]:
+    """``d g/d phi`` of each task, after the checks of :func:`evaluate`.
 
     Raises:
         InputError: the objective can't be used.
@@ -162,7 +190,7 @@ def stationarity(lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Float[
     with torch.enable_grad():
         values = evaluate(lower, detach(theta), like(phi, probes))
         gradients = torch.autograd.grad(values.sum(), probes)
-    return norm(flatten(gradients, values.shape))
+    return flatten(gradients, values.shape)
 
 
 def descend(
@@ -186,9 +214,13 @@ def descend(
     theta = detach(theta)
     walk = compiled(_walk) if whole else _walk
     phi, memory, taken = walk(solver, indices, lower, theta, detach(phi), tolerance)
-    size = stationarity(lower, theta, phi)
+    size = norm(last := gradient(lower, theta, phi))
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
-    goal = memory[-2] if tolerance and memory else tolerance.goal(size)
+    goal = (
+        memory[-2]
+        if tolerance and memory
+        else tolerance.goal(last, lambda: slope_at_half(lower, theta, phi))
+    )
     met = tolerance.met(size, goal)
     return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
 
@@ -202,7 +234,7 @@ def count(
 ) -> Int[Tensor, "*batch"]:
     """How many steps each task takes: found by taking them, if a tolerance may end them."""
     if not tolerance or solver.max_steps == 0:
-        return torch.tensor(solver.max_steps)
+        return torch.tensor(solver.max_steps, device=leaves(phi)[0].device)
     indices = range(solver.max_steps)
     _, memory, _ = _walk(solver, indices, lower, detach(theta), detach(phi), tolerance)
     return memory[-1]

@@ -8,9 +8,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.lower.descent import Slope, Tolerance, choose, count, descend
+from hypergrad.lower.descent import (
+    Slope,
+    Tolerance,
+    choose,
+    count,
+    descend,
+    slope_at_half,
+)
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
 from hypergrad.tree import Phi, Theta, like
 
 
@@ -25,7 +33,8 @@ class GradientDescent:
     Attributes:
         max_steps: K; with a tolerance, at most that many.
         step_size: alpha, below 2/L.
-        rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`; 0 for none.
         atol: absolute tolerance on it; 0 for none.
         compiled: whether ``torch.compile`` makes one program of the K steps; without a tolerance,
             and for an objective that knows its gradient. It is made at the first call of each
@@ -40,12 +49,10 @@ class GradientDescent:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_steps < 0 or not self.step_size > 0:
-            raise InputError(
-                f"GradientDescent got max_steps={self.max_steps}, step_size={self.step_size}; it "
-                "needs max_steps >= 0 and step_size > 0 (below 2/L, L the largest curvature)."
-            )
-        self._tolerance.check("GradientDescent")
+        check_max_steps("GradientDescent", self.max_steps, least=0)
+        limit = "below 2/L, L the largest curvature"
+        check_step_size("GradientDescent", self.step_size, limit=limit)
+        check_tolerances("GradientDescent", self.rtol, self.atol)
         if self.compiled and self._tolerance:
             raise InputError(
                 f"GradientDescent got compiled=True with rtol={self.rtol}, atol={self.atol}: "
@@ -82,7 +89,9 @@ class GradientDescent:
         ]
         if not self._tolerance:
             return like(phi, moved), ()
-        progress = self._tolerance.progress(here.size(), memory, until)
+        progress = self._tolerance.progress(
+            here, memory, until, lambda: slope_at_half(lower, theta, phi)
+        )
         return like(phi, choose(progress.done, here.points, moved)), progress.note
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:

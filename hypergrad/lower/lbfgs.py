@@ -10,11 +10,12 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.linear.solution import dot, norm
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point, Probe, backtrack
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta
 
 # Least cosine between a step and its change of gradient for the pair to be kept. A quadratic's is
@@ -36,7 +37,8 @@ class LBFGS:
     that max_steps ended before it is not converged. Stores ``2 history`` vectors.
 
     Attributes:
-        rtol: tolerance on ``|d g/d phi|`` relative to the start's.
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`.
         atol: absolute tolerance on it.
         max_steps: at most this many steps.
         history: how many pairs are kept.
@@ -48,12 +50,10 @@ class LBFGS:
     history: int = 10
 
     def __post_init__(self) -> None:
-        Tolerance(self.rtol, self.atol).check("LBFGS")
-        if self.max_steps < 0 or self.history < 1:
-            raise InputError(
-                f"LBFGS got max_steps={self.max_steps}, history={self.history}; it needs "
-                "max_steps >= 0 and history >= 1."
-            )
+        check_tolerances("LBFGS", self.rtol, self.atol)
+        check_max_steps("LBFGS", self.max_steps, least=0)
+        if self.history < 1:
+            raise InputError(f"LBFGS got history={self.history}; it needs history >= 1.")
 
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
         """Minimise each task's objective from ``phi``.
@@ -68,7 +68,7 @@ class LBFGS:
         pairs = _Pairs.none(self.history, here.x)
         size = best = norm(here.gradient)
         tolerance = Tolerance(self.rtol, self.atol)
-        goal = tolerance.goal(size)
+        goal = tolerance.goal(here.gradient, lambda: probe.at(here.x / 2).gradient)
         scale, idle = here.values.abs(), torch.zeros_like(size)
         active, steps = size > goal, 0
         while steps < self.max_steps and bool(active.any()):

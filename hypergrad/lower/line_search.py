@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hypergrad.linear.solution import dot
+from hypergrad.linear.vectors import dot
 from hypergrad.objective import Objective, evaluate
 from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like, unflatten
 
@@ -100,7 +100,7 @@ def backtrack(
         here: where the tasks stand.
         direction: of descent for every active task.
         active: which tasks take part.
-        scale: ``|g|`` as far as it is known, by which rounding in g is judged.
+        scale: ``|g|`` as far as it is known, which rounding in g is relative to.
 
     Returns:
         The lengths, 0 where the task is not active or no length is acceptable; and the point

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.linear.solution import dot
-from hypergrad.lower.descent import Progress, Slope, Tolerance, choose, count, descend
+from hypergrad.linear.vectors import dot
+from hypergrad.lower.descent import (
+    Progress,
+    Slope,
+    Tolerance,
+    choose,
+    count,
+    descend,
+    slope_at_half,
+)
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
 from hypergrad.tree import Phi, Theta, flatten, leaves, like
 
 
@@ -41,7 +50,8 @@ class Nesterov:
         max_steps: K; with a tolerance, at most that many.
         step_size: at most 1/L.
         condition: kappa >= 1, or None if it is not known.
-        rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none.
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`; 0 for none.
         atol: absolute tolerance on it; 0 for none.
     """
 
@@ -52,17 +62,14 @@ class Nesterov:
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_steps < 0 or not self.step_size > 0:
+        check_max_steps("Nesterov", self.max_steps, least=0)
+        check_step_size("Nesterov", self.step_size, limit="at most 1/L, L the largest curvature")
+        if self.condition is not None and not 1 <= self.condition < inf:
             raise InputError(
-                f"Nesterov got max_steps={self.max_steps}, step_size={self.step_size}; it needs "
-                "max_steps >= 0 and step_size > 0 (at most 1/L, L the largest curvature)."
+                f"Nesterov got condition={self.condition}; a condition number is at least 1, and "
+                "finite. Leave it out if it is not known."
             )
-        if self.condition is not None and not self.condition >= 1:
-            raise InputError(
-                f"Nesterov got condition={self.condition}; a condition number is at least 1. "
-                "Leave it out if it is not known."
-            )
-        self._tolerance.check("Nesterov")
+        check_tolerances("Nesterov", self.rtol, self.atol)
 
     @property
     def _tolerance(self) -> Tolerance:
@@ -101,10 +108,13 @@ class Nesterov:
         size = here.size()
         before = memory[len(old)] if memory else torch.ones_like(size)
         beta, t = self._momentum(here, gone, before)
-        offset: list[Tensor] = [_spread(beta, part) * part for part in gone]
+        # beta is as wide as vectors are; each leaf keeps its own dtype
+        offset: list[Tensor] = [_spread(beta, part).to(part.dtype) * part for part in gone]
         if not self._tolerance:
             return like(phi, new), (*offset, t)
-        progress: Progress = self._tolerance.progress(size, memory[len(old) + 1 :], until)
+        progress: Progress = self._tolerance.progress(
+            here, memory[len(old) + 1 :], until, lambda: slope_at_half(lower, theta, phi)
+        )
         done = progress.done
         new = choose(done, here.points, new)
         offset = choose(done, [torch.zeros_like(part) for part in offset], offset)

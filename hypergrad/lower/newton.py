@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
-from hypergrad.linear.solution import LinearSolver, dot, norm
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
 
 
@@ -33,7 +34,8 @@ class Newton:
     a task that starts on a saddle stays there (the adjoint's certificate shows its curvature).
 
     Attributes:
-        rtol: tolerance on ``|d g/d phi|`` relative to the start's.
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`.
         atol: absolute tolerance on it.
         max_steps: at most this many steps.
         solver: solves for the direction; a loose CG makes this an inexact Newton method.
@@ -45,11 +47,8 @@ class Newton:
     solver: LinearSolver = field(default_factory=lambda: CG(rtol=1e-3))
 
     def __post_init__(self) -> None:
-        if not (0 <= self.rtol < 1 and self.atol >= 0 and self.max_steps >= 1):
-            raise InputError(
-                f"Newton got rtol={self.rtol}, atol={self.atol}, max_steps={self.max_steps}; it "
-                "needs rtol in [0, 1), atol >= 0, max_steps >= 1."
-            )
+        check_tolerances("Newton", self.rtol, self.atol)
+        check_max_steps("Newton", self.max_steps, least=1)
 
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
         """Minimise each task's objective from ``phi``.
@@ -64,7 +63,7 @@ class Newton:
         point = Hessian().linearise(lower, theta, phi, needed=constant)
         x, size, scale = flatten(leaves(phi), point.batch), norm(point.gradient), point.values.abs()
         tolerance = Tolerance(self.rtol, self.atol)
-        goal = tolerance.goal(size)
+        goal = tolerance.goal(point.gradient, lambda: probe.at(x / 2).gradient)
         active = size > goal
         steps = 0
         while steps < self.max_steps and bool(active.any()):

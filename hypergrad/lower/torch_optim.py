@@ -11,9 +11,11 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.lower.descent import Tolerance, stationarity
+from hypergrad.linear.vectors import norm
+from hypergrad.lower.descent import Tolerance, gradient, slope_at_half
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective, evaluate
+from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta, detach, leaves, like
 
 
@@ -30,7 +32,8 @@ class TorchOptimiser:
     Attributes:
         make: the optimiser of a list of leaves.
         max_steps: calls of its ``step``; with a tolerance, at most that many.
-        rtol: tolerance on ``|d g/d phi|`` relative to the start's; 0 for none. Tasks move
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`; 0 for none. Tasks move
             together: the loop ends when every task has met it.
         atol: absolute tolerance on it; 0 for none.
     """
@@ -41,11 +44,8 @@ class TorchOptimiser:
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_steps < 0:
-            raise InputError(
-                f"TorchOptimiser got max_steps={self.max_steps}; it needs max_steps >= 0."
-            )
-        Tolerance(self.rtol, self.atol).check("TorchOptimiser")
+        check_max_steps("TorchOptimiser", self.max_steps, least=0)
+        check_tolerances("TorchOptimiser", self.rtol, self.atol)
 
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
         """Run the optimiser from a copy of ``phi``; then one gradient more, for the evidence.
@@ -67,24 +67,28 @@ class TorchOptimiser:
         def closure() -> Tensor:
             with torch.enable_grad():
                 loss = evaluate(lower, theta, like(phi, own)).sum()
-                gradients = torch.autograd.grad(loss, own)
-            for leaf, gradient in zip(own, gradients, strict=True):
-                leaf.grad = gradient
+                slopes = torch.autograd.grad(loss, own)
+            for leaf, slope in zip(own, slopes, strict=True):
+                leaf.grad = slope
             return loss.detach()  # a number only where an optimiser asks: the host would wait
+
+        def half() -> Tensor:
+            return slope_at_half(lower, theta, phi)
 
         goal: Tensor | None = None
         taken = 0
         for _ in range(self.max_steps):
             if tolerance:
-                size = stationarity(lower, theta, like(phi, own))
-                goal = tolerance.goal(size) if goal is None else goal
-                if bool((size <= goal).all()):
+                slope = gradient(lower, theta, like(phi, own))
+                goal = tolerance.goal(slope, half) if goal is None else goal
+                if bool((norm(slope) <= goal).all()):
                     break
             optimiser.step(cast(Callable[[], float], closure))
             taken += 1
         found = like(phi, (leaf.detach() for leaf in own))
-        size = stationarity(lower, theta, found)
+        slope = gradient(lower, theta, found)
+        size = norm(slope)
         refuse_not_finite(size, "the gradient where the optimiser ended", per_task=True)
-        goal = tolerance.goal(size) if goal is None else goal
+        goal = tolerance.goal(slope, half) if goal is None else goal
         met = tolerance.met(size, goal)
         return Minimum(phi=found, stationarity=size, converged=met, steps=taken)

@@ -14,7 +14,7 @@ from hypergrad.tree import Phi, Theta
 class ClosedForm(Protocol):
     """An objective that knows its gradient and Hessian in phi.
 
-    Solvers then use these in place of autodiff. Answers are still judged by autodiff of
+    Solvers then use these in place of autodiff. Answers are still verified by autodiff of
     ``__call__``: the stationarity, the adjoint's residual and the cross product never come from
     here, so that a wrong closed form is reported and not trusted.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from hypergrad.errors import InputError
 
 
 def parameters(module: nn.Module, *, tasks: tuple[int, ...] | None = None) -> dict[str, Tensor]:
-    """A module's parameters as a tree.
+    """A module's parameters as a tree; frozen ones (``requires_grad=False``) are left out.
 
     Args:
         module: any module.
@@ -24,11 +25,14 @@ def parameters(module: nn.Module, *, tasks: tuple[int, ...] | None = None) -> di
         Names to tensors, in the module's order.
 
     Raises:
-        InputError: the module has no parameters.
+        InputError: the module has no parameters, or only frozen ones.
     """
-    named = dict(module.named_parameters())
+    named = {name: leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
     if not named:
-        raise InputError(f"{type(module).__name__} has no parameters to differentiate.")
+        raise InputError(
+            f"{type(module).__name__} has no parameters to differentiate: it has none, or all are "
+            "frozen; set requires_grad_() on those that are to be trained."
+        )
     if tasks is None:
         return dict(named)
     return {
@@ -39,11 +43,13 @@ def parameters(module: nn.Module, *, tasks: tuple[int, ...] | None = None) -> di
 def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
     """The module's output with other parameters; the module itself is left as it was.
 
-    If the parameters have leading dimensions that the module's own don't have, these are tasks:
-    inputs must have them too, and each task's inputs meet its own parameters, all in one call.
+    If some of the parameters have leading dimensions that the module's own don't have, these are
+    tasks: inputs must have them too, and each task's inputs meet its own parameters, all in one
+    call. Parameters without them are shared by the tasks. Modules that ``torch.vmap`` can't batch
+    (recurrent ones) are called for one task after the other.
 
     Args:
-        module: supplies the structure, and its buffers.
+        module: supplies the structure, its buffers, and the frozen parameters that phi leaves out.
         phi: parameters, as :func:`parameters` names them.
         inputs: passed on.
 
@@ -51,20 +57,8 @@ def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tenso
         InputError: names or shapes don't fit; or the module would change a buffer, or draw random
             numbers, which an objective must not do.
     """
-    own = dict(module.named_parameters())
-    if own.keys() != phi.keys():
-        raise InputError(
-            f"the parameters are named {sorted(phi)}, but the module's are {sorted(own)}; use "
-            "hypergrad.parameters(module)."
-        )
-    name, value = next(iter(phi.items()))
-    depth = value.ndim - own[name].ndim
-    for name, value in phi.items():
-        if value.ndim - own[name].ndim != depth or value.shape[depth:] != own[name].shape:
-            raise InputError(
-                f"phi[{name!r}] has shape {tuple(value.shape)}; the module's has "
-                f"{tuple(own[name].shape)}, before which all must have the same tasks' dimensions."
-            )
+    depths = _depths(module, phi)
+    tasks = next((phi[name].shape[:depth] for name, depth in depths.items() if depth), torch.Size())
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
             raise InputError(
@@ -76,22 +70,22 @@ def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tenso
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     before = {name: buffer._version for name, buffer in buffers.items()}
 
-    def one(values: dict[str, Tensor], *arguments: Tensor) -> Tensor:
-        output: Tensor = functional_call(module, {**values, **buffers}, arguments)
+    def one(values: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        output: Tensor = functional_call(module, {**values, **buffers}, inputs)
         return output
 
-    function = one
-    for _ in range(depth):
-        function = torch.vmap(function, randomness="error")
+    function: Callable[..., Tensor] = one
+    where = {name: 0 if depth else None for name, depth in depths.items()}
+    for _ in tasks:
+        function = torch.vmap(function, (where, *(0 for _ in inputs)), randomness="error")
     try:
-        output = function(dict(phi), *inputs)
+        output = function(dict(phi), *inputs) if tasks else _without_draws(one, dict(phi), *inputs)
     except RuntimeError as error:
-        if "random operation" not in str(error):
+        if "random operation" in str(error):
+            raise _drew() from error
+        if "atching rule not implemented" not in str(error):
             raise
-        raise InputError(
-            "the module draws random numbers (dropout?), so that no two evaluations of the "
-            "objective agree; call module.eval(), or draw outside the objective."
-        ) from error
+        output = _one_by_one(one, dict(phi), depths, tasks, inputs)
     for name, buffer in buffers.items():
         if buffer._version != before[name]:
             raise InputError(
@@ -99,3 +93,76 @@ def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tenso
                 "trace. Keep such statistics outside it."
             )
     return output
+
+
+def _depths(module: nn.Module, phi: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of tasks' dimensions of each parameter: 0, or the same number for all others.
+
+    Raises:
+        InputError: names or shapes don't fit.
+    """
+    own = dict(module.named_parameters())
+    missing = [name for name, leaf in own.items() if leaf.requires_grad and name not in phi]
+    if missing or not phi or not phi.keys() <= own.keys():
+        raise InputError(
+            f"the parameters are named {sorted(phi)}, but the module's are {sorted(own)}, of which "
+            "only frozen ones may be left out; use hypergrad.parameters(module), or freeze what is "
+            "not to be given by requires_grad_(False)."
+        )
+    depths = {name: value.ndim - own[name].ndim for name, value in phi.items()}
+    deepest = max(depths, key=lambda name: depths[name])
+    tasks = phi[deepest].shape[: max(depths[deepest], 0)]
+    for name, value in phi.items():
+        if value.shape not in (own[name].shape, tasks + own[name].shape):
+            raise InputError(
+                f"phi[{name!r}] has shape {tuple(value.shape)}; the module's has "
+                f"{tuple(own[name].shape)}, before which each must have the same tasks' "
+                f"dimensions, {tuple(tasks)} here, or none."
+            )
+    return depths
+
+
+def _one_by_one(
+    function: Callable[..., Tensor],
+    phi: Mapping[str, Tensor],
+    depths: Mapping[str, int],
+    tasks: torch.Size,
+    inputs: tuple[Tensor, ...],
+) -> Tensor:
+    """Each task's output, by a call of its own; ``(*tasks, ...)``."""
+    outputs = []
+    for index in product(*map(range, tasks)):
+        mine = {name: value[index] if depths[name] else value for name, value in phi.items()}
+        outputs.append(_without_draws(function, mine, *(given[index] for given in inputs)))
+    together: Tensor = torch.stack(outputs).unflatten(0, tasks)
+    return together
+
+
+def _without_draws(
+    function: Callable[..., Tensor], values: dict[str, Tensor], *inputs: Tensor
+) -> Tensor:
+    """The function's value.
+
+    Raises:
+        InputError: it drew random numbers: the state of a generator changed.
+    """
+    if torch.compiler.is_compiling():  # where generators can't be looked at
+        return function(values, *inputs)
+    devices = {leaf.device for leaf in (*values.values(), *inputs) if leaf.device.type == "cuda"}
+    before = _random_states(devices)
+    output = function(values, *inputs)
+    if not all(map(torch.equal, before, _random_states(devices))):
+        raise _drew()
+    return output
+
+
+def _random_states(devices: Iterable[torch.device]) -> list[Tensor]:
+    """The states of torch's own generators: the CPU's, and those of these GPUs."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _drew() -> InputError:
+    return InputError(
+        "the module draws random numbers (dropout?), so that no two evaluations of the "
+        "objective agree; call module.eval(), or draw outside the objective."
+    )

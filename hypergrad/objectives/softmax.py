@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from hypergrad.errors import InputError
 
 # n examples, d features, c classes; *batch are the tasks
+
+_INTEGERS = (
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +33,22 @@ class SoftmaxRegression:
     weight is then regularised as the others, and g stays l2-strongly convex.
 
     Attributes:
-        labels: ``(*batch, n)`` classes, integers.
+        labels: ``(*batch, n)`` classes, integers of any dtype, from 0 to c - 1. On the CPU others
+            raise an InputError; on a GPU torch itself asserts.
         l2: strength of the regulariser, the modulus of strong convexity; positive.
     """
 
-    labels: Int[Tensor, "*batch n"]
+    labels: Integer[Tensor, "*batch n"]
     l2: float
 
     def __post_init__(self) -> None:
+        labels: object = self.labels  # checked, not believed
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        if kind not in _INTEGERS:
+            raise InputError(
+                f"SoftmaxRegression got labels of {kind}; give a tensor of integers, "
+                "each example's class."
+            )
         if not self.l2 > 0:
             raise InputError(
                 f"SoftmaxRegression got l2={self.l2}; without a positive l2 the Hessian is "
@@ -42,7 +61,11 @@ class SoftmaxRegression:
         """The values of g."""
         logits = theta @ phi.mT
         # cross entropy of each example: log sum exp minus the logit of its class
-        right = logits.gather(-1, self.labels[..., None])[..., 0]
+        try:
+            right = logits.gather(-1, self.labels.long()[..., None])[..., 0]
+        except RuntimeError as error:
+            self._check_range(logits.shape[-1], error)
+            raise
         fit = (logits.logsumexp(dim=-1) - right).mean(dim=-1)
         return fit + self.l2 / 2 * phi.square().sum(dim=(-2, -1))
 
@@ -51,8 +74,13 @@ class SoftmaxRegression:
     ) -> Float[Tensor, "*batch c d"]:
         """``(P - Y)' X / n + l2 W``."""
         excess = (theta @ phi.mT).softmax(dim=-1)
-        ones = torch.ones_like(self.labels, dtype=excess.dtype)[..., None]
-        excess = excess.scatter_add(-1, self.labels[..., None], -ones)
+        labels = self.labels.long()[..., None]
+        ones = torch.ones_like(labels, dtype=excess.dtype)
+        try:
+            excess = excess.scatter_add(-1, labels, -ones)
+        except RuntimeError as error:
+            self._check_range(excess.shape[-1], error)
+            raise
         return excess.mT @ theta / theta.shape[-2] + self.l2 * phi
 
     def hessian(
@@ -61,6 +89,16 @@ class SoftmaxRegression:
         """The Hessian at a point."""
         probabilities = (theta @ phi.mT).softmax(dim=-1)
         return SoftmaxHessian(features=theta, probabilities=probabilities, l2=self.l2)
+
+    def _check_range(self, classes: int, error: RuntimeError) -> None:
+        """Raise InputError if a label is no class: the reason of torch's error."""
+        labels = self.labels.long()
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"SoftmaxRegression got labels from {low} to {high} for the {classes} classes of "
+                f"phi; give labels from 0 to {classes - 1}, and leave out examples without a class."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

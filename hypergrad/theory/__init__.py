@@ -4,10 +4,11 @@ The statements and their constants are this project's own (docs/theory.md), not 
 """
 
 from hypergrad.constants import Constants, Estimated, Proven
+from hypergrad.linear.lanczos import Spectrum
 from hypergrad.theory.adaptive import AccuracyError, Certified, solve_adaptively
 from hypergrad.theory.penalty import Penalised, penalty_hypergradient
 from hypergrad.theory.planning import Plan, a_priori_bound, plan, plan_warm
-from hypergrad.theory.spectrum import Spectrum, extreme_eigenvalues
+from hypergrad.theory.spectrum import extreme_eigenvalues
 from hypergrad.theory.warm import WarmStarts
 
 __all__ = [

@@ -10,7 +10,8 @@ import torch
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import HypergradError, InputError
 from hypergrad.implicit.pullback import Hypergradient, hypergradient
-from hypergrad.linear.solution import LinearSolver, norm
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Bilevel
 from hypergrad.tree import Phi, Theta, leaves, like, unflatten
@@ -50,6 +51,10 @@ class AccuracyError(HypergradError, ArithmeticError):
     def __init__(self, message: str, best: Certified[Any, Any]) -> None:
         super().__init__(message)
         self.best = best
+
+    def __reduce__(self) -> tuple[type[AccuracyError], tuple[str, Certified[Any, Any]]]:
+        """Both arguments: an exception is built again from its message otherwise."""
+        return type(self), (str(self), self.best)
 
 
 # Truncated conjugate gradients may raise the residual from one round to the next while the error

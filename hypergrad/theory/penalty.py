@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.linear.solution import norm
+from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver, Minimum
 from hypergrad.objective import Bilevel, Objective, evaluate, examine
 from hypergrad.tree import Phi, Theta, flatten, fresh_leaf, leaves, like

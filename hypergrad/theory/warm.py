@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, cast
+from numbers import Integral
+from typing import Generic, SupportsIndex, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,8 @@ from hypergrad.errors import InputError
 from hypergrad.tree import Phi, Tree, check_tree, detach, leaves, like, names, unflatten
 
 Key: TypeAlias = int | str
-"""What a task is called."""
+"""A task's name. An integer of NumPy or a tensor of one integer, as samplers yield them, counts as
+that integer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,13 @@ class WarmStarts(Generic[Phi]):
 
     def __post_init__(self) -> None:
         check_tree(self.first, "first")
+        for name in ("phi", "v"):
+            known = {_key(key): tree for key, tree in getattr(self, name).items()}
+            object.__setattr__(self, name, known)
         if self.phi.keys() != self.v.keys():
             raise InputError("WarmStarts got phi and v of different tasks; give both of each.")
 
-    def gather(self, keys: Sequence[Key]) -> tuple[Phi, Phi]:
+    def gather(self, keys: Sequence[str | SupportsIndex]) -> tuple[Phi, Phi]:
         """Starts of these tasks: phi and v, with one leading dimension of ``len(keys)``.
 
         A task that was never visited starts from ``first`` and ``v = 0``.
@@ -78,19 +83,20 @@ class WarmStarts(Generic[Phi]):
         Raises:
             InputError: no key.
         """
-        if not keys:
+        if not len(keys):  # an array of keys has no truth value
             raise InputError("gather got no key; name at least one task.")
+        named = [_key(key) for key in keys]
         first = leaves(detach(self.first))
         zero = [torch.zeros_like(leaf) for leaf in first]
-        phi = [leaves(self.phi[key]) if key in self.phi else first for key in keys]
-        v = [leaves(self.v[key]) if key in self.v else zero for key in keys]
+        phi = [leaves(self.phi[key]) if key in self.phi else first for key in named]
+        v = [leaves(self.v[key]) if key in self.v else zero for key in named]
         return (
             like(self.first, (torch.stack(parts) for parts in zip(*phi, strict=True))),
             like(self.first, (torch.stack(parts) for parts in zip(*v, strict=True))),
         )
 
     def updated(
-        self, keys: Sequence[Key], phi: Phi, v: Float[Tensor, "tasks n"]
+        self, keys: Sequence[str | SupportsIndex], phi: Phi, v: Float[Tensor, "tasks n"]
     ) -> WarmStarts[Phi]:
         """The same with these tasks' new state; this one is left as it was.
 
@@ -116,9 +122,9 @@ class WarmStarts(Generic[Phi]):
         adjoints = unflatten(v.detach(), tasks)
 
         new_phi, new_v = dict(self.phi), dict(self.v)
-        for i, key in enumerate(keys):
-            new_phi[key] = like(self.first, (part[i].detach().clone() for part in tasks))
-            new_v[key] = like(self.first, (part[i].clone() for part in adjoints))
+        for i, key in enumerate(map(_key, keys)):
+            new_phi[key] = like(self.first, (_dense(part[i]) for part in tasks))
+            new_v[key] = like(self.first, (_dense(part[i]) for part in adjoints))
         return WarmStarts(first=self.first, phi=new_phi, v=new_v)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -131,15 +137,15 @@ class WarmStarts(Generic[Phi]):
         keys = list(self.phi)
         labels = _labels(self.first)
         text = json.dumps({"leaves": labels, "tasks": keys}).encode()
-        state = {"index": torch.tensor(list(text), dtype=torch.uint8)}
+        state = {"index": torch.tensor(list(text), dtype=torch.uint8, device="cpu")}
         for label, leaf in zip(_flat("first", labels), leaves(self.first), strict=True):
-            state[label] = leaf.detach().clone()
+            state[label] = _dense(leaf)
         for part, known in (("phi", self.phi), ("v", self.v)):
             rows = [leaves(known[key]) for key in keys]
             for i, label in enumerate(_flat(part, labels)):
-                parts = [row[i] for row in rows]
+                parts = [_dense(row[i]) for row in rows]
                 one: Tensor = leaves(self.first)[i]
-                state[label] = torch.stack(parts) if parts else torch.stack([one])[:0].detach()
+                state[label] = torch.stack(parts) if parts else one.new_empty(0, *one.shape)
         return state
 
     @classmethod
@@ -161,7 +167,7 @@ class WarmStarts(Generic[Phi]):
             ) from error
 
         def tree(tensors: Sequence[Tensor]) -> Phi:
-            parts = [tensor.clone() for tensor in tensors]
+            parts = [_dense(tensor) for tensor in tensors]
             return cast(Phi, parts[0] if labels is None else dict(zip(labels, parts, strict=True)))
 
         return cls(
@@ -182,6 +188,29 @@ class WarmStarts(Generic[Phi]):
                     f"{label} has shape {tuple(leaf.shape)}; for {tasks} tasks it must have shape "
                     f"{tuple(expected)}."
                 )
+
+
+def _key(key: object) -> Key:
+    """The key as a plain string or integer, which finds its task again and is saved as JSON.
+
+    Raises:
+        InputError: it is neither.
+    """
+    given = key.item() if isinstance(key, Tensor) and key.ndim == 0 else key
+    if not isinstance(given, bool):
+        if isinstance(given, str):
+            return str(given)
+        if isinstance(given, Integral):
+            return int(given)
+    raise InputError(
+        f"WarmStarts got the key {key!r}, a {type(key).__name__}; name tasks by integers or "
+        "strings."
+    )
+
+
+def _dense(leaf: Tensor) -> Tensor:
+    """A contiguous copy, cut off from any graph: file formats know no strides."""
+    return leaf.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _labels(tree: Tree) -> list[str] | None:

@@ -81,7 +81,9 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
 def test_one_more_product_in_each_step_of_cg() -> None:
     before = generic()
     with planted(
-        SourceBug("hypergrad.linear.alone", "ap = product(p)", "ap = (product(p) + product(p)) / 2")
+        SourceBug(
+            "hypergrad.linear.cg_single", "ap = product(p)", "ap = (product(p) + product(p)) / 2"
+        )
     ):
         after = generic()
     assert "Hessian products of a step" in rose(before, after)

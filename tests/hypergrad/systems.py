@@ -64,10 +64,10 @@ class Form:
         return self.known
 
 
-def judged(
+def verified_by(
     steps: Callable[[Tensor], Tensor],
     truth: Callable[[Tensor], Tensor],
     known: Tensor | None = None,
 ) -> Operator:
-    """A map whose answers are judged by another."""
+    """A map whose answers are verified by another."""
     return Operator(steps, exact=truth, form=None if known is None else Form(known))

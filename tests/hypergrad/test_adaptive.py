@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -211,3 +212,14 @@ def test_a_bound_that_is_no_number_is_not_accepted() -> None:
     object.__setattr__(bound, "upper_coupling", Proven(float("nan")))
     with pytest.raises(NotFiniteError, match="bound on the hypergradient's error"):
         solve_adaptively(lower, theta, phi0, constants=bound, nu=0.5, by=by, solver=FEW)
+
+
+def test_the_error_crosses_a_process() -> None:
+    error = run_until_refused(torch.float32, 1e-6)
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is AccuracyError
+    assert str(back) == str(error)
+    assert back.best.rounds == error.best.rounds
+    assert torch.equal(back.best.hypergradient.grad, error.best.hypergradient.grad)
+    again = pickle.loads(pickle.dumps(back))
+    assert str(again) == str(error)

@@ -113,7 +113,7 @@ class Offset:
 
     def solve(self, apply, rhs, start=None):  # type: ignore[no-untyped-def]
         shifted = CG(max_steps=1, rtol=0.0).solve(apply, rhs - self.residual)
-        return CG(atol=1e9).solve(apply, rhs, shifted.x)  # judges x, and is content with it
+        return CG(atol=1e9).solve(apply, rhs, shifted.x)  # verifies x, and is content with it
 
 
 def sharp_constants(e: float) -> Constants:

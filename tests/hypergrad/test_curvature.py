@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Cholesky, attach, pullback
+from hypergrad import CG, Certificate, Cholesky, attach, pullback
 from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import Curvature, FiniteDifference, GaussNewton, Hessian
 from hypergrad.implicit.linearise import Linearisation

@@ -19,7 +19,8 @@ from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
-from hypergrad.linear.solution import LinearSolver, scale_of
+from hypergrad.linear.solution import LinearSolver
+from hypergrad.linear.vectors import scale_of
 from hypergrad.linear.woodbury import Woodbury
 from hypergrad.lower.lbfgs import LBFGS
 from hypergrad.lower.line_search import Probe, backtrack

@@ -275,7 +275,7 @@ def test_products_are_counted_where_checks_are_rare(every: int) -> None:
     rhs = torch.ones(3, dtype=torch.float64)
     found = NormalCG(max_steps=8, check_every=every).solve(lambda v: v, rhs)
     assert int(found.steps) == 1
-    # A r before the first; A p in each, A r after each but the last; one to judge
+    # A r before the first; A p in each, A r after each but the last; one to verify
     assert found.matvecs == 1 + every + (every - 1) + 1
 
 

@@ -21,7 +21,7 @@ from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.operator import Operator
 from hypergrad.linear.preconditioners import Jacobi, Nystrom
 from hypergrad.linear.woodbury import Woodbury
-from tests.hypergrad.systems import BATCHES, N, judged, product, right_hand_side, spd
+from tests.hypergrad.systems import BATCHES, N, product, right_hand_side, spd, verified_by
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,11 @@ def test_too_few_steps_are_reported(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_map_is_judged_by_the_product_it_names(name: str) -> None:
-    # a closed form with another l2 than the objective's: only the judge knows
+def test_an_answer_is_verified_by_the_exact_product(name: str) -> None:
+    # a closed form with another l2 than the objective's: only the exact product knows
     matrix, b = spd((), 10, 0, torch.float64), right_hand_side(())
     planted = matrix + 0.3 * torch.eye(N)
-    wrong = judged(product(planted), product(matrix), planted.diagonal())
+    wrong = verified_by(product(planted), product(matrix), planted.diagonal())
     solution = SOLVERS[name].solve(wrong, b)
     true = (b - product(matrix)(solution.x)).norm() / b.norm()
     # |x| <= 10 |b|: both recompute it to n u (|A| |x| + |b|)
@@ -254,7 +254,7 @@ def test_cholesky_reports_a_map_that_is_not_symmetric() -> None:
     ("build", "message"),
     [
         (lambda: CG(rtol=-1.0), "rtol must be in"),
-        (lambda: CG(max_steps=0), "at least 1"),
+        (lambda: CG(max_steps=0), "max_steps >= 1"),
         (lambda: CG(rtol=0.0), "when to stop"),
         (lambda: CG(damping=-1.0), "damping"),
         (lambda: CG(check_every=0), "check_every"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,6 +116,73 @@ def test_names_and_shapes_are_checked() -> None:
     with pytest.raises(InputError, match=r"hypergrad\.parameters"):
         call(module, {"weight": phi["0.weight"]}, X)
     with pytest.raises(InputError, match="same tasks' dimensions"):
-        call(module, {**phi, "2.bias": phi["2.bias"][0]}, X)
+        call(module, {**phi, "2.bias": phi["2.bias"][:1]}, X)
     with pytest.raises(InputError, match="Tanh has no parameters"):
         parameters(nn.Tanh())
+
+
+def test_dropout_without_tasks_is_refused_and_with_one_task_after_the_other() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.Dropout())
+    with pytest.raises(InputError, match="draws random numbers"):
+        call(net, parameters(net, tasks=()), torch.randn(5, 4))
+    deep = Recurrent(dropout=0.5)
+    with pytest.raises(InputError, match="draws random numbers"):
+        call(deep, parameters(deep, tasks=(2,)), torch.randn(2, 5, 4, 2))
+    net.eval()
+    call(net, parameters(net, tasks=()), torch.randn(5, 4))
+
+
+class Recurrent(nn.Module):
+    """An LSTM's outputs, which ``torch.vmap`` can't batch."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(2, 3, num_layers=2, batch_first=True, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.inner(x)[0]
+        return output
+
+
+@pytest.mark.parametrize("tasks", [(2,), (2, 3)], ids=str)
+def test_a_recurrent_module_is_called_for_each_task(tasks: tuple[int, ...]) -> None:
+    net = Recurrent()
+    generator = torch.Generator().manual_seed(0)
+    phi = {
+        name: leaf + torch.randn(leaf.shape, generator=generator)
+        for name, leaf in parameters(net, tasks=tasks).items()
+    }
+    x = torch.randn(*tasks, 5, 4, 2, generator=generator)
+    found = call(net, phi, x)
+    assert found.shape == (*tasks, 5, 4, 3)
+    for index in itertools.product(*map(range, tasks)):
+        mine = {name: leaf[index] for name, leaf in phi.items()}
+        assert torch.equal(found[index], call(net, mine, x[index]))
+
+
+def test_frozen_parameters_stay_and_may_be_left_out() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    net[0].requires_grad_(False)
+    assert list(parameters(net)) == list(parameters(net, tasks=(2,))) == ["2.weight", "2.bias"]
+    x = torch.randn(2, 5, 2)
+    phi = {name: 2 * leaf for name, leaf in parameters(net, tasks=(2,)).items()}
+    doubled = copy.deepcopy(net)
+    with torch.no_grad():
+        for leaf in doubled[2].parameters():
+            leaf.mul_(2)
+    assert torch.allclose(call(net, phi, x), doubled(x), atol=1e-6)
+    with pytest.raises(InputError, match="only frozen ones may be left out"):
+        call(net, {"2.weight": phi["2.weight"]}, x)
+    with pytest.raises(InputError, match="all are frozen"):
+        parameters(net.requires_grad_(False))
+
+
+def test_parameters_without_tasks_are_shared_by_them() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    body = {name: leaf for name, leaf in parameters(net).items() if name.startswith("0.")}
+    head = {name: leaf for name, leaf in parameters(net, tasks=(4,)).items() if name not in body}
+    x = torch.randn(4, 5, 2)
+    assert torch.allclose(call(net, {**body, **head}, x), net(x), atol=1e-6)
+    wrong = {**body, **head, "2.bias": head["2.bias"][:3]}
+    with pytest.raises(InputError, match=r"'2.bias'.*\(4,\) here, or none"):
+        call(net, wrong, x)

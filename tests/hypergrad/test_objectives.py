@@ -260,3 +260,51 @@ def test_a_quadratic_that_has_no_minimiser_is_not_inverted() -> None:
     )
     with pytest.raises(NotFiniteError, match="not positive definite. of task 1 is not finite"):
         hypergradient(problem, one, one.expand(2, 2), solver=Woodbury())
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    ],
+    ids=str,
+)
+def test_labels_may_be_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    x, labels, head = logits_problem()
+    plain, other = SoftmaxRegression(labels, 0.1), SoftmaxRegression(labels.to(dtype), 0.1)
+    assert torch.equal(other(x, head), plain(x, head))
+    assert torch.equal(other.gradient(x, head), plain.gradient(x, head))
+
+
+def logits_problem() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2, EXAMPLES, FEATURES, generator=generator)
+    labels = torch.randint(0, CLASSES, (2, EXAMPLES), generator=generator)
+    return x, labels, torch.randn(2, CLASSES, FEATURES, generator=generator)
+
+
+@pytest.mark.parametrize("wrong", [-100, -1, CLASSES, CLASSES + 7])
+def test_a_label_that_is_no_class_is_refused(wrong: int) -> None:
+    x, labels, head = logits_problem()
+    labels[1, 2] = wrong
+    lower = SoftmaxRegression(labels, 0.1)
+    for use in (lower, lower.gradient):
+        with pytest.raises(InputError, match=rf"labels from .* for the {CLASSES} classes"):
+            use(x, head)
+    with pytest.raises(InputError, match=f"{wrong}"):
+        Newton().minimise(lower, x, torch.zeros_like(head))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3), torch.zeros(3, dtype=torch.bool), [0, 1, 2]])
+def test_labels_that_are_no_integers_are_refused(labels: object) -> None:
+    lower = SoftmaxRegression(torch.tensor([0, 1, 2]), 0.1)
+    object.__setattr__(lower, "labels", labels)  # past the runtime checker
+    with pytest.raises(InputError, match="give a tensor of integers"):
+        lower.__post_init__()

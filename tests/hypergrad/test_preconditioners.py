@@ -9,7 +9,7 @@ from torch import Tensor
 from hypergrad import CG
 from hypergrad.errors import InputError
 from hypergrad.linear.preconditioners import Jacobi, Nystrom, Preconditioner
-from tests.hypergrad.systems import judged, product, right_hand_side, symmetric
+from tests.hypergrad.systems import product, right_hand_side, symmetric, verified_by
 
 EPS = torch.finfo(torch.float64).eps
 SIZE = 40
@@ -72,7 +72,7 @@ def test_jacobi_is_exact_for_a_diagonal_matrix() -> None:
 
 def test_jacobi_takes_the_diagonal_that_the_map_knows_with_the_damping() -> None:
     diagonal = torch.logspace(-3, 0, SIZE, dtype=torch.float64)
-    form = judged(lambda v: diagonal * v, lambda v: diagonal * v, diagonal)
+    form = verified_by(lambda v: diagonal * v, lambda v: diagonal * v, diagonal)
     solution = CG(rtol=1e-10, damping=0.1, preconditioner=Jacobi()).solve(
         form, right_hand_side((), n=SIZE)
     )

@@ -287,7 +287,7 @@ def test_the_certificate_prints_its_worst_task() -> None:
     assert f"task {worst}," in str(seen[0])
 
 
-def test_cholesky_judges_its_own_answer() -> None:
+def test_cholesky_verifies_its_own_answer() -> None:
     # the gate that a wrong closed form meets: an answer is converged only if its residual says so
     with pytest.raises(AdjointError, match="INDEFINITE"):
         attach(

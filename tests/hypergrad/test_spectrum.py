@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hypergrad.constants import Estimated
 from hypergrad.errors import InputError, NotFiniteError
-from hypergrad.theory.spectrum import extreme_eigenvalues, lanczos
+from hypergrad.linear.lanczos import lanczos
+from hypergrad.theory.spectrum import extreme_eigenvalues
 from verification.problems.drawn import lc, quad, spectrum, symmetric
 
 EPS = torch.finfo(torch.float64).eps

@@ -159,11 +159,12 @@ def test_the_gradient_of_a_mapped_minimiser() -> None:
 
 def test_a_mapped_minimiser_with_a_shared_theta() -> None:
     def phi(starts: Tensor) -> Tensor:
-        return tf.vmap(lambda start: attach(ridge, THETA_SHARED, start, solver=TIGHT))(starts)
+        each: Tensor = tf.vmap(lambda start: attach(ridge, shared, start, solver=TIGHT))(starts)
+        return each
 
-    THETA_SHARED = THETA.clone().requires_grad_()
+    shared = THETA.clone().requires_grad_()
     exact = minimiser(THETA).expand(3, N)
-    (got,) = torch.autograd.grad((phi(exact) * WEIGHTS).sum(), THETA_SHARED)
+    (got,) = torch.autograd.grad((phi(exact) * WEIGHTS).sum(), shared)
     want = 3 * tf.vjp(minimiser, THETA)[1](WEIGHTS)[0]
     assert error(got, want) < EXACT
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from hypergrad import (
 )
 from hypergrad.errors import InputError
 from hypergrad.theory.warm import WarmStarts
+from hypergrad.tree import Tree, leaves, like
 
 P, Q, M = 3, 6, 4
 KAPPA, BEND = 20.0, 0.5
@@ -263,3 +267,64 @@ def test_attach_and_implicit_start_the_adjoint_where_they_are_told(face: str) ->
     assert torch.allclose(first, again, rtol=1e-7)
     with pytest.raises(InputError, match=r"start has shape \(4, 5\)"):
         backward(torch.zeros(M, Q - 1, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (torch.tensor(3), 3),
+        (torch.tensor(3, dtype=torch.int8), 3),
+        (np.int64(3), 3),
+        (np.uint8(3), 3),
+        (np.str_("cat"), "cat"),
+    ],
+    ids=repr,
+)
+def test_keys_as_samplers_yield_them_find_their_task(given: Any, plain: int | str) -> None:
+    one = torch.ones(1, 2)
+    starts = WarmStarts(first=torch.zeros(2)).updated([given], one, one)
+    for key in (given, plain):
+        assert torch.equal(starts.gather([key])[0], one)
+    back = WarmStarts[Tensor].from_state(starts.state_dict())
+    assert torch.equal(back.gather([plain])[0], one)
+    assert [type(key) for key in back.phi] == [type(plain)]
+
+
+@pytest.mark.parametrize(
+    "key", [True, 3.0, None, (1, 2), torch.tensor(3.0), torch.ones(1).long()], ids=repr
+)
+def test_other_keys_are_refused(key: Any) -> None:
+    starts, one = WarmStarts(first=torch.zeros(2)), torch.ones(1, 2)
+    with pytest.raises(InputError, match="integers or strings"):
+        untyped(starts.updated)(starts, [key], one, one)
+    with pytest.raises(InputError, match="integers or strings"):
+        untyped(starts.gather)(starts, [key])
+
+
+def untyped(method: Any) -> Any:
+    """A method past the runtime checker, which users don't have on."""
+    return inspect.unwrap(method.__func__)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        torch.arange(6.0).reshape(3, 2).T,
+        torch.arange(96.0).reshape(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        torch.arange(3.0)[:, None].expand(3, 5),
+        {"a": torch.arange(6.0).reshape(3, 2).T, "b": torch.arange(4.0)[::2]},
+    ],
+    ids=["transposed", "channels-last", "expanded", "dict"],
+)
+def test_the_state_of_strided_leaves_is_contiguous(first: Tree) -> None:
+    starts: WarmStarts[Any] = WarmStarts(first=first)
+    size = sum(leaf.numel() for leaf in leaves(first))
+    phi = like(cast(Any, first), [torch.stack([leaf]) for leaf in leaves(first)])
+    starts = starts.updated([1], phi, torch.ones(1, size))
+    state = starts.state_dict()
+    assert all(leaf.is_contiguous() for leaf in state.values())
+    back: WarmStarts[Any] = WarmStarts.from_state(state)
+    for mine, theirs in zip(leaves(back.first), leaves(first), strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(leaves(back.phi[1]), leaves(first), strict=True):
+        assert torch.equal(mine, theirs)

@@ -131,7 +131,7 @@ def test_independence_notices_what_mixes_tasks(name: str) -> None:
 
 
 def test_a_bug_is_gone_when_its_context_ends() -> None:
-    bug = SourceBug("hypergrad.linear.alone", "range(budget)", "range(budget - 1)")
+    bug = SourceBug("hypergrad.linear.cg_single", "range(budget)", "range(budget - 1)")
     A = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     b = torch.ones(3, dtype=torch.float64)
     honest = CG(max_steps=2, rtol=0.0).solve(lambda v: A @ v, b).x

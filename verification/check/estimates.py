@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hypergrad import Bilevel, Objective
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.solution import norm
+from hypergrad.linear.lanczos import lanczos
+from hypergrad.linear.vectors import norm
 from hypergrad.objective import evaluate
-from hypergrad.theory.spectrum import lanczos
 from hypergrad.tree import flatten, fresh_leaf, leaves, like
 from verification.check.trajectory import Visit
 

@@ -85,7 +85,7 @@ BUGS: tuple[Bug, ...] = (
         "N01",
         "Newton stops at 1e-3 of the first gradient",
         "lower.newton",
-        "goal = tolerance.goal(size)",
+        "goal = tolerance.goal(point.gradient, lambda: probe.at(x / 2).gradient)",
         "goal = 1e-3 * size",
     ),
     _bug(
@@ -106,8 +106,8 @@ BUGS: tuple[Bug, ...] = (
         "N04",
         "dense matrices are built from vectors of length 2",
         "linear.cholesky",
-        "torch.eye(n)",
-        "2 * torch.eye(n)",
+        "units = _eye(shaped_as)",
+        "units = 2 * _eye(shaped_as)",
     ),
     _bug(
         "N05",

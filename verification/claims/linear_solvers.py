@@ -245,7 +245,7 @@ BUGS: tuple[Bug, ...] = (
                     "            rho = square\n        beta",
                 ),
                 SourceBug(
-                    "hypergrad.linear.alone",
+                    "hypergrad.linear.cg_single",
                     "            rho = float(dot(r, z))",
                     "            rho = square",
                 ),

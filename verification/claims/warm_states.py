@@ -154,7 +154,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "W03",
         "every task keeps the first one's phi",
-        "(part[i].detach().clone() for part in tasks)",
+        "(_dense(part[i]) for part in tasks)",
         "(part[0].detach().clone() for part in tasks)",
     ),
     _bug(
@@ -166,7 +166,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "W05",
         "a task keeps the v of its first visit",
-        "new_v[key] = like(self.first, (part[i].clone() for part in adjoints))",
-        "new_v.setdefault(key, like(self.first, (part[i].clone() for part in adjoints)))",
+        "new_v[key] = like(self.first, (_dense(part[i]) for part in adjoints))",
+        "new_v.setdefault(key, like(self.first, (_dense(part[i]) for part in adjoints)))",
     ),
 )

@@ -151,7 +151,7 @@ def _source(module: str, old: str, new: str) -> Subject:
 
 def _cg(old: str, new: str) -> Subject:
     """The same in both of CG's sweeps: for many tasks, and for one."""
-    modules = ("hypergrad.linear.cg", "hypergrad.linear.alone")
+    modules = ("hypergrad.linear.cg", "hypergrad.linear.cg_single")
     return InSource(tuple(SourceBug(module, old, new) for module in modules), memory_reduced)
 
 
@@ -320,7 +320,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "one step length for all tasks: inner products over the whole batch",
         "D6",
         _source(
-            "linear.solution",
+            "linear.vectors",
             "torch.linalg.vecdot(left, right)",
             "(left * right).sum().expand(left.shape[:-1]).clone()",
         ),

@@ -1,4 +1,4 @@
-"""Conjugate gradients for one system on the CPU, where a number may be read at once."""
+"""CG's sweep for a single system on the CPU, where a number may be read at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run
-from hypergrad.linear.solution import LinearMap, Status, dot
+from hypergrad.linear.preconditioners import scaled
+from hypergrad.linear.solution import LinearMap, Status
+from hypergrad.linear.vectors import dot
 
 
-def sweep_alone(
+def sweep_single(
     inverse: LinearMap | None,
     product: LinearMap,
     run: Run,
@@ -29,7 +31,10 @@ def sweep_alone(
     x, r = run.x, run.residual
     kind = torch.finfo(r.dtype)
     limit = float(goal) * float(goal)  # squared by ** it would raise
-    z = r if inverse is None else inverse(r)
+    if inverse is None:
+        z = r
+    else:
+        inverse, z = scaled(inverse, r)
     p, rho = z.clone(), float(dot(r, z))
     least, unknown = math.inf, 0.0
     taken, ended = 0, Status.OUT_OF_STEPS

@@ -43,25 +43,25 @@ class Liar:
     """Answers with a wrong x, and calls it exact."""
 
     spoil: Callable[[Tensor], Tensor]
-    judges: bool  # whether its last product is with the x that it spoils afterwards
+    multiplies: bool  # whether its last product is with the x that it spoils afterwards
 
     def solve(self, apply: LinearMap, rhs: Tensor, start: Tensor | None = None) -> Solution:
         honest = Cholesky().solve(apply, rhs, start)
-        if self.judges:
+        if self.multiplies:
             apply(honest.x)
         return replace(honest, x=self.spoil(honest.x), residual=0 * honest.residual)
 
 
 LIARS: list[LinearSolver] = [
     Liar(lambda x: 1.5 * x, False),
-    Liar(lambda x: x.mul_(1.5), True),  # the very tensor that was judged
+    Liar(lambda x: x.mul_(1.5), True),  # the very tensor of the last product
     Liar(lambda x: 0 * x, True),
     Liar(lambda x: torch.cat([x[:1], 1.5 * x[1:]]), True),
 ]
 
 
 @pytest.mark.parametrize("solver", LIARS)
-def test_a_lie_is_denied(solver: LinearSolver) -> None:
+def test_a_wrong_residual_is_reported(solver: LinearSolver) -> None:
     problem = Bilevel(upper=upper, lower=TOY.lower)
     certificate = hypergradient(problem, TOY.theta, PHI, solver=solver).certificate
     adjoint = certificate.adjoint
@@ -70,17 +70,17 @@ def test_a_lie_is_denied(solver: LinearSolver) -> None:
     truth = rhs - Linearisation(TOY.lower, TOY.theta, PHI).product(adjoint.x)
     relative = truth.norm(dim=-1) / rhs.norm(dim=-1)
     assert torch.allclose(adjoint.residual, relative, rtol=1e-12, atol=100 * Q * EPS)
-    assert torch.equal(adjoint.status == Status.DENIED, relative > 1e-8)
+    assert torch.equal(adjoint.status == Status.MISREPORTED, relative > 1e-8)
     theta = TOY.theta.clone().requires_grad_()
     node = attach(TOY.lower, theta, PHI, solver=solver, watch=strict)
-    with pytest.raises(AdjointError, match=r"DENIED, the solver called"):
+    with pytest.raises(AdjointError, match=r"MISREPORTED, the solver called"):
         upper(theta, node).sum().backward()
 
 
 def test_check_finds_the_liar() -> None:
     report = check(Bilevel(upper=upper, lower=TOY.lower), TOY.theta, PHI, solver=LIARS[0])
     assert not report.passed
-    assert "DENIED" in str(report)
+    assert "MISREPORTED" in str(report)
 
 
 class Counting:
@@ -117,8 +117,8 @@ def test_an_honest_solver_is_believed_without_a_product(
     start = rhs / 5 if warm else None
     alone, watched = Counting(), Counting()
     plain = solver.solve(alone, rhs, start)
-    witness = Operator(watched)
-    seen = verified(solver.solve(witness, rhs, start), witness, rhs)
+    operator = Operator(watched)
+    seen = verified(solver.solve(operator, rhs, start), operator, rhs)
     assert watched.count == alone.count
     assert seen.matvecs == plain.matvecs
     assert torch.equal(seen.x, plain.x)
@@ -127,12 +127,12 @@ def test_an_honest_solver_is_believed_without_a_product(
     assert torch.allclose(seen.residual, plain.residual, rtol=1e-12, atol=10 * EPS)
 
 
-def test_a_solver_that_does_not_judge_costs_one_product() -> None:
+def test_a_solver_that_does_not_verify_costs_one_product() -> None:
     rhs, product = PHI - 1, Counting()
-    witness = Operator(product)
+    operator = Operator(product)
     taken = CG().solve(product, rhs)
     before = product.count
-    seen = verified(taken, witness, rhs)
+    seen = verified(taken, operator, rhs)
     assert product.count == before + 1
     assert seen.matvecs == taken.matvecs + 1
     assert seen.converged.all()
@@ -140,10 +140,10 @@ def test_a_solver_that_does_not_judge_costs_one_product() -> None:
 
 def test_an_answer_of_another_shape_is_refused() -> None:
     rhs = PHI - 1
-    witness = Operator(Counting())
+    operator = Operator(Counting())
     answer = CG().solve(lambda vector: vector, rhs[:2])
     with pytest.raises(InputError, match=r"x of shape \(2, "):
-        verified(answer, witness, rhs)
+        verified(answer, operator, rhs)
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,15 @@ class InNumpy:
 def test_buffers_that_numpy_writes_into_fool_nobody(lies: bool) -> None:
     problem = Bilevel(upper=upper, lower=TOY.lower)
     found = hypergradient(problem, TOY.theta, PHI, solver=InNumpy(lies)).certificate.adjoint
-    assert (found.status == (Status.DENIED if lies else Status.CONVERGED)).all()
+    assert (found.status == (Status.MISREPORTED if lies else Status.CONVERGED)).all()
     assert bool((found.residual > 0.4).all()) == lies
 
 
 def test_evidence_of_another_shape_is_refused() -> None:
     rhs = PHI - 1
-    witness = Operator(Counting())
+    operator = Operator(Counting())
     answer = CG().solve(lambda vector: vector, rhs)
     # past the runtime checker, which users don't have on
     object.__setattr__(answer, "residual", answer.residual[:, None])
     with pytest.raises(InputError, match="one value for each task"):
-        verified(answer, witness, rhs)
+        verified(answer, operator, rhs)

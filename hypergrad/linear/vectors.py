@@ -1,0 +1,53 @@
+"""Inner products, norms and scales of one vector per task."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypergrad.guards import may_look
+
+
+def dot(
+    left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """Each task's inner product."""
+    product: Tensor = left.dot(right) if left.ndim == 1 else torch.linalg.vecdot(left, right)
+    return product
+
+
+def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Each task's Euclidean norm; the squares neither underflow nor overflow."""
+    if may_look(vector) and vector.shape[:-1].numel():
+        plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+        low, high = plain.detach().aminmax()
+        kind = torch.finfo(plain.dtype)
+        # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
+        if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:
+            return plain
+    scale = scale_of(vector)
+    length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
+    return length * scale[..., 0]
+
+
+def relative(
+    residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
+    size = norm(rhs)
+    return norm(residual) / torch.where(size > 0, size, 1.0)
+
+
+def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
+    """A power of two near each task's largest entry (1 for a zero right-hand side).
+
+    Solving for ``b / scale`` and multiplying back is exact, and keeps inner products of tiny or
+    huge right-hand sides away from underflow and overflow.
+    """
+    largest = (
+        rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_zeros(*rhs.shape[:-1], 1)
+    )
+    _, exponent = torch.frexp(largest)
+    # one less than frexp's, so that the largest finite number has a finite scale
+    return torch.where(largest > 0, torch.exp2((exponent - 1).to(rhs.dtype)), 1.0)

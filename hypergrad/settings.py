@@ -1,0 +1,72 @@
+"""Checks of the settings that solvers share: numbers of steps, step sizes and tolerances."""
+
+from __future__ import annotations
+
+from math import inf
+from numbers import Integral, Real
+from typing import TypeGuard
+
+from torch import Tensor
+
+from hypergrad.errors import InputError
+
+
+def check_step_size(solver: str, step_size: object, *, limit: str) -> None:
+    """Raise unless the step size is one positive finite number.
+
+    Args:
+        solver: its name.
+        step_size: as the caller gave it, of any type.
+        limit: how large it may be, for the message.
+
+    Raises:
+        InputError: naming the solver and ``step_size``.
+    """
+    if not _is_real(step_size) or not 0 < step_size < inf:
+        raise InputError(
+            f"{solver} got step_size={_shown(step_size)}; it needs one finite number, "
+            f"step_size > 0 ({limit})."
+        )
+
+
+def check_max_steps(solver: str, max_steps: object, *, least: int) -> None:
+    """Raise unless the number of steps is a whole number of at least ``least``.
+
+    Raises:
+        InputError: naming the solver and ``max_steps``.
+    """
+    if not _is_whole(max_steps) or max_steps < least:
+        raise InputError(
+            f"{solver} got max_steps={_shown(max_steps)}; it needs a whole number, "
+            f"max_steps >= {least}."
+        )
+
+
+def check_tolerances(solver: str, rtol: object, atol: object) -> None:
+    """Raise unless ``0 <= rtol < 1`` and ``0 <= atol``, both finite.
+
+    Raises:
+        InputError: naming the solver and both tolerances.
+    """
+    if not (_is_real(rtol) and 0 <= rtol < 1 and _is_real(atol) and 0 <= atol < inf):
+        raise InputError(
+            f"{solver} got rtol={_shown(rtol)}, atol={_shown(atol)}; rtol must be in [0, 1), "
+            "atol >= 0 and finite."
+        )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is one whole number, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> TypeGuard[float]:
+    """Whether it is one number: bools and tensors are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A number or word as it is, anything else by its kind."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, Real | str) else f"a {type(value).__name__}"
