@@ -1,7 +1,7 @@
 """``python -m verification``: run the suite, draw its report again, or check your own problem.
 
 python -m verification run --size small --out DIR
-python -m verification run --size small --claims D2,D3 --out DIR
+python -m verification run --size small --claims "exact solves,Theorem A" --out DIR
 python -m verification report --out DIR
 python -m verification check module:function
 """
@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.live import Live
 
 from verification.check import command as check
+from verification.report.curves import SERIES
 from verification.report.page import html
 from verification.report.record import record, write, write_json
 from verification.report.table import detection, progress
 from verification.suite.model import SIZES
-from verification.suite.registry import SERIES, suite
+from verification.suite.registry import suite
 from verification.suite.runner import Outcome, run
 
 
