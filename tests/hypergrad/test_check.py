@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hypergrad import CG, Bilevel, Cholesky, Newton
-from hypergrad.checks import answer
-from hypergrad.checks.check import check
-from hypergrad.checks.report import Report, Verdict
+from hypergrad import CG, MINRES, Bilevel, Cholesky, Newton
+from hypergrad.checks import problem as examined
+from hypergrad.checks.check import check as check_both
+from hypergrad.checks.findings import Verdict
+from hypergrad.checks.report import Report
 from hypergrad.errors import InputError
 from hypergrad.implicit.pullback import Hypergradient, hypergradient
 from hypergrad.objectives.quadratic import Quadratic
@@ -25,12 +26,17 @@ PHI = TOY.minimiser()
 Function = Callable[[Any, Any], Tensor]
 
 
+def check(problem: Bilevel[Any, Any], theta: Any, phi: Any, **options: Any) -> Report:
+    """With the theorems looked at where theta is, since these tests ask about the hypergradient."""
+    return check_both(problem, theta, phi, upper_steps=0, **options)
+
+
 def toy(lower: Function = TOY.lower, upper: Function = TOY.upper) -> Bilevel[Tensor, Tensor]:
     return Bilevel(upper=upper, lower=lower)
 
 
 def names(report: Report) -> set[str]:
-    return {finding.name for finding in report.faults}
+    return {finding.name for finding in report.findings if finding.verdict is Verdict.FAULT}
 
 
 def last_sentence(report: Report) -> str:
@@ -147,6 +153,27 @@ def upper_off() -> Bilevel[Tensor, Tensor]:
     return toy(upper=upper)
 
 
+class WrongSecond(torch.autograd.Function):
+    """``sum(x^2)/2``, with the right gradient x and a derivative of that which is not symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square().sum(-1) / 2
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        skewed = x @ swapped()
+        slope: Tensor = weights[0][..., None] * (skewed - (skewed - x).detach())
+        return slope
+
+
+def second_off(theta: Tensor, phi: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = WrongSecond.apply
+    return TOY.lower(theta, phi) + apply(phi)
+
+
 def swapped() -> Tensor:
     matrix = torch.eye(Q, dtype=torch.float64)
     matrix[0, 1] += 1
@@ -167,19 +194,30 @@ FAULTS = [
         "not the gradient of any function",
     ),
     (
+        lambda: toy(lambda theta, phi: TOY.lower(theta, phi * torch.arange(Q).clamp(max=1))),
+        {"use of phi"},
+        "leave the unused entries out of phi",
+    ),
+    (
+        lambda: toy(lambda theta, phi: TOY.lower(theta, phi) + 5 * phi.abs().sum(-1)),
+        {"no kink"},
+        "smooth the kink of g",
+    ),
+    (lambda: toy(second_off), {"symmetric Hessian"}, "whose gradient is right"),
+    (
         lambda: toy(custom(1.5 * torch.eye(Q, dtype=torch.float64))),
         {"gradient of g"},
         "not the derivative of its values",
     ),
     (
         lambda: toy(lambda theta, phi: TOY.lower(theta.detach(), phi)),
-        {"use of theta and phi"},
-        "use",
+        {"use of theta"},
+        "use theta together with phi",
     ),
     (
         lambda: toy(lambda theta, phi: theta.square().sum().expand(3)),
-        {"use of theta and phi"},
-        "use",
+        {"use of phi"},
+        "leave the unused part out of phi",
     ),
     (
         lambda: toy(lambda theta, phi: TOY.lower(theta, phi).mean()[None].expand(2)),
@@ -268,24 +306,65 @@ def test_indefinite_and_singular_hessians_are_found(
     least: float, kind: str, size_limit: int
 ) -> None:
     spectrum = torch.tensor([least, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    matrix = torch.diag(spectrum).expand(3, Q, Q)
+    turn = torch.linalg.qr(TOY.a[0]).Q  # off the axes, where a singular direction is one of phi
+    matrix = (turn @ torch.diag(spectrum) @ turn.mT).expand(3, Q, Q)
     coupling = torch.ones(3, Q, P, dtype=torch.float64)
     coupling[:, 0] = 0.0
-    lower = Quadratic(matrix=matrix, coupling=coupling, offset=torch.zeros_like(PHI))
-    stationary = (coupling @ TOY.theta) / spectrum.clamp(min=1.0)
-    report = check(toy(lower), TOY.theta, stationary, size_limit=size_limit)
-    assert names(report) == {"curvature"}
+    lower = Quadratic(matrix=matrix, coupling=turn @ coupling, offset=torch.zeros_like(PHI))
+    stationary = (coupling @ TOY.theta) / spectrum.clamp(min=1.0) @ turn.mT
+    report = check(toy(lower), TOY.theta, stationary, size_limit=size_limit, at_minimiser=True)
+    # whether CG meets the negative direction depends on the right-hand side
+    assert names(report) - {"adjoint solve"} == {"curvature"}
     assert kind in str(report)
     assert "regularise the lower objective" in last_sentence(report)
+    assert {"closed form", "g strongly convex (mu > 0)"} <= {
+        f.name for f in [*report.findings, *report.assumptions] if f.verdict is not Verdict.SKIPPED
+    }
+
+
+def test_at_a_saddle_the_questions_that_remain_are_asked() -> None:
+    """A stationary point of negative curvature has a derivative, which MINRES finds."""
+    spectrum = torch.tensor([-0.5, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    lower = Quadratic(matrix=torch.diag(spectrum).expand(3, Q, Q), coupling=TOY.b, offset=0 * PHI)
+    saddle = (TOY.b @ TOY.theta) / spectrum
+    report = check(toy(lower), TOY.theta, saddle, solver=MINRES(), at_minimiser=True)
+    assert names(report) == {"curvature"}
+    asked = {f.name for f in report.findings if f.verdict is Verdict.OK}
+    assert {"closed form", "converged phi", "adjoint solve", "dense oracle"} <= asked
+    assert not report.applies
+    moved = check(toy(lower), TOY.theta, saddle + 0.1, solver=MINRES(), at_minimiser=True)
+    assert names(moved) == {"curvature", "converged phi"}
+
+
+def test_phi_is_a_start_unless_it_is_said_to_be_the_minimiser() -> None:
+    assert check(toy(), TOY.theta, TOY.start).passed
+    assert not check(toy(), TOY.theta, TOY.start, at_minimiser=True).right
+
+
+def test_a_lower_level_without_a_minimiser_is_found() -> None:
+    lower: Function = lambda theta, phi: TOY.lower(theta, phi) - 9 * phi.square().sum(-1)  # noqa: E731
+    report = check(toy(lower), TOY.theta, TOY.start)
+    assert "converged phi" in names(report)
+    assert "has a minimiser near the phi given" in last_sentence(report)
+    assert report.survey is None
+
+
+def test_a_smooth_bend_is_no_kink() -> None:
+    """Smooth on the scale of phi's 1e-3, whose gradient turns round within it."""
+    lower: Function = lambda theta, phi: (  # noqa: E731
+        TOY.lower(theta, phi) + (phi.square() + 1e-6).sqrt().sum(-1)
+    )
+    assert check(toy(lower), TOY.theta, TOY.start).right
 
 
 def test_a_phi_far_from_converged_is_found() -> None:
-    report = check(toy(), TOY.theta, PHI + 0.1)
+    report = check(toy(), TOY.theta, PHI + 0.1, at_minimiser=True)
     assert names(report) == {"converged phi"}
     assert "run more lower steps" in last_sentence(report)
-    nearly = check(toy(), TOY.theta, PHI + 1e-5)
-    assert nearly.passed
-    assert names(check(toy(), TOY.theta, PHI + 1e-5, accuracy=1e-6)) == {"converged phi"}
+    nearly = PHI + 1e-5
+    assert check(toy(), TOY.theta, nearly, at_minimiser=True).passed
+    strict = check(toy(), TOY.theta, nearly, at_minimiser=True, accuracy=1e-6)
+    assert names(strict) == {"converged phi"}
 
 
 def test_an_unsolved_adjoint_system_is_found() -> None:
@@ -315,12 +394,12 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         found = hypergradient(*arguments, **options)
         return dataclasses.replace(found, grad=found.grad * (1 + 1e-6))
 
-    monkeypatch.setattr(answer, "hypergradient", wrong)
+    monkeypatch.setattr(examined, "hypergradient", wrong)
     assert names(check(toy(), TOY.theta, PHI)) == {"finite differences", "dense oracle"}
 
 
 def test_two_faults_are_both_named_in_one_sentence() -> None:
-    report = check(toy(), TOY.theta, PHI + 0.1, solver=CG(max_steps=1))
+    report = check(toy(), TOY.theta, PHI + 0.1, solver=CG(max_steps=1), at_minimiser=True)
     assert names(report) == {"converged phi", "adjoint solve"}
     assert last_sentence(report).startswith("To do, in this order: (1) run more lower steps")
     assert last_sentence(report).endswith("; then check again.")
@@ -365,7 +444,7 @@ def test_an_upper_objective_whose_values_never_move_is_found() -> None:
     def upper(theta: Tensor, phi: Tensor) -> Tensor:  # straight through a rounding
         return (phi + (phi.round() - phi).detach()).sum(-1) + 0.3
 
-    report = check(toy(upper=upper), TOY.theta, 10 * PHI)
+    report = check(toy(upper=upper), TOY.theta, 10 * PHI, at_minimiser=True)
     assert names(report) == {"converged phi", "finite differences"}
     assert "however far theta moves" in " ".join(str(report).split())
 
