@@ -1,5 +1,7 @@
 """Upper steps on the user's own problem, each with the lower level solved to round-off."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Bilevel, Cholesky, LinearSolver, Newton, hypergradient
-from hypergrad.checks.answer import flat
-from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.checks.problem import LONG, exact_solver, flat
+from hypergrad.errors import NotFiniteError
+from hypergrad.implicit.pullback import hypergradient
+from hypergrad.objective import Bilevel
 from hypergrad.tree import detach, leaves, like
 
-# Up to this many unknowns of a task, adjoint systems are solved densely.
-DENSE = 200
 # Without a step size of the user's, the first upper step moves theta by this share of its size.
 SHARE = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Visit:
     """One upper iterate, and what a long solve finds there.
 
@@ -41,7 +42,7 @@ class Visit:
     stationarity: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """The visits, and why there are no more of them.
 
@@ -62,29 +63,28 @@ class Trajectory:
 
 
 def travel(
-    problem: Bilevel[Any, Any], theta: Any, phi0: Any, *, steps: int, step_size: float | None
+    bilevel: Bilevel[Any, Any],
+    theta: Any,
+    phi0: Any,
+    *,
+    steps: int,
+    step_size: float | None,
+    size_limit: int = 200,
 ) -> Trajectory:
     """Take upper steps of gradient descent; each lower solve is cold, from phi0.
 
     Args:
-        problem: f and g.
+        bilevel: f and g.
         theta: where to begin.
         phi0: the start of every lower solve.
         steps: how many upper steps.
         step_size: eta; None takes one that first moves theta by a tenth of its size (or of 1).
-
-    Raises:
-        InputError: a number makes no sense, or the objectives can't be used.
+        size_limit: adjoint systems are solved densely up to this many unknowns of a task.
     """
-    if steps < 1 or (step_size is not None and not step_size > 0):
-        raise InputError(
-            f"got upper_steps={steps}, upper_step_size={step_size}; give at least one step, of a "
-            "positive size."
-        )
     visits: list[Visit] = []
     broken = ""
     try:
-        for visit in _iterates(problem, detach(theta), detach(phi0), steps, step_size):
+        for visit in _iterates(bilevel, detach(theta), detach(phi0), steps, step_size, size_limit):
             visits.append(visit)
     except NotFiniteError as error:
         broken = str(error)
@@ -93,32 +93,33 @@ def travel(
 
 
 def _iterates(
-    problem: Bilevel[Any, Any], theta: Any, phi0: Any, steps: int, step_size: float | None
+    bilevel: Bilevel[Any, Any],
+    theta: Any,
+    phi0: Any,
+    steps: int,
+    step_size: float | None,
+    size_limit: int,
 ) -> Iterator[Visit]:
     for _ in range(steps + 1):
-        visit = solve(problem, theta, phi0)
+        visit = solve(bilevel, theta, phi0, size_limit)
         yield visit
         step_size = step_size or _step_size(visit)
-        moved, begin = [], 0
-        for leaf in leaves(theta):
-            part = visit.grad[begin : begin + leaf.numel()].reshape(leaf.shape)
-            moved.append(leaf - step_size * part)
-            begin += leaf.numel()
-        theta = like(theta, moved)
+        sizes = [leaf.numel() for leaf in leaves(theta)]
+        parts = zip(leaves(theta), visit.grad.split(sizes), strict=True)
+        theta = like(theta, [leaf - step_size * part.view_as(leaf) for leaf, part in parts])
 
 
-def solve(problem: Bilevel[Any, Any], theta: Any, phi0: Any) -> Visit:
+def solve(bilevel: Bilevel[Any, Any], theta: Any, phi0: Any, size_limit: int = 200) -> Visit:
     """The long reference solve: Newton's method as far as the precision goes, then the adjoint.
 
     Raises:
         InputError: the objectives can't be used.
         NotFiniteError: a value or a derivative is not finite.
     """
-    # negative curvature, where there is some, is met by CG's directions and never goes uphill
-    found = Newton(rtol=0.0, max_steps=200, solver=CG(rtol=1e-3)).minimise(
-        problem.lower, theta, phi0
-    )
-    answer = hypergradient(problem, theta, found.phi, solver=reference_solver(phi0, found))
+    found = LONG.minimise(bilevel.lower, theta, phi0)
+    unknowns = flat(phi0).numel() // max(1, found.stationarity.numel())
+    solver = exact_solver(unknowns, torch.finfo(leaves(phi0)[0].dtype).eps, size_limit)
+    answer = hypergradient(bilevel, theta, found.phi, solver=solver)
     return Visit(
         theta=theta,
         start=phi0,
@@ -128,14 +129,6 @@ def solve(problem: Bilevel[Any, Any], theta: Any, phi0: Any) -> Visit:
         value=float(answer.value),
         stationarity=float(found.stationarity.max()),
     )
-
-
-def reference_solver(phi: Any, found: Any) -> LinearSolver:
-    """Dense where a task is small; else conjugate gradients to half of the digits."""
-    tasks = max(1, found.stationarity.numel())
-    if sum(leaf.numel() for leaf in leaves(phi)) // tasks <= DENSE:
-        return Cholesky()
-    return CG(rtol=torch.finfo(leaves(phi)[0].dtype).eps ** 0.5)
 
 
 def _step_size(first: Visit) -> float:

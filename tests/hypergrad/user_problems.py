@@ -19,6 +19,18 @@ def healthy() -> Problem:
     return found.family.bilevel(), theta, phi0
 
 
+def round() -> Problem:
+    """Tasks whose Hessian is the identity, off the axes."""
+    random = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turn: Tensor = torch.linalg.qr(random).Q
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        return (turn @ phi - theta).square().sum(-1) / 2
+
+    theta = torch.ones(3, dtype=torch.float64)
+    return Bilevel(upper=lambda theta, phi: phi.square().sum(-1), lower=lower), theta, 0 * theta
+
+
 def nonconvex() -> Problem:
     """g = sum phi^4/4 - phi^2/2 - theta phi: curvature -1 at phi0 = 0."""
 

@@ -1,22 +1,30 @@
 """K, N and step sizes for a wanted accuracy, and the error measured with them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hypergrad import CG, Bilevel, GradientDescent, hypergradient
-from hypergrad.checks.answer import flat
-from hypergrad.errors import InputError, NotFiniteError
-from hypergrad.theory import Constants, Estimated, Plan, plan
-from verification.check.estimates import Estimate
-from verification.check.trajectory import Trajectory
+from hypergrad.checks.estimates import Estimate
+from hypergrad.checks.problem import flat
+from hypergrad.checks.trajectory import Trajectory
+from hypergrad.constants import Constants, Estimated
+from hypergrad.errors import NotFiniteError
+from hypergrad.implicit.pullback import hypergradient
+from hypergrad.linear.cg import CG
+from hypergrad.lower.gradient_descent import GradientDescent
+from hypergrad.objective import Bilevel
+from hypergrad.theory.planning import Plan, plan
 
 # More lower or adjoint steps than this in all are not taken in order to measure their error.
 MOST_STEPS = 200_000
 
+RECOMMENDED = "recommended"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Steps of both levels.
 
@@ -33,7 +41,7 @@ class Choice:
     step_size: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What came of a choice.
 
@@ -49,7 +57,7 @@ class Measured:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Advice:
     """The recommendation.
 
@@ -64,28 +72,16 @@ class Advice:
     constants: dict[str, float]
 
 
-def worst(estimates: Sequence[Estimate]) -> dict[str, float]:
-    """The least mu and the largest of everything else, under the names of `Constants`."""
-
-    def largest(name: str) -> float:
-        return max(float(getattr(found, name)) for found in estimates)
-
-    return {
-        "strong_convexity": min(found.mu for found in estimates),
-        **{
-            name: largest(name)
-            for name in (
-                "smoothness",
-                "coupling",
-                "upper_coupling",
-                "upper_smoothness",
-                "hessian_lipschitz",
-                "coupling_lipschitz",
-                "adjoint_norm",
-                "upper_gradient",
-            )
-        },
-    }
+_LARGEST = (
+    "smoothness",
+    "coupling",
+    "upper_coupling",
+    "upper_smoothness",
+    "hessian_lipschitz",
+    "coupling_lipschitz",
+    "adjoint_norm",
+    "upper_gradient",
+)
 
 
 def recommend(trajectory: Trajectory, estimates: Sequence[Estimate], accuracy: float) -> Advice:
@@ -99,7 +95,10 @@ def recommend(trajectory: Trajectory, estimates: Sequence[Estimate], accuracy: f
     Raises:
         InputError: g is not strongly convex there.
     """
-    constants = worst(estimates)
+    constants = {name: max(float(getattr(e, name)) for e in estimates) for name in _LARGEST}
+    # where all eigenvalues are the same, rounding may order them wrongly
+    least = min(found.mu for found in estimates)
+    constants["strong_convexity"] = min(least, constants["smoothness"])
     known = Constants(**{name: Estimated(value) for name, value in constants.items()})
     distance = Estimated(max(found.distance for found in estimates))
     found = plan(known, accuracy * trajectory.scale, distance=distance)
@@ -117,18 +116,20 @@ def upper_step_size(trajectory: Trajectory) -> float:
     return min(quotients)
 
 
-def measure(problem: Bilevel[Any, Any], trajectory: Trajectory, choice: Choice) -> Measured:
+def measure(bilevel: Bilevel[Any, Any], trajectory: Trajectory, choice: Choice) -> Measured:
     """The error with these steps, from phi0 and v0 = 0, at every upper iterate."""
     cost = (choice.steps + choice.max_steps) * len(trajectory.visits)
+    if math.isnan(choice.step_size):
+        return Measured(choice, math.nan, "not tried: give step_size, none can be recommended")
     if cost > MOST_STEPS:
         return Measured(choice, math.nan, f"not tried: {cost} steps in all")
     errors = [0.0]
     for visit in trajectory.visits:
         descent = GradientDescent(steps=choice.steps, step_size=choice.step_size)
         try:
-            phi = descent.minimise(problem.lower, visit.theta, visit.start).phi
+            phi = descent.minimise(bilevel.lower, visit.theta, visit.start).phi
             solver = CG(rtol=0.0, max_steps=choice.max_steps)
-            grad = hypergradient(problem, visit.theta, phi, solver=solver).grad
+            grad = hypergradient(bilevel, visit.theta, phi, solver=solver).grad
         except NotFiniteError:
             return Measured(choice, math.inf, "diverged: the step size is above 2/L")
         errors.append(float((flat(grad) - visit.grad).norm()))
@@ -138,24 +139,15 @@ def measure(problem: Bilevel[Any, Any], trajectory: Trajectory, choice: Choice) 
 def choices(
     advice: Advice | None, steps: int | None, max_steps: int | None, step_size: float | None
 ) -> list[Choice]:
-    """What is measured: the recommendation, fractions of it, and the user's own.
-
-    Raises:
-        InputError: K or N of the user's is given without the other, or there is no step size.
-    """
+    """What is measured: the recommendation, a quarter of it, and the user's own choice."""
     found: list[Choice] = []
     if advice is not None:
         K, N, alpha = advice.plan.steps, advice.plan.max_steps, advice.plan.step_size
         found = [
-            Choice("recommended", K, N, alpha),
+            Choice(RECOMMENDED, K, N, alpha),
             Choice("a quarter of it", math.ceil(K / 4), math.ceil(N / 4), alpha),
         ]
-    if steps is None and max_steps is None:
-        return found
-    alpha_or_none = step_size or (advice.plan.step_size if advice is not None else None)
-    if steps is None or max_steps is None or alpha_or_none is None:
-        raise InputError(
-            f"got steps={steps}, max_steps={max_steps}, step_size={step_size}; to measure your own "
-            "choice give K and N, and the step size where none can be recommended."
-        )
-    return [*found, Choice("yours", steps, max_steps, alpha_or_none)]
+        step_size = step_size or alpha
+    if steps is not None and max_steps is not None:
+        found.append(Choice("yours", steps, max_steps, step_size or math.nan))
+    return found

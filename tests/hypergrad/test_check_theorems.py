@@ -1,37 +1,45 @@
-"""``verification check``: estimates against exact constants; what it says of bad problems."""
+"""The theorems' side of ``check``: estimates against exact constants; and the command."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import os
 import re
-from io import StringIO
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from hypergrad import Bilevel
+from hypergrad import Bilevel, check
+from hypergrad.__main__ import main
+from hypergrad.checks.advice import Choice, measure, recommend, upper_step_size
+from hypergrad.checks.assumptions import grows
+from hypergrad.checks.estimates import estimate
+from hypergrad.checks.findings import Finding, Verdict
+from hypergrad.checks.report import Report
+from hypergrad.checks.theorems import Survey
+from hypergrad.checks.trajectory import solve, travel
 from hypergrad.errors import InputError
-from tests.verification import user_problems
-from verification.check.advice import Choice, measure, recommend, upper_step_size
-from verification.check.command import examine, run
-from verification.check.estimates import estimate
-from verification.check.trajectory import solve, travel
-from verification.check.verdicts import Verdict, grows
+from tests.hypergrad import user_problems
 from verification.problems import drawn as instances
 from verification.subjects.planting import SourceBug, planted
 
 UNIT = torch.finfo(torch.float64).eps
-HERE = "tests.verification.user_problems"
+HERE = "tests.hypergrad.user_problems"
 
 
-def verdicts(problem: user_problems.Problem, **options: float) -> dict[str, Verdict]:
-    found = examine(*problem, upper_steps=4, **options)  # type: ignore[arg-type]
-    return {finding.name: finding.verdict for finding in found.findings}
+def violated(report: Report) -> list[Finding]:
+    return [finding for finding in report.assumptions if finding.verdict is Verdict.FAULT]
+
+
+def survey(report: Report) -> Survey:
+    assert report.survey is not None
+    return report.survey
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -122,28 +130,28 @@ def test_the_upper_step_is_one_over_the_smoothness_met() -> None:
 
 
 def test_negative_curvature_is_seen_and_nothing_recommended() -> None:
-    found = examine(*user_problems.nonconvex(), upper_steps=2)
-    (finding,) = (f for f in found.violated if "convex" in f.name)
+    report = check(*user_problems.nonconvex(), upper_steps=2)
+    (finding,) = violated(report)
     assert "negative curvature between phi0 and a minimiser" in finding.evidence
-    assert found.estimates[0].mu == pytest.approx(-1.0, abs=1e-12)  # at phi0 = 0
-    assert found.estimates[0].mu_end > 0
-    assert found.advice is None
-    assert not found.passed
+    first = survey(report).estimates[0]
+    assert first.mu == pytest.approx(-1.0, abs=1e-12)  # at phi0 = 0
+    assert first.mu_end > 0
+    assert survey(report).advice is None
+    assert report.right  # at the minimiser, nothing is wrong
+    assert not report.passed
 
 
 def test_a_singular_hessian_is_seen() -> None:
-    found = examine(*user_problems.singular(), upper_steps=2)
-    (finding,) = (f for f in found.violated if "convex" in f.name)
+    report = check(*user_problems.singular(), upper_steps=2)
+    (finding,) = violated(report)
     assert "singular Hessian at a minimiser" in finding.evidence
-    assert "l2" in finding.remedy
-    assert not found.passed
+    assert report.advice.count("its minimiser is not unique") == 1  # both questions' remedy
+    assert "l2" in report.advice
     # without an inverse there is no adjoint to be bounded, and no condition number
-    (adjoint,) = (f for f in found.findings if "adjoint" in f.name)
-    assert adjoint.verdict is Verdict.UNKNOWN
-    with StringIO() as told:
-        found.tell(Console(file=told, width=100))
-        kappa = [line for line in told.getvalue().splitlines() if "kappa " in line]
-    assert kappa[-1].count("none") == 3
+    (adjoint,) = (f for f in report.assumptions if "adjoint" in f.name)
+    assert adjoint.verdict is Verdict.SKIPPED
+    assert all(found.condition == math.inf for found in survey(report).estimates)
+    assert "No K and N can be recommended" in str(report)
 
 
 def test_curvature_that_fades_to_nothing_is_not_called_singular() -> None:
@@ -156,22 +164,22 @@ def test_curvature_that_fades_to_nothing_is_not_called_singular() -> None:
         return 4 * theta.sum(-1) + 0 * phi.sum(-1)
 
     zero = torch.zeros(3, dtype=torch.float64)
-    found = examine(
+    found = check(
         Bilevel(upper=upper, lower=lower), zero, zero, upper_steps=10, upper_step_size=1.0
     )
-    assert found.estimates[-1].mu == pytest.approx(math.exp(-40), rel=1e-9)
-    assert [f.name for f in found.violated] == ["mu bounded away from 0 (1/mu)"]
-    assert found.advice is None  # kappa, over the trajectory, is 1e17
+    assert survey(found).estimates[-1].mu == pytest.approx(math.exp(-40), rel=1e-9)
+    assert [f.name for f in violated(found)] == ["mu bounded away from 0 (1/mu)"]
+    assert survey(found).advice is None  # kappa, over the trajectory, is 1e17
 
 
 def test_a_constant_without_bound_is_seen_and_one_that_has_a_bound_is_not() -> None:
-    found = examine(*user_problems.unbounded(), upper_steps=8, upper_step_size=1.0)
-    names = [finding.name for finding in found.violated]
+    found = check(*user_problems.unbounded(), upper_steps=8, upper_step_size=1.0)
+    names = [finding.name for finding in violated(found)]
     assert names == ["gradient of g Lipschitz (L)"]
     # theta goes up by 1 + (the share of phi'phi, below 1): L = cosh(8) at least
-    assert found.estimates[-1].smoothness >= math.cosh(8)
-    still = examine(*user_problems.unbounded(), upper_steps=8, upper_step_size=0.01)
-    assert not still.violated
+    assert survey(found).estimates[-1].smoothness >= math.cosh(8)
+    still = check(*user_problems.unbounded(), upper_steps=8, upper_step_size=0.01)
+    assert not violated(still)
 
 
 def test_curvature_that_fades_is_seen() -> None:
@@ -181,18 +189,18 @@ def test_curvature_that_fades_is_seen() -> None:
         upper=lambda theta, phi: theta.sum(-1) + phi.square().sum(-1),
         lower=lambda theta, phi: theta.exp().sum(-1) * problem.lower(torch.zeros_like(theta), phi),
     )
-    found = examine(fading, theta, phi0, upper_steps=4, upper_step_size=1.0)
-    names = [finding.name for finding in found.violated]  # H v = 2 phi, so that v grows like 1/mu
+    found = check(fading, theta, phi0, upper_steps=4, upper_step_size=1.0)
+    names = [finding.name for finding in violated(found)]  # H v = 2 phi, so that v grows like 1/mu
     assert names == ["mu bounded away from 0 (1/mu)", "adjoint bounded (V)"]
 
 
 @pytest.mark.parametrize(
     "bug",
     [
-        SourceBug("verification.check.estimates", "mu=min(low for low, _", "mu=max(low for _, low"),
-        SourceBug("verification.check.estimates", "turning.append(", "turning.extend([0.0]) or ("),
-        SourceBug("verification.check.estimates", "largest.clamp(min=0).sqrt()", "largest"),
-        SourceBug("verification.check.estimates", "share * (b - a)", "2 * share * (b - a)"),
+        SourceBug("hypergrad.checks.estimates", "mu=min(low for low, _", "mu=max(low for _, low"),
+        SourceBug("hypergrad.checks.estimates", "turning.append(", "turning.extend([0.0]) or ("),
+        SourceBug("hypergrad.checks.estimates", "largest.clamp(min=0).sqrt()", "largest"),
+        SourceBug("hypergrad.checks.estimates", "share * (b - a)", "2 * share * (b - a)"),
     ],
     ids=lambda bug: bug.new,
 )
@@ -207,9 +215,9 @@ def test_a_bug_in_the_estimates_is_noticed(bug: SourceBug) -> None:
 
 
 def test_an_overflow_ends_the_trajectory_and_is_told() -> None:
-    found = examine(*user_problems.overflowing(), upper_steps=20, upper_step_size=1.0)
-    assert found.violated[0].name == "finite values and derivatives"
-    assert 1 <= len(found.trajectory.visits) < 21
+    found = check(*user_problems.overflowing(), upper_steps=20, upper_step_size=1.0)
+    assert violated(found)[0].name == "finite values and derivatives"
+    assert 1 <= len(survey(found).trajectory.visits) < 21
     assert not found.passed
 
 
@@ -223,9 +231,18 @@ def test_growth_is_told_from_levelling_off() -> None:
 
 
 def test_what_cannot_be_known_is_always_said() -> None:
-    told = verdicts(user_problems.healthy())
-    assert told.pop("bounds beyond the trajectory") is Verdict.UNKNOWN
-    assert set(told.values()) == {Verdict.HOLDS}
+    report = check(*user_problems.healthy(), upper_steps=4)
+    assert {finding.verdict for finding in report.assumptions} == {Verdict.OK}
+    assert "no guarantee: a supremum over a region may be larger" in " ".join(str(report).split())
+
+
+def test_one_curvature_everywhere_is_no_contradiction() -> None:
+    """H = I, of which rounding may put the least eigenvalue above the largest."""
+    report = check(*user_problems.round(), upper_steps=2)
+    assert report.passed, str(report)
+    constants = survey(report).advice
+    assert constants is not None
+    assert constants.constants["strong_convexity"] == pytest.approx(1.0)
 
 
 def test_the_command_writes_what_it_prints(
@@ -233,7 +250,8 @@ def test_the_command_writes_what_it_prints(
 ) -> None:
     file = tmp_path / "check.json"
     own = ("--steps", "3", "--max-steps", "2", "--step-size", "0.1")
-    assert run([f"{HERE}:healthy", "--upper-steps", "2", *own, "--json", str(file)]) == 0
+    options = ("--upper-steps", "2", *own, "--json", str(file))
+    assert main(["check", f"{HERE}:healthy", *options]) == 0
     told = json.loads(file.read_text(encoding="utf-8"))
     assert told["passed"] is True
     assert [m["name"] for m in told["measured"]] == ["recommended", "a quarter of it", "yours"]
@@ -241,24 +259,36 @@ def test_the_command_writes_what_it_prints(
     assert len(told["trajectory"]) == len(told["estimates"]) == 3
     printed = capsys.readouterr().out
     assert f"steps={told['advice']['steps']}" in printed
-    assert "cannot be known" in printed
+    assert "Is this hypergradient right? Yes." in printed
+    assert "Do the theorems apply here? Yes, as far as 3 upper iterates can show." in printed
+    assert max(len(line) for line in printed.splitlines()) <= 100
+    assert "Nothing to do" in printed
+    assert main(["check", f"{HERE}:healthy", "--json", str(tmp_path)]) == 2  # a folder
+    assert main(["check", f"{HERE}:healthy", "--at-minimiser", "--upper-steps", "0"]) == 1
 
 
 def test_a_choice_that_diverges_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    found = examine(
-        *user_problems.healthy(), upper_steps=1, steps=5000, max_steps=2, step_size=100.0
-    )
-    assert found.measured[-1].error == math.inf
-    assert "diverged" in found.measured[-1].note
+    found = check(*user_problems.healthy(), upper_steps=1, steps=5000, max_steps=2, step_size=100.0)
+    assert survey(found).measured[-1].error == math.inf
+    assert "diverged" in survey(found).measured[-1].note
     assert found.passed  # a bad choice of theirs is no fault of the problem
     slow = Choice("yours", 10**9, 1, 0.1)
-    assert "not tried" in measure(user_problems.healthy()[0], found.trajectory, slow).note
+    assert "not tried" in measure(user_problems.healthy()[0], survey(found).trajectory, slow).note
 
 
-@pytest.mark.parametrize("name", ["nonconvex", "singular"])
-def test_a_violation_exits_with_1(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([f"{HERE}:{name}", "--upper-steps", "1"]) == 1
-    assert "VIOLATED" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nonconvex", "negative curvature"),
+        ("singular", "singular"),
+        ("captured", "add the captured tensor to theta"),
+    ],
+)
+def test_a_fault_exits_with_1(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{HERE}:{name}", "--upper-steps", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAULT" in printed
+    assert told in printed
 
 
 @pytest.mark.parametrize(
@@ -270,14 +300,29 @@ def test_a_violation_exits_with_1(name: str, capsys: pytest.CaptureFixture[str])
         ("no_such_module:f", "can't be loaded"),
         (f"{HERE}:two_things", r"returned tuple; it must return \(problem, theta, phi\)"),
         (f"{HERE}:broken", "raised KeyError"),
-        (f"{HERE}:captured", "requires grad"),
     ],
 )
 def test_what_cannot_be_examined_exits_with_2(
     target: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([target, "--upper-steps", "1"]) == 2
+    assert main(["check", target, "--upper-steps", "1"]) == 2
     assert re.search(told, capsys.readouterr().err)
+
+
+def test_the_command_finds_modules_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from tests.hypergrad.user_problems import healthy as problem\n", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "hypergrad", "check", "mine:problem", "--upper-steps", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -285,12 +330,14 @@ def test_what_cannot_be_examined_exits_with_2(
     [
         ({"accuracy": 0.0}, "accuracy"),
         ({"accuracy": 1.0}, "accuracy"),
-        ({"upper_steps": 0}, "at least one step"),
-        ({"upper_step_size": -1.0}, "positive size"),
-        ({"steps": 3}, "give K and N"),
-        ({"max_steps": 3}, "give K and N"),
+        ({"upper_steps": -1}, "upper_steps >= 0"),
+        ({"upper_step_size": -1.0}, "positive step sizes"),
+        ({"step_size": math.nan}, "positive step sizes"),
+        ({"steps": 3}, "give both"),
+        ({"max_steps": 3}, "give both"),
+        ({"steps": -1, "max_steps": 3}, "K >= 0"),
     ],
 )
 def test_nonsense_is_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        examine(*user_problems.healthy(), **{"upper_steps": 1, **options})  # type: ignore[arg-type]
+        check(*user_problems.healthy(), **options)  # type: ignore[arg-type]

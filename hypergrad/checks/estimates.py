@@ -6,24 +6,23 @@ quotients between the start, the middle and the end of the way from phi0 to the 
 segment that the error bounds use them on. A constant is the worst task's.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad import Bilevel, Objective
+from hypergrad.checks.trajectory import Visit
 from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.operator import LinearMap
 from hypergrad.linear.solution import norm
-from hypergrad.objective import evaluate, fresh_leaf
+from hypergrad.objective import Bilevel, Objective, evaluate, fresh_leaf
 from hypergrad.theory.spectrum import lanczos
 from hypergrad.tree import flatten, leaves, like
-from verification.check.trajectory import Visit
-
-Map: TypeAlias = Callable[[Tensor], Tensor]
 
 # Dimension of the Krylov spaces.
 KRYLOV = 40
@@ -31,7 +30,7 @@ KRYLOV = 40
 TASKS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What was met at one upper iterate, for the worst task (theory.md, section 0).
 
@@ -69,7 +68,7 @@ class Estimate:
         return self.smoothness / self.mu if self.mu > self.rounding else math.inf
 
 
-def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Estimate:
+def estimate(bilevel: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Estimate:
     """Look at the start, the middle and the end of the way to the minimiser.
 
     Raises:
@@ -78,8 +77,8 @@ def estimate(problem: Bilevel[Any, Any], visit: Visit, *, seed: int = 0) -> Esti
     """
     pairs = list(zip(leaves(visit.start), leaves(visit.phi), strict=True))
     places = [like(visit.phi, [a + share * (b - a) for a, b in pairs]) for share in (0.0, 0.5, 1.0)]
-    lower = [_Blocks(problem.lower, visit.theta, phi, seed) for phi in places]
-    upper = [_Blocks(problem.upper, visit.theta, phi, seed) for phi in places]
+    lower = [_Blocks(bilevel.lower, visit.theta, phi, seed) for phi in places]
+    upper = [_Blocks(bilevel.upper, visit.theta, phi, seed) for phi in places]
     spectra = [block.spectrum() for block in lower]
     end = lower[-1]
     away = [norm(block.phi - end.phi) for block in lower]
@@ -142,7 +141,7 @@ class _Blocks:
             float(torch.as_tensor(found.largest.value).max()),
         )
 
-    def cross_norms(self, other: "_Blocks | None" = None) -> Tensor:
+    def cross_norms(self, other: _Blocks | None = None) -> Tensor:
         """``|J_i|`` of each task looked at, or ``|J_i - J_i'|``."""
         start = self.start.reshape(-1, self.start.shape[-1])
         found = []
@@ -153,7 +152,7 @@ class _Blocks:
             found.append(largest.clamp(min=0).sqrt())
         return torch.stack(found)
 
-    def _gram(self, task: int) -> Map:
+    def _gram(self, task: int) -> LinearMap:
         return lambda v: self.push(task, self.pull(task, v))
 
     def pull(self, task: int, vector: Tensor) -> Tensor:
@@ -192,7 +191,7 @@ class _Blocks:
         return torch.cat([part.reshape(-1) for part in parts])
 
 
-def _gram_of_difference(left: _Blocks, right: _Blocks, task: int) -> Map:
+def _gram_of_difference(left: _Blocks, right: _Blocks, task: int) -> LinearMap:
     def apply(vector: Tensor) -> Tensor:
         image = left.pull(task, vector) - right.pull(task, vector)
         return left.push(task, image) - right.push(task, image)
