@@ -8,19 +8,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import safetensors
 import safetensors.torch
-from torch import Tensor, nn
+import torch
+from torch import Size, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn.config.schema import parse, read
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
 
 _HEADER: Final = "progress"
+# JSON has one kind of number, and one of sequence.
+_ALIKE: Final = ((float, int), (list, tuple))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,3 +130,105 @@ def digest(model: nn.Module) -> bytes:
     for value in model.state_dict().values():
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.digest()
+
+
+def refuse_misfit(
+    tensors: Mapping[str, Tensor],
+    progress: Progress,
+    *,
+    model: nn.Module,
+    optimiser: Optimizer,
+    schedule: LRScheduler,
+    scaler: Mapping[str, Any],
+    steps: int,
+    tasks: int,
+) -> None:
+    """Compare every name and shape of a checkpoint with what this run would have written.
+
+    torch puts the state of optimisers and schedules in place as it comes, whatever is in it: so
+    this comes first.
+
+    Args:
+        tensors: of the checkpoint.
+        progress: of the checkpoint.
+        model: of the run.
+        optimiser: of the run.
+        schedule: of the run.
+        scaler: state of the run's, which has taken no step.
+        steps: upper steps of the run.
+        tasks: of one step.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    for name, value, most in (
+        ("step", progress.step, steps),
+        ("seen", progress.seen, steps * tasks),
+        ("validated", progress.validated, progress.step),
+        ("stale", progress.stale, progress.step),
+    ):
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}, where 0 to {most} is possible")
+    own = optimiser.state_dict()["param_groups"]
+    _same_kinds("optimiser", dict(enumerate(progress.optimiser)), dict(enumerate(own)))
+    for found, group in zip(progress.optimiser, own, strict=True):
+        _same_kinds("optimiser", found, group)
+        if found["params"] != group["params"]:
+            raise ValueError("the optimiser's parameters are others")
+    _same_kinds("schedule", progress.schedule, schedule.state_dict())
+    _same_kinds("scaler", progress.scaler, scaler)
+    weights = {name: value.shape for name, value in model.state_dict().items()}
+    expected = {f"model.{name}": shape for name, shape in weights.items()}
+    if progress.best is not None:
+        expected |= {f"best.{name}": shape for name, shape in weights.items()}
+    expected["losses"] = Size([progress.step])
+    kept = _kept(optimiser)
+    moved = any(name in tensors for name in kept)
+    if progress.step > 0 and (moved or not _all_skipped(progress, scaler)):
+        expected |= kept
+    for name, tensor in tensors.items():
+        part = name.partition(".")[0]
+        shape = expected.pop(name, None)
+        if part == "evidence":
+            shape = Size([progress.seen])
+        elif part == "generator":
+            shape = tensor.shape  # judged by torch, byte by byte
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {shape} was expected")
+    if expected:
+        more = f", and {len(expected) - 3} more" if len(expected) > 3 else ""
+        raise ValueError(f"{sorted(expected)[:3]} are missing{more}")
+
+
+def _kept(optimiser: Optimizer) -> dict[str, Size]:
+    """What an optimiser keeps of its parameters once it has taken a step: names and shapes."""
+    kept = {}
+    parameters = (p for group in optimiser.param_groups for p in group["params"])
+    like = nn.Parameter(torch.zeros(1))  # one of its kind, on a parameter of no consequence
+    like.grad = torch.zeros(1)
+    (group, *_) = optimiser.param_groups
+    other: Optimizer = cast(Any, type(optimiser))([{**group, "params": [like]}])
+    other.step()
+    state = {name: torch.as_tensor(value) for name, value in other.state[like].items()}
+    for index, parameter in enumerate(parameters):
+        for name, value in state.items():
+            kept[f"optimiser.{index}.{name}"] = parameter.shape if value.ndim else Size()
+    return kept
+
+
+def _all_skipped(progress: Progress, scaler: Mapping[str, Any]) -> bool:
+    """Whether the scaler had every step so far left out: each time it lowers its scale, once."""
+    if not scaler:
+        return False
+    scale: float = scaler["scale"] * scaler["backoff_factor"] ** progress.step
+    return bool(progress.scaler["scale"] <= scale)
+
+
+def _same_kinds(name: str, found: Mapping[Any, Any], own: Mapping[Any, Any]) -> None:
+    """The same fields, each of the same kind."""
+    if found.keys() != own.keys():
+        raise ValueError(f"the {name} has fields {sorted(found)}; {sorted(own)} were expected")
+    for key, value in own.items():
+        alike = next((kinds for kinds in _ALIKE if type(value) in kinds), (type(value),))
+        if type(found[key]) not in alike:
+            raise ValueError(f"{key} of the {name} is {found[key]!r}, where {value!r} is its kind")

@@ -36,10 +36,11 @@ from metalearn.runs.records import Result, stated
 from metalearn.runs.trackers import Tracker, refuse_missing, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
 from metalearn.training import checkpoint
-from metalearn.training.budget import predicted_bytes, say_plan, within_budget
+from metalearn.training.budget import predicted_bytes, within_budget
+from metalearn.training.build import evaluation_sampler, identity
 from metalearn.training.checkpoint import RunKey
+from metalearn.training.dry_run import say_plan
 from metalearn.training.progress import Display
-from metalearn.training.samplers import evaluation_sampler, identity
 from metalearn.training.signals import Stop
 from metalearn.training.state import Training
 

@@ -15,8 +15,8 @@ from unittest import mock
 
 import torch
 
-import metalearn.methods
 import metalearn.training.state
+import metalearn.training.step
 from metalearn.cli import main
 from metalearn.training.certificates import Evidence
 from metalearn.training.reference import Exactness, exactness
@@ -33,7 +33,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
         happens: the fault.
         factor: of that step's loss.
     """
-    honest: Gradient = metalearn.methods.accumulate
+    honest: Gradient = metalearn.training.step.accumulate
     count = 0
 
     def accumulate(*arguments: Any, **named: Any) -> Any:
@@ -123,7 +123,7 @@ def changed_data(step: int, rank: int, image: Path, *arguments: str) -> None:
 
 def other_weights(step: int, rank: int, *arguments: str) -> None:
     """What faulty hardware does: one bit of one weight on one rank."""
-    honest: Gradient = metalearn.training.state._descend
+    honest: Gradient = metalearn.training.step.descend
     count = 0
 
     def descend(optimiser: torch.optim.Optimizer, *scaler: Any) -> None:
@@ -134,7 +134,7 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight = optimiser.param_groups[0]["params"][0]
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
-    mock.patch.object(metalearn.training.state, "_descend", descend).start()
+    mock.patch.object(metalearn.training.state, "descend", descend).start()
     main(["train", *arguments])
 
 

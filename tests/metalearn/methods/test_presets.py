@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hypergrad import CG, GradientDescent, Implicit, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile, accumulate
+from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile
 from metalearn.methods.head import cross_entropy
 from metalearn.methods.presets import PRESETS, Preset, preset
 from metalearn.tasks.episodes import Episodes
-from tests.metalearn.methods.subjects import episodes, ignore, model
+from tests.metalearn.methods.subjects import accumulate_batch, episodes, ignore, model
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 
@@ -37,7 +37,7 @@ def test_every_preset_takes_a_step_that_lowers_its_loss(name: str) -> None:
     assert isinstance(one.method, Method)
     subject, batch = model(one.method), episodes()
     before = descended(one.method, subject, batch)
-    accumulate(one.method, subject, batch, watch=ignore)
+    accumulate_batch(one.method, subject, batch)
     # Small enough for a first-order expansion, 1 % of the weights' size.
     with torch.no_grad():
         grads = [p.grad for p in subject.parameters() if p.grad is not None]
