@@ -1,4 +1,4 @@
-"""Few-shot episodes: batches of tasks that depend on (seed, split, index) and on nothing else.
+"""Few-shot episodes: batches of tasks that are functions of (seed, split, index) alone.
 
 Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels, H, W pixels.
 """
@@ -92,7 +92,7 @@ class Sampler:
         shot: support images of one class.
         query: query images of one class, none of them in the support.
         seed: chooses the sequence of episodes.
-        augmentation: how each drawn image is changed; None leaves it as it is.
+        augmentation: changes each drawn image; None: none.
     """
 
     pool: Pool

@@ -33,12 +33,12 @@ def predicted_bytes(training: Training) -> int:
 
 
 def _share(training: Training) -> int:
-    """Tasks of an upper step that fall to a rank, at most."""
+    """The most tasks of an upper step that one rank has."""
     return -(-training.tasks // training.world.size)
 
 
 def _peak(training: Training, tasks_per_chunk: int) -> int:
-    """What a step in chunks of this size takes: as counted, on CUDA as the allocator has it."""
+    """Peak bytes of a step in chunks of this size: counted, or on CUDA from the allocator."""
     model = copy.deepcopy(training.model)
     weights = list(model.parameters())
     cuda = training.device.type == "cuda"
@@ -47,7 +47,7 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
     # what a step draws of torch's own generators must not be missing from the run
     generators = torch.random.fork_rng([training.device] if cuda else [])
     with generators, LiveBytes([*weights, *_resident(training)]) as live:
-        optimiser = build_optimiser(training.configured, model)
+        optimiser = build_optimiser(training.preset, model)
         for weight in weights:  # a step of no size, to have the optimiser's state
             weight.grad = torch.zeros_like(weight)
         optimiser.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hypergrad import Detached
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.config.train import Protocol, TrainConfig
 from metalearn.data import (
@@ -118,31 +119,31 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     return model
 
 
-def build_optimiser(configured: Preset, model: Model) -> torch.optim.Optimizer:
+def build_optimiser(preset: Preset, model: Model) -> torch.optim.Optimizer:
     """The optimiser of the upper step."""
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[configured.optimiser]
-    made: torch.optim.Optimizer = kind(model.parameters(), lr=configured.learning_rate)
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[preset.optimiser]
+    made: torch.optim.Optimizer = kind(model.parameters(), lr=preset.learning_rate)
     return made
 
 
 def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:
-    """Whether it is, as far as it was measured (docs/performance.md).
+    """Choose the memory layout, as far as it was measured (docs/performance.md).
 
     On a CPU a Conv4's pass takes half the time channels-last, most of it saved in pooling and
     normalisation, whose second derivatives are the faster channels-first. ResNet-12 and CUDA were
     not measured.
     """
-    second = isinstance(method, Maml) and not method.first_order
-    twice = second or isinstance(method, ImplicitMaml)
-    return device.type == "cpu" and isinstance(backbone, Conv4) and not twice
+    if isinstance(method, Maml | ImplicitMaml) and not isinstance(method.lower.adjoint, Detached):
+        return False  # differentiates the network twice
+    return device.type == "cpu" and isinstance(backbone, Conv4)
 
 
 def lay_out(model: nn.Module, *, channels_last: bool) -> None:
     """Put the convolutions, and with them their images, channels-last or channels-first.
 
     Args:
-        model: what holds the convolutions; changed in place.
-        channels_last: which.
+        model: holds the convolutions; changed in place.
+        channels_last: the layout; False: channels-first.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for weight in model.parameters():

@@ -31,7 +31,7 @@ _ALIKE: Final = ((float, int), (list, tuple))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestSoFar:
-    """The best validation: its accuracy, half its interval, and the upper step after which."""
+    """The best validation: accuracy, half its interval, and the upper step before it."""
 
     mean: float
     interval: float
@@ -40,7 +40,7 @@ class BestSoFar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunKey:
-    """What a checkpoint belongs to; a run goes on only if nothing of it has changed.
+    """Identity of a run; a checkpoint is resumed only if none of it has changed.
 
     Attributes:
         config: SHA-256 of the settings.
@@ -55,11 +55,11 @@ class RunKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, besides its tensors.
+    """State of a run, besides its tensors.
 
     Attributes:
-        key: what it belongs to.
-        origin: commit of the code that has run so far, and whether code differed from it.
+        key: the run's identity.
+        origin: commit of the code that has run so far, and if the code differed from it.
         step: upper steps taken.
         seen: certificates collected.
         metrics: lines written to the metrics.
@@ -67,7 +67,7 @@ class Progress:
         stale: validations since the best.
         seconds: spent, over all parts of the run.
         best: the best validation so far.
-        optimiser: its parameter groups.
+        optimiser: the optimiser's parameter groups.
         schedule: state of the learning rate's schedule.
         scaler: state of the gradient scaler; empty if there is none.
     """
@@ -149,14 +149,14 @@ def refuse_misfit(
     this comes first.
 
     Args:
-        tensors: of the checkpoint.
-        progress: of the checkpoint.
-        model: of the run.
-        optimiser: of the run.
-        schedule: of the run.
-        scaler: state of the run's, which has taken no step.
-        steps: upper steps of the run.
-        tasks: of one step.
+        tensors: the checkpoint's.
+        progress: the checkpoint's.
+        model: the run's.
+        optimiser: the run's.
+        schedule: the run's.
+        scaler: state of the run's scaler, which has taken no step.
+        steps: the run's upper steps.
+        tasks: tasks of one step.
 
     Raises:
         ValueError: naming what does not fit.
@@ -189,7 +189,7 @@ def refuse_misfit(
     for name, tensor in tensors.items():
         part = name.partition(".")[0]
         shape = expected.pop(name, None)
-        if part == "evidence":
+        if part == "certificates":
             shape = Size([progress.seen])
         elif part == "generator":
             shape = tensor.shape  # judged by torch, byte by byte
@@ -201,7 +201,7 @@ def refuse_misfit(
 
 
 def _kept(optimiser: Optimizer) -> dict[str, Size]:
-    """What an optimiser keeps of its parameters once it has taken a step: names and shapes."""
+    """Names and shapes of an optimiser's state once it has taken a step."""
     kept = {}
     parameters = (p for group in optimiser.param_groups for p in group["params"])
     like = nn.Parameter(torch.zeros(1))  # one of its kind, on a parameter of no consequence
@@ -217,7 +217,7 @@ def _kept(optimiser: Optimizer) -> dict[str, Size]:
 
 
 def _all_skipped(progress: Progress, scaler: Mapping[str, Any]) -> bool:
-    """Whether the scaler had every step so far left out: each time it lowers its scale, once."""
+    """Whether the scaler skipped every step so far: it lowers its scale once each time."""
     if not scaler:
         return False
     scale: float = scaler["scale"] * scaler["backoff_factor"] ** progress.step

@@ -14,7 +14,7 @@ from metalearn.training.state import Training
 
 def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
     """Print what a run would do."""
-    config, configured = training.config, training.configured
+    config, preset = training.config, training.preset
     images = config.train.way * (config.train.shot + config.train.query)
     parameters = sum(p.numel() for p in training.model.parameters())
     splits = {"train": training.sampler, "validation": training.validation, "test": test}
@@ -25,10 +25,10 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
         f"{training.tasks * images} images a step",
         f"backbone: {config.backbone_line()}, {parameters} parameters (all that is learned), "
         f"normalisation {config.normalisation}, {config.precision}",
-        f"method: {config.method} ({configured.variant}): {describe(training.method)}",
-        f"source: {configured.source}. {configured.departures}",
-        f"upper step: {configured.optimiser}, learning rate {configured.learning_rate:g}, "
-        f"{configured.schedule}",
+        f"method: {config.method} ({preset.variant}): {describe(training.method)}",
+        f"source: {preset.source}. {preset.departures}",
+        f"upper step: {preset.optimiser}, learning rate {preset.learning_rate:g}, "
+        f"{preset.schedule}",
         f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
         f"test: {config.test_episodes} episodes, {config.test}",
         f"hypergradient's error: {measured_error(training)}",

@@ -28,17 +28,17 @@ def episodes_named(
     *,
     scaler: torch.amp.GradScaler | None,
 ) -> Iterator[None]:
-    """Name the episodes that are not finite by themselves, where the block finds that some are not.
+    """Name the episodes that are not finite by themselves when the block raises that some are not.
 
     Args:
-        method: of the upper step.
-        model: of the step; it stays as it is, and so does torch's generator.
+        method: the upper step's.
+        model: the step's; unchanged, and so is torch's generator.
         sampler: draws the training episodes.
-        episodes: indices of those that the block takes together.
-        scaler: of the step; infinite hypergradients are its own affair.
+        episodes: indices of the episodes that the block takes together.
+        scaler: the step's, which handles infinite hypergradients.
 
     Raises:
-        NotFiniteError: in place of this library's, and hypergrad's, of that name.
+        NotFiniteError: in place of metalearn's and hypergrad's errors of that name.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def _alone(
     episodes: range,
     scaler: torch.amp.GradScaler | None,
 ) -> dict[int, str]:
-    """What is not finite of each episode that is taken alone; nothing of those that are."""
+    """The part that is not finite, for each such episode, taken one by one."""
     model, scaler = copy.deepcopy(model), copy.deepcopy(scaler)
     device = sampler.pool.device
     found = {}
@@ -100,7 +100,7 @@ def _alone(
 
 @contextmanager
 def memory_named(step: int, config: TrainConfig) -> Iterator[None]:
-    """Turn what is raised for want of memory into a refusal.
+    """Turn out-of-memory errors of torch and Python into one that says what to do.
 
     Raises:
         MemoryExhaustedError: naming the step and the settings that take less.

@@ -1,6 +1,7 @@
-"""How far a method's hypergradient is from the exact one, measured while it trains.
+"""The exact hypergradient, as a reference for a method's own while it trains.
 
-The certificate bounds it; here it is computed, at the price of one exact upper step in float64.
+The certificate bounds the distance between them; here it is computed, at the price of one exact
+upper step in float64.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def exactness(
     is.
 
     Args:
-        method: of the hypergradient that is judged.
+        method: gives the hypergradient to compare.
         model: the upper variable.
         episodes: the tasks.
         tasks_per_chunk: the most tasks at once; None: all.

@@ -27,7 +27,7 @@ from metalearn.training.build import (
     evaluation_sampler,
     training_sampler,
 )
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 from metalearn.training.checkpoint import BestSoFar, Progress, RunKey, refuse_misfit
 from metalearn.training.exchange import exchanged
 from metalearn.training.failures import episodes_named, memory_named
@@ -70,8 +70,8 @@ class Training:
     """One run between its upper steps.
 
     Args:
-        config: its settings.
-        device: to run on.
+        config: the run's settings.
+        device: runs the upper steps.
         world: the ranks that share the tasks.
 
     Attributes:
@@ -94,20 +94,20 @@ class Training:
         self.config, self.device, self.world = config, device, world
         self.sampler = training_sampler(config, device=device)
         self.validation = evaluation_sampler("validation", config, device=device)
-        self.configured = config.configured()
-        self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
+        self.preset = config.configured()
+        self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
         _refuse_ranks(world, self.tasks, config)
         self.model = build_model(config, self.sampler.pool, device=device)
-        self.optimiser = build_optimiser(self.configured, self.model)
+        self.optimiser = build_optimiser(self.preset, self.model)
         schedules = torch.optim.lr_scheduler
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             schedules.CosineAnnealingLR(self.optimiser, config.steps)
-            if self.configured.schedule == "cosine"
+            if self.preset.schedule == "cosine"
             else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
         # float16's small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "float16" else None
-        self.evidence = Evidence(
+        self.certificates = Certificates(
             steps=config.steps,
             tasks=self.tasks,
             fixed_steps=numbers(self.method).K is not None,
@@ -153,7 +153,7 @@ class Training:
             RankError: on all of several ranks, what one of them would have raised.
             LostRankError: a rank hangs or is gone.
         """
-        seen = self.evidence.seen
+        seen = self.certificates.seen
         try:
             if self.world.size == 1:
                 with memory_named(self.step + 1, self.config), self._named(self.own):
@@ -163,14 +163,14 @@ class Training:
                         self.optimiser,
                         self._chunks(),
                         tasks=self.tasks,
-                        watch=self.evidence,
+                        watch=self.certificates,
                         scaler=self.scaler,
                     )
             else:
                 loss = self._upper_step_of_ranks(asked)
         except Exception:
             # A step that was not taken has no certificates, and its episodes come again.
-            self.evidence.seen, self._stream = seen, None
+            self.certificates.seen, self._stream = seen, None
             raise
         self.losses[self.step] = loss
         self.schedule.step()
@@ -188,7 +188,7 @@ class Training:
                     self.model,
                     self._chunks(),
                     tasks=len(self.own),
-                    watch=self.evidence,
+                    watch=self.certificates,
                     scaler=self.scaler,
                 )
 
@@ -196,7 +196,7 @@ class Training:
             self.world,
             gradient,
             self.model,
-            self.evidence,
+            self.certificates,
             named=self._named(self.own),
             asked=asked,
             scaled=self.scaler is not None,
@@ -222,16 +222,16 @@ class Training:
             with self._named(range(at * self.tasks, (at + 1) * self.tasks)):
                 raise NotFiniteError(
                     f"the loss is {self.losses[at].item()} at upper step {at + 1}: lower the "
-                    f"learning rate ({self.configured.learning_rate})."
+                    f"learning rate ({self.preset.learning_rate})."
                 )
         loss = losses.mean().item()
-        found = {"loss": loss} | self.evidence.last(since)
+        found = {"loss": loss} | self.certificates.last(since)
         for name, value in found.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
                     f"the {name} is {value} at upper step {self.step}, of training episodes "
-                    f"{self.evidence.not_finite(since)}: lower the learning rate "
-                    f"({self.configured.learning_rate})."
+                    f"{self.certificates.not_finite(since)}: lower the learning rate "
+                    f"({self.preset.learning_rate})."
                 )
         return found
 
@@ -281,18 +281,18 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken, or the best validation is too long ago."""
+        """All steps are taken, or the best validation is too long ago."""
         patience = self.config.patience
         return self.step == self.config.steps or (patience is not None and self.stale >= patience)
 
     def state(
         self, *, key: RunKey, origin: dict[str, Any], metrics: int, seconds: float
     ) -> tuple[dict[str, Tensor], Progress]:
-        """All that decides what comes next, as tensors and plain values; see `restore`.
+        """The complete state, as tensors and plain values, for `restore`.
 
         Args:
-            key: what the state belongs to.
-            origin: of the code, see `metalearn.runs.provenance`.
+            key: identity of the run.
+            origin: version of the code, see `metalearn.runs.provenance`.
             metrics: lines written to the metrics.
             seconds: spent so far.
         """
@@ -302,7 +302,7 @@ class Training:
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in kept.items()}
         if self.best is not None:
             tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
-        tensors |= {f"evidence.{k}": v for k, v in self.evidence.state().items()}
+        tensors |= {f"certificates.{k}": v for k, v in self.certificates.state().items()}
         tensors["losses"] = self.losses[: self.step]
         tensors[f"{_GENERATORS}cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -311,7 +311,7 @@ class Training:
             key=key,
             origin=origin,
             step=self.step,
-            seen=self.evidence.seen,
+            seen=self.certificates.seen,
             metrics=metrics,
             validated=self.validated,
             stale=self.stale,
@@ -324,10 +324,10 @@ class Training:
         return tensors, progress
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Go on from what `state` gave.
+        """Put back what `state` returned.
 
         Raises:
-            RunError: it is not the state of a run with these settings.
+            RunError: the state is that of a run with other settings.
         """
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -354,7 +354,7 @@ class Training:
             self.schedule.load_state_dict(progress.schedule)
             if self.scaler is not None:
                 self.scaler.load_state_dict(progress.scaler)
-            self.evidence.restore(part("evidence"), progress.seen)
+            self.certificates.restore(part("certificates"), progress.seen)
             self.losses[: progress.step] = tensors["losses"]
             torch.set_rng_state(tensors[f"{_GENERATORS}cpu"])
             if self.device.type == "cuda":

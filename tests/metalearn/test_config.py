@@ -246,7 +246,7 @@ def test_the_plan_predicts_the_memory_of_a_step() -> None:
     # It changes nothing ...
     after = training.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (training.step, training.evidence.seen) == (0, 0)
+    assert (training.step, training.certificates.seen) == (0, 0)
     # ... and is what a first step takes.
     weights = list(training.model.parameters())
     pools = [training.sampler.pool.images, training.validation.pool.images]

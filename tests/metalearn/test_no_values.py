@@ -29,7 +29,7 @@ from metalearn.methods.overrides import adjusted, numbers
 from metalearn.methods.presets import PRESETS
 from metalearn.tasks.episodes import Sampler, chunked
 from metalearn.tasks.stream import drawn
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 from metalearn.training.step import upper_step
 from tests.metalearn.operations import Operations
 
@@ -111,14 +111,14 @@ def take(
     own = method.variables(features=body.features, way=3, generator=None)
     model = Model(body, own, streamed=streamed).to(META)
     optimiser = torch.optim.Adam(model.parameters())
-    evidence = Evidence(steps=2, tasks=TASKS, fixed_steps=True, device=META)
+    certificates = Certificates(steps=2, tasks=TASKS, fixed_steps=True, device=META)
     sampler = Sampler(pool=pool.to(META), way=3, shot=2, query=1, seed=0)
     checks = Unread()
     monkeypatch.setattr("hypergrad.guards.Deferred", lambda: checks)
     with Travel() as travel, deferred():
         for _ in range(2):  # the second with the optimiser's state
             chunks = drawn(sampler, chunked(range(TASKS), 1))
-            upper_step(method, model, optimiser, chunks, tasks=TASKS, watch=evidence)
+            upper_step(method, model, optimiser, chunks, tasks=TASKS, watch=certificates)
     return model, checks, travel
 
 

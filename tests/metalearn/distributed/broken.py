@@ -18,7 +18,7 @@ import torch
 import metalearn.training.state
 import metalearn.training.step
 from metalearn.cli import main
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 from metalearn.training.reference import Exactness, exactness
 
 Gradient = Callable[..., Any]
@@ -143,19 +143,19 @@ def nan_residual(step: int, noted: Path, *arguments: str) -> None:
 
     Each measurement of the hypergradient's error is noted in a file, with its rank.
     """
-    honest = Evidence.add
+    honest = Certificates.add
 
-    def add(evidence: Evidence, rows: torch.Tensor) -> None:
-        honest(evidence, rows)
-        if evidence.seen == step * evidence.tasks:
-            evidence._residual[evidence.seen - 1] = math.nan
+    def add(certificates: Certificates, rows: torch.Tensor) -> None:
+        honest(certificates, rows)
+        if certificates.seen == step * certificates.tasks:
+            certificates._residual[certificates.seen - 1] = math.nan
 
     def measured(*arguments: Any, **named: Any) -> Any:
         with noted.open("a") as file:
             file.write(f"rank {os.environ['RANK']}\n")
         return exactness(*arguments, **named)
 
-    mock.patch.object(Evidence, "add", add).start()
+    mock.patch.object(Certificates, "add", add).start()
     mock.patch.object(metalearn.training.state, "exactness", measured).start()
     main(["train", *arguments])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Certificate, GradientDescent, Implicit, Unrolled
+from hypergrad import CG, Certificate, Detached, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
 from metalearn.errors import ConfigError, EpisodeError
 from metalearn.methods import (
@@ -34,10 +34,10 @@ METHODS: dict[str, Method] = {
     "memory-reduced": LinearHeads(lower=IMPLICIT, l2=0.3),
     "itd-bio": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.3),
     "anil": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.0, learn_start=True),
-    "maml": Maml(by=DESCENT),
-    "fomaml": Maml(by=DESCENT, first_order=True),
+    "maml": Maml(lower=Lower(by=DESCENT, adjoint=Unrolled())),
+    "fomaml": Maml(lower=Lower(by=DESCENT, adjoint=Detached())),
     "imaml": ImplicitMaml(lower=IMPLICIT, strength=2.0),
-    "reptile": Reptile(by=DESCENT),
+    "reptile": Reptile(lower=Lower(by=DESCENT, adjoint=Detached())),
     "r2d2": RidgeHeads(l2=0.3, sharpness=3.0),
     "protonet": ProtoNet(),
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hypergrad import CG, Adjoint, GradientDescent, Implicit, Unrolled
+from hypergrad import CG, Adjoint, Detached, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
 from metalearn.methods import (
     ImplicitMaml,
@@ -68,13 +68,13 @@ def kept(method: Method, batch: Episodes) -> int:
 CONSTANT: dict[str, Callable[[int], Method]] = {
     "memory-reduced": lambda k: LinearHeads(lower=paper(steps=k, adjoint_steps=5), l2=0.1),
     "imaml": lambda k: ImplicitMaml(lower=lower(k, IMPLICIT), strength=2.0),
-    "fomaml": lambda k: Maml(by=GradientDescent(steps=k, step_size=0.05), first_order=True),
-    "reptile": lambda k: Reptile(by=GradientDescent(steps=k, step_size=0.05)),
+    "fomaml": lambda k: Maml(lower=lower(k, Detached())),
+    "reptile": lambda k: Reptile(lower=lower(k, Detached())),
 }
 LINEAR: dict[str, Callable[[int], Method]] = {
     "itd-bio": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.1),
     "anil": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.0, learn_start=True),
-    "maml": lambda k: Maml(by=GradientDescent(steps=k, step_size=0.05)),
+    "maml": lambda k: Maml(lower=lower(k, Unrolled())),
 }
 
 

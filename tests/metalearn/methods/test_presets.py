@@ -14,6 +14,7 @@ from hypergrad import CG, GradientDescent, Implicit, Unrolled
 from metalearn.errors import ConfigError
 from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile
 from metalearn.methods.head import cross_entropy
+from metalearn.methods.lower import Lower
 from metalearn.methods.presets import PRESETS, Preset, preset
 from metalearn.tasks.episodes import Episodes
 from tests.metalearn.methods.subjects import accumulate_batch, episodes, ignore, model
@@ -26,7 +27,10 @@ def descended(method: Method, subject: Model, batch: Episodes) -> Tensor:
     if isinstance(method, Reptile):
         # No function has Reptile's step as its gradient; to first order in the lower step size it
         # is that of the loss of weights that are not adapted, on all of a task's images.
-        still = dataclasses.replace(method, test=GradientDescent(steps=0, step_size=1.0))
+        still = dataclasses.replace(
+            method,
+            lower=dataclasses.replace(method.lower, test=GradientDescent(steps=0, step_size=1.0)),
+        )
         return cross_entropy(still.predict(subject, batch), batch.query_labels).mean()
     return method.loss(subject, batch, watch=ignore).detach()
 
@@ -79,7 +83,9 @@ def test_the_papers_numbers() -> None:
     assert itd.lower.by == lower.lower.by
     assert itd.lower.adjoint == Unrolled()
     assert PRESETS["itd-bio"].learning_rate == 1e-4
-    assert PRESETS["maml-baseline"].method == Maml(by=GradientDescent(steps=3, step_size=0.5))
+    assert PRESETS["maml-baseline"].method == Maml(
+        lower=Lower(by=GradientDescent(steps=3, step_size=0.5), adjoint=Unrolled())
+    )
     assert PRESETS["maml-baseline"].learning_rate == 5e-3
 
 
