@@ -24,6 +24,12 @@ from metalearn.training.reference import Exactness, exactness
 Gradient = Callable[..., Any]
 
 
+def _replace(name: str, broken: Callable[..., Any]) -> None:
+    """Break a part of the upper step for several ranks, and for the step that counts memory."""
+    for module in (metalearn.training.state, metalearn.training.step):
+        mock.patch.object(module, name, broken).start()
+
+
 def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.0) -> None:
     """Let something happen on one rank before its upper gradient of this step.
 
@@ -45,7 +51,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
             happens()
         return honest(*arguments, **named) * (factor if now else 1.0)
 
-    mock.patch.object(metalearn.training.state, "accumulate", accumulate).start()
+    _replace("accumulate", accumulate)
 
 
 def nan(step: int, rank: int, *arguments: str) -> None:
@@ -134,7 +140,7 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight = optimiser.param_groups[0]["params"][0]
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
-    mock.patch.object(metalearn.training.state, "descend", descend).start()
+    _replace("descend", descend)
     main(["train", *arguments])
 
 
