@@ -27,7 +27,7 @@ from metalearn.config.train import Protocol, TrainConfig
 from metalearn.data.store import MANIFEST, open_store
 from metalearn.files import write_json
 from metalearn.runs import provenance
-from metalearn.training.samplers import identity
+from metalearn.training.build import identity
 from metalearn.training.state import Training
 
 SIDE, CHANNELS, CLASSES, REAL = 84, 3, 64, 4

@@ -45,7 +45,7 @@ from benchmarks.timing import Ratio, interleaved, keep_pages, ratios, spread
 from metalearn.methods import Method, Model
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.overrides import adjusted, numbers
-from metalearn.training.layout import lay_out
+from metalearn.training.build import lay_out
 
 HEAD_STEP, NETWORK_STEP = 0.005, 0.001
 AGREEMENT = 1e-6  # of the hypergradient's norm, in float64; N steps of CG magnify its rounding

@@ -59,7 +59,7 @@ class Norm(nn.Module):
     come as one piece for each task: see `task_by_task`.
 
     Attributes:
-        noticing: whether running averages are kept up (mode stored, in training).
+        noticing: update the running averages (mode stored, in training).
     """
 
     eps = 1e-5
@@ -118,7 +118,7 @@ class Norm(nn.Module):
 
     @property
     def by_batch(self) -> bool:
-        """Whether statistics are those of the images at hand."""
+        """Statistics are those of the images at hand."""
         return self.mode == "transductive" or (self.mode == "stored" and self.training)
 
     def pooled(
@@ -154,7 +154,7 @@ class Norm(nn.Module):
 
 
 def task_by_task(weight: Tensor) -> bool:
-    """Whether a convolution's weights are channels-last, so that its images are too.
+    """A convolution's weights are channels-last, so that its images are too.
 
     Each task is then normalised by a call of its own: a call of batch normalisation for channels
     that lie next to each other costs a fraction of what reductions over five axes do.

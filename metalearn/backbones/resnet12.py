@@ -37,9 +37,9 @@ class ResNet12(nn.Module):
         channels: channels of the images.
         size: side of the images, at least 16 pixels (halved four times).
         normalisation: see `Normalisation`.
-        drop_rate: of dropout and DropBlock, in training; 0 for none.
+        drop_rate: rate of dropout and DropBlock in training; 0 for none.
         block: side of DropBlock's squares: 5 for images of 84 pixels, 2 for 32.
-        average: whether the last block's pixels are averaged (D = last filters, Tian et al. 2020)
+        average: average the last block's pixels (D = last filters, Tian et al. 2020)
             or all kept (as in Lee et al. 2019).
         recompute: keep the input of each block only, and run the block again in backward.
         generator: draws the initial weights (He et al. 2015, normal, by fan-out); None: torch's.

@@ -13,8 +13,7 @@ from metalearn.runs import provenance
 from metalearn.runs.folder import Run
 from metalearn.runs.records import Result, stated
 from metalearn.testing.accuracy import Accuracy, accuracy
-from metalearn.training.build import build_model
-from metalearn.training.samplers import evaluation_sampler, identity
+from metalearn.training.build import build_model, evaluation_sampler, identity
 
 
 def reproduce(config: EvaluateConfig, *, console: Console) -> None:

@@ -22,8 +22,7 @@ from metalearn.runs.folder import Run
 from metalearn.runs.records import EVALUATION_SEED, TestProtocol
 from metalearn.testing.accuracy import INTERVAL, accuracy
 from metalearn.testing.calibration import Calibration
-from metalearn.training.build import build_model
-from metalearn.training.samplers import evaluation_sampler, identity
+from metalearn.training.build import build_model, evaluation_sampler, identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

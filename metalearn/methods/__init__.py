@@ -1,6 +1,5 @@
 """Few-shot methods: frozen settings that turn a model and episodes into a loss or an answer."""
 
-from metalearn.methods.accumulate import accumulate
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.method import Method
 from metalearn.methods.model import Model, Precision
@@ -16,5 +15,4 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "RidgeHeads",
-    "accumulate",
 ]

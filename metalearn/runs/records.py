@@ -63,7 +63,7 @@ class Result:
         backbone: its name and its number of filters, where that is a setting.
         normalisation: the backbone's.
         precision: of the backbone's products.
-        certificate: `Evidence.summary` of the training run; None for a method without adjoint.
+        certificate: `Certificates.summary` of the training run; None for a method without adjoint.
         validation: best mean accuracy on the validation episodes.
         validation_interval: half its 95 % interval.
         best_step: the upper step after which the weights were taken.

@@ -1,17 +1,80 @@
-"""What a run trains, and what trains it, from the run's settings."""
+"""Build the parts of a run from its settings: data, episodes, model and optimiser."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from hypergrad import Detached
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.config.train import TrainConfig
-from metalearn.data import Pool
+from metalearn.config.train import Protocol, TrainConfig
+from metalearn.data import (
+    Identity,
+    Pool,
+    Split,
+    glyph_pool,
+    glyphs_identity,
+    prepared_identity,
+    prepared_pool,
+)
 from metalearn.errors import ConfigError
-from metalearn.methods import Model
+from metalearn.methods import ImplicitMaml, Maml, Method, Model
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
-from metalearn.training.layout import channels_last_is_faster, lay_out
+from metalearn.runs.records import EVALUATION_SEED
+from metalearn.tasks.augmentation import Augmentation, Photo
+from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
+
+
+def identity(config: TrainConfig) -> Identity:
+    """The data of a run, checked.
+
+    Raises:
+        DataError: the images can't be rendered, read, or were changed since they were prepared.
+    """
+    if config.data == "glyphs":
+        return glyphs_identity()
+    return prepared_identity(config.data, root=config.data_root)
+
+
+def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The training episodes of a run.
+
+    Raises:
+        EpisodeError: the split has too few classes or images.
+        DataError: the images can't be rendered or read.
+    """
+    return _sampler("train", config.train, config, seed=config.seed, device=device)
+
+
+def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The validation or test episodes of a run; see `training_sampler`."""
+    return _sampler(split, config.test, config, seed=EVALUATION_SEED, device=device)
+
+
+def _sampler(
+    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
+) -> Sampler:
+    augmentation: Augmentation | None = None
+    if config.data == "glyphs":
+        pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
+    else:
+        pool = prepared_pool(
+            config.data, split, root=config.data_root, device=device, residency=config.residency
+        )
+        if config.data == "omniglot":
+            pool = pool.rotated()
+        elif config.augment and split == "train":
+            # as published: 8 pixels for 84, 4 for 32
+            augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
+    return Sampler(
+        pool=pool,
+        way=protocol.way,
+        shot=protocol.shot,
+        query=protocol.query,
+        seed=seed,
+        augmentation=augmentation,
+    )
 
 
 def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
@@ -56,8 +119,33 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     return model
 
 
-def build_optimiser(configured: Preset, model: Model) -> torch.optim.Optimizer:
+def build_optimiser(preset: Preset, model: Model) -> torch.optim.Optimizer:
     """The optimiser of the upper step."""
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[configured.optimiser]
-    made: torch.optim.Optimizer = kind(model.parameters(), lr=configured.learning_rate)
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[preset.optimiser]
+    made: torch.optim.Optimizer = kind(model.parameters(), lr=preset.learning_rate)
     return made
+
+
+def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:
+    """Choose the memory layout, as far as it was measured (docs/performance.md).
+
+    On a CPU a Conv4's pass takes half the time channels-last, most of it saved in pooling and
+    normalisation, whose second derivatives are the faster channels-first. ResNet-12 and CUDA were
+    not measured.
+    """
+    if isinstance(method, Maml | ImplicitMaml) and not isinstance(method.lower.adjoint, Detached):
+        return False  # differentiates the network twice
+    return device.type == "cpu" and isinstance(backbone, Conv4)
+
+
+def lay_out(model: nn.Module, *, channels_last: bool) -> None:
+    """Put the convolutions, and with them their images, channels-last or channels-first.
+
+    Args:
+        model: holds the convolutions; changed in place.
+        channels_last: the layout; False: channels-first.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=layout)

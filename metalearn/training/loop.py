@@ -36,10 +36,11 @@ from metalearn.runs.records import Result, stated
 from metalearn.runs.trackers import Tracker, refuse_missing, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
 from metalearn.training import checkpoint
-from metalearn.training.budget import predicted_bytes, say_plan, within_budget
+from metalearn.training.budget import predicted_bytes, within_budget
+from metalearn.training.build import evaluation_sampler, identity
 from metalearn.training.checkpoint import RunKey
+from metalearn.training.dry_run import say_plan
 from metalearn.training.progress import Display
-from metalearn.training.samplers import evaluation_sampler, identity
 from metalearn.training.signals import Stop
 from metalearn.training.state import Training
 
@@ -48,7 +49,7 @@ _LOOK_EVERY: Final = 10
 
 
 def train(config: TrainConfig, *, console: Console) -> None:
-    """Train, validate and test, or go on with a run that was stopped; all is left in its folder.
+    """Train, validate and test, or resume a stopped run; all results are in its folder.
 
     Under torchrun the tasks of each step are shared by the ranks. Since a launcher that starts them
     again does so by the same command, a run that it finds begun under the same settings is gone on
@@ -104,7 +105,7 @@ class _Job:
         config: settings of the run.
         device: they lead to.
         world: the ranks that share its tasks.
-        console: to say things on.
+        console: for messages.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class _Job:
     def _key(self, run: Run) -> RunKey:
         return RunKey(
             config=run.config_digest(),
-            configured=describe(self.training.configured),
+            configured=describe(self.training.preset),
             data=self.data.sha256,
         )
 
@@ -250,14 +251,14 @@ class _Job:
         run.write_result(self._result(run, tested))
         draw_curves(run)
         run.log("finished", step=training.step, accuracy=tested.mean)
-        self.display.say(training.evidence.verdict())
+        self.display.say(training.certificates.verdict())
         self.display.say(
             f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
             f"{config.test}, normalisation {config.normalisation}, method {config.method})"
         )
 
     def _fingerprint(self) -> bytes:
-        """Of what must be the same on all ranks."""
+        """Digest of all that must be the same on all ranks."""
         parts = (to_json(self.config), self.data, self.origin, provenance.versions())
         content = json.dumps([str(part) for part in parts] + [self.training.step])
         return hashlib.sha256(content.encode()).digest()
@@ -371,7 +372,7 @@ class _Job:
             interval=tested.interval,
             calibration=tested.calibration,
             **stated(self.config, self.data),
-            certificate=training.evidence.summary(),
+            certificate=training.certificates.summary(),
             validation=best.mean,
             validation_interval=best.interval,
             best_step=best.step,

@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     origin = provenance.commit()
     torch.set_num_threads(1)
-    # buffers for the evidence of all steps are made at the start
+    # buffers for the certificates of all steps are made at the start
     config = TrainConfig(steps=1_000_000, threads=1, device="cpu", validation_episodes=20)
     with tempfile.TemporaryDirectory() as place:
         looks = soak(60 * options.minutes, config, Path(place))

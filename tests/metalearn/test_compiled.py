@@ -63,8 +63,8 @@ def test_testing_after_other_steps_is_not_compiled() -> None:
         adjust.tested_by(config.subject, lower_steps=3),
     ):
         assert isinstance(method, LinearHeads)
-        assert isinstance(method.test, GradientDescent)
-        assert not method.test.compiled
+        assert isinstance(method.lower.test, GradientDescent)
+        assert not method.lower.test.compiled
 
 
 def test_a_compiled_run_is_counted_operation_by_operation() -> None:

@@ -246,10 +246,10 @@ def test_the_plan_predicts_the_memory_of_a_step() -> None:
     # It changes nothing ...
     after = training.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (training.step, training.evidence.seen) == (0, 0)
+    assert (training.step, training.certificates.seen) == (0, 0)
     # ... and is what a first step takes.
     weights = list(training.model.parameters())
-    pools = [training.episodes.pool.images, training.validation.pool.images]
+    pools = [training.sampler.pool.images, training.validation.pool.images]
     with LiveBytes([*weights, *pools]) as live:
         training.advance()
     # The heads' solves hold a few vectors of a head (here 2 x 20 x 17 floats) more or fewer.
@@ -339,7 +339,7 @@ def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     training.advance()
     kept = [v for s in training.optimiser.state.values() for v in s.values()]
     weights = list(training.model.parameters())
-    pools = [training.episodes.pool.images, training.validation.pool.images]
+    pools = [training.sampler.pool.images, training.validation.pool.images]
     with LiveBytes([*weights, *kept, *pools]) as live:
         training.advance()
     assert live.peak <= budget

@@ -18,7 +18,7 @@ from metalearn.methods import LinearHeads, Model, ProtoNet
 from metalearn.methods.lower import Lower, exact, paper
 from metalearn.methods.presets import preset
 from metalearn.training import reference as subject_module
-from metalearn.training.budget import measured_error
+from metalearn.training.dry_run import measured_error
 from metalearn.training.reference import Exactness, exact_of, exactness
 from metalearn.training.state import Training
 from tests.metalearn.methods import subjects
@@ -122,7 +122,7 @@ def test_training_records_it_where_asked_and_goes_on_the_same() -> None:
     assert nothing == {}
     assert all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True))
     # the first tasks after those of training: 3 steps of 2
-    expected = exactness(training.method, training.model, training.episodes.sample(6, 2))
+    expected = exactness(training.method, training.model, training.sampler.sample(6, 2))
     assert expected is not None
     assert found == {
         "hypergradient_error": expected.error,

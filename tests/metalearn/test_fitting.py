@@ -48,7 +48,7 @@ def test_its_own_state_fits(state: tuple[dict[str, Tensor], Progress]) -> None:
         ("optimiser.-1.exp_avg", torch.zeros(1), "optimiser.-1.exp_avg has shape"),
         ("optimiser.x.exp_avg", torch.zeros(1), "optimiser.x.exp_avg has shape"),
         ("losses", torch.zeros(1), "losses has shape"),
-        ("evidence.residual", torch.zeros(1), "evidence.residual has shape"),
+        ("certificates.residual", torch.zeros(1), "certificates.residual has shape"),
         ("best.backbone.convs.0.weight", torch.zeros(1), "best.backbone.convs.0.weight has shape"),
         ("model.backbone.convs.0.weight", torch.zeros(1), "convs.0.weight has shape"),
         ("another", torch.zeros(1), "another has shape"),

@@ -14,11 +14,10 @@ from metalearn.cli.compare import ensure
 from metalearn.config.train import Protocol, TrainConfig
 from metalearn.distributed import World
 from metalearn.errors import ConfigError
-from metalearn.methods.accumulate import chunks
 from metalearn.runs.folder import Run
-from metalearn.tasks.episodes import Undrawn
 from metalearn.training import budget as plan
-from metalearn.training.state import Training, upper_step
+from metalearn.training.state import Training
+from metalearn.training.step import upper_step
 
 CPU = torch.device("cpu")
 ASKED = TrainConfig(
@@ -75,16 +74,18 @@ def test_a_budget_is_chunks_to_running_averages_of_several_ranks() -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_what_is_drawn_ahead_is_what_comes_next(rank: int, chunk: int | None) -> None:
+def test_each_step_of_a_rank_gets_its_own_episodes(rank: int, chunk: int | None) -> None:
     config = dataclasses.replace(ASKED, memory_budget=None, tasks_per_step=5, tasks_per_chunk=chunk)
+    config = dataclasses.replace(config, steps=4)
     training = Training(config, CPU, World(rank=rank, size=2))
-    asked_for = list[tuple[int, int]]()
-    for step in range(3):
-        training.step = step
+    training.step = 1
+    for step in (1, 2, 3):
+        chunks = list(training._chunks())
         own = training.own
-        starts = range(own.start, own.stop, chunk or len(own))
-        drawn = chunks(Undrawn(training.sampler, own.start, len(own)), chunk or len(own))
-        sizes = [len(part.images) for part in drawn]
-        asked_for += zip(starts, sizes, strict=True)
-    foreseen = [training._after(*one) for one in asked_for[:-1]]
-    assert foreseen == asked_for[1:]
+        assert (own.start, own.stop) == (5 * step + 2 * rank, 5 * step + 2 + 3 * rank)
+        size = chunk or 5
+        sizes = [min(size, len(own) - first) for first in range(0, len(own), size)]
+        assert [part.tasks for part in chunks] == sizes
+        expected = training.sampler.sample(own.start, len(own))
+        assert torch.equal(torch.cat([chunk.images for chunk in chunks]), expected.images)
+        training.step += 1

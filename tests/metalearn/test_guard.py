@@ -85,7 +85,7 @@ def test_a_residual_that_is_no_number_is_that_of_a_task() -> None:
     subject = training()
     subject.advance()
     subject.advance()
-    subject.evidence._residual[6] = torch.nan
+    subject.certificates._residual[6] = torch.nan
     with pytest.raises(
         NotFiniteError, match=r"residual is nan at .* step 2, of .* episodes \[6\]:"
     ):
@@ -107,7 +107,7 @@ def test_the_task_that_stops_a_step_is_named(
         r"are, these of training episodes 4 to 7 are not finite: 6 \(the lower level or its adjo",
     ):
         subject.advance()
-    assert subject.evidence.seen == 4
+    assert subject.certificates.seen == 4
     assert torch.equal(torch.get_rng_state(), drawn)
     after = subject.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())

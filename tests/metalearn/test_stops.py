@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 import metalearn.training.state
+import metalearn.training.step
 from metalearn.cli import main
 from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError
@@ -19,7 +20,7 @@ from tests.metalearn.commands import SMALL, refused
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = metalearn.training.state.upper_step
+    honest = metalearn.training.step.upper_step
 
     def diverging(*arguments: Any, **settings: Any) -> torch.Tensor:
         return honest(*arguments, **settings) * torch.nan

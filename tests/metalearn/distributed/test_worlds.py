@@ -87,9 +87,9 @@ def agree(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Ten
         torch.testing.assert_close(
             found[name]["losses"], expected[name]["losses"], rtol=1e-5, atol=1e-5
         )
-        # the evidence is that of all tasks in their order, kept in float32; where steps are given,
-        # how far they came is smooth in the weights, task by task
-        key = "evidence.stationarity"
+        # the certificates are those of all tasks in their order, kept in float32; where steps are
+        # given, the residuals are smooth in the weights, task by task
+        key = "certificates.stationarity"
         assert len(found[name][key]) == STEPS * 5
         if name == "paper":
             torch.testing.assert_close(found[name][key], expected[name][key])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hypergrad import Certificate, Solution, Status
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 
 TASKS = 3
 
@@ -37,27 +37,27 @@ SOLVED = certificate([Status.CONVERGED] * 3, [1e-6, 3e-6, 2e-6], met=[True] * 3)
 RAN_OUT = certificate([Status.OUT_OF_STEPS] * 3, [0.2, 0.4, 0.3])
 
 
-def evidence(*seen: Certificate, fixed_steps: bool = False) -> Evidence:
-    found = Evidence(steps=4, tasks=TASKS, fixed_steps=fixed_steps)
+def certificates(*seen: Certificate, fixed_steps: bool = False) -> Certificates:
+    found = Certificates(steps=4, tasks=TASKS, fixed_steps=fixed_steps)
     for one in seen:
         found(one)
     return found
 
 
-def summary(found: Evidence) -> dict[str, Any]:
+def summary(found: Certificates) -> dict[str, Any]:
     collected = found.summary()
     assert collected is not None
     return collected
 
 
 def test_a_method_without_certificates_says_so() -> None:
-    found = evidence()
+    found = certificates()
     assert (found.summary(), found.last(5)) == (None, {})
     assert found.verdict() == "certificate: none, the method solves no adjoint system"
 
 
 def test_solved_tasks_are_counted() -> None:
-    found = evidence(SOLVED, SOLVED)
+    found = certificates(SOLVED, SOLVED)
     assert summary(found)["adjoint_status"]["CONVERGED"] == 6
     assert summary(found)["failed"] == 0
     assert summary(found)["residual"]["training"] == pytest.approx(
@@ -75,7 +75,7 @@ def test_solved_tasks_are_counted() -> None:
 )
 def test_every_other_end_is_a_failure_with_its_remedy(status: Status) -> None:
     one = certificate([Status.CONVERGED, Status.CONVERGED, status], [1e-6, 0.9, 0.1])
-    found = evidence(SOLVED, one)
+    found = certificates(SOLVED, one)
     assert summary(found)["failed"] == 1
     assert found.last(1)["failed"] == pytest.approx(1 / 3)
     assert found.last(2)["failed"] == pytest.approx(1 / 6)
@@ -87,12 +87,12 @@ def test_every_other_end_is_a_failure_with_its_remedy(status: Status) -> None:
 
 def test_a_residual_that_is_no_number_is_the_worst() -> None:
     one = certificate([Status.NOT_FINITE, Status.OUT_OF_STEPS, Status.CONVERGED], [torch.nan, 1, 0])
-    assert "worst failure nan (upper step 1, task 0): NOT_FINITE" in evidence(one).verdict()
+    assert "worst failure nan (upper step 1, task 0): NOT_FINITE" in certificates(one).verdict()
 
 
 def test_a_lower_level_above_its_tolerance_is_a_failure() -> None:
     one = certificate([Status.CONVERGED] * 3, [1e-6] * 3, met=[True, False, True])
-    found = evidence(one)
+    found = certificates(one)
     assert (summary(found)["failed"], summary(found)["lower_failed"]) == (1, 1)
     said = found.verdict()
     assert "1 of 3 tasks FAILED (1 lower levels" in said
@@ -100,22 +100,22 @@ def test_a_lower_level_above_its_tolerance_is_a_failure() -> None:
 
 
 def test_running_out_of_a_fixed_number_of_steps_is_none() -> None:
-    found = evidence(RAN_OUT, fixed_steps=True)
+    found = certificates(RAN_OUT, fixed_steps=True)
     assert summary(found)["failed"] == 0
     assert found.verdict() == (
         "certificate: all 3 tasks took the steps they were given; median relative residual "
         "3.0e-01, worst 4.0e-01 (upper step 1, task 1)"
     )
-    assert summary(evidence(RAN_OUT))["failed"] == 3
+    assert summary(certificates(RAN_OUT))["failed"] == 3
 
 
 def test_negative_curvature_is_a_failure_of_fixed_steps_too() -> None:
     one = certificate([Status.OUT_OF_STEPS, Status.INDEFINITE, Status.OUT_OF_STEPS], [0.1] * 3)
-    assert "1 of 3 tasks FAILED" in evidence(one, fixed_steps=True).verdict()
+    assert "1 of 3 tasks FAILED" in certificates(one, fixed_steps=True).verdict()
 
 
 def test_parts_of_a_step_follow_each_other() -> None:
-    found = evidence()
+    found = certificates()
     found(certificate([Status.CONVERGED] * 2, [1e-6, 1e-6]))
     found(certificate([Status.OUT_OF_STEPS], [0.5]))
     assert found.seen == TASKS
@@ -124,9 +124,9 @@ def test_parts_of_a_step_follow_each_other() -> None:
 
 def test_tasks_with_a_residual_that_is_no_number_are_named() -> None:
     bad = certificate([Status.NOT_FINITE] * 3, [1e-6, torch.inf, torch.nan])
-    found = evidence(SOLVED, bad, SOLVED)
+    found = certificates(SOLVED, bad, SOLVED)
     assert found.not_finite(2) == found.not_finite(10) == [4, 5]
-    assert found.not_finite(1) == evidence().not_finite(1) == []
-    worse = Evidence(steps=1, tasks=1, fixed_steps=False)
+    assert found.not_finite(1) == certificates().not_finite(1) == []
+    worse = Certificates(steps=1, tasks=1, fixed_steps=False)
     worse.add(torch.tensor([[torch.nan, 0.0, 0.0, 0.0]]))
     assert worse.not_finite(1) == [0]
