@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final, Literal, TypeAlias
+from typing import TypeAlias
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
+from metalearn.config.choices import CAME_LATER, AdjointName
 from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads, RidgeHeads
 from metalearn.methods.lower import Lower, direct, steps_of_cg
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
-
-AdjointName: TypeAlias = Literal["cg", "woodbury"]
-"""`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve, see `direct`."""
-
-CAME_LATER: Final[dict[str, object]] = {"compiled": False}
-"""Settings that older runs do not name, and what was done then."""
 
 _WithLower: TypeAlias = LinearHeads | ImplicitMaml
 _WithSteps: TypeAlias = Maml | Reptile

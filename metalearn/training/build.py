@@ -20,37 +20,38 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     Raises:
         ConfigError: backbone and images, or method and protocol, don't go together.
     """
+    network, memory = config.backbone, config.memory
     channels, size = pool.images.shape[2], pool.images.shape[-1]
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.run.seed)
     backbone: Conv4 | ResNet12
-    if config.backbone == "resnet12":
+    if network.name == "resnet12":
         backbone = ResNet12(
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            drop_rate=config.drop_rate,
+            normalisation=network.normalisation,
+            drop_rate=network.drop_rate,
             block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
-            recompute=config.recompute,
+            recompute=memory.recompute,
             generator=generator,
         )
     else:
         backbone = Conv4(
-            filters=config.filters if config.backbone == "conv4" else (96, 192, 384, 512),
+            filters=network.filters if network.name == "conv4" else (96, 192, 384, 512),
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            recompute=config.recompute,
+            normalisation=network.normalisation,
+            recompute=memory.recompute,
             generator=generator,
         )
-    method = config.subject
+    method = config.preset().method
     own = method.variables(features=backbone.features, way=config.train.way, generator=generator)
     if HEAD in own and config.train.way != config.test.way:
         raise ConfigError(
-            f"method {config.method} learns an initial head for {config.train.way} classes, but "
-            f"is tested with {config.test.way}: give --train.way {config.test.way}."
+            f"method {config.method.name} learns an initial head for {config.train.way} classes, "
+            f"but is tested with {config.test.way}: give --train.way {config.test.way}."
         )
-    model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
-    asked = config.channels_last
+    model = Model(backbone, own, precision=network.precision, streamed=memory.streamed).to(device)
+    asked = network.channels_last
     faster = channels_last_is_faster(backbone, method, device)
     lay_out(model, channels_last=faster if asked is None else asked)
     return model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.data import (
     Identity,
     Split,
@@ -13,7 +14,6 @@ from metalearn.data import (
     prepared_identity,
     prepared_pool,
 )
-from metalearn.runs.records import EVALUATION_SEED
 from metalearn.tasks.augmentation import Augmentation, Photo
 from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
 
@@ -24,9 +24,9 @@ def identity(config: TrainConfig) -> Identity:
     Raises:
         DataError: the images can't be rendered, read, or were changed since they were prepared.
     """
-    if config.data == "glyphs":
+    if config.data.name == "glyphs":
         return glyphs_identity()
-    return prepared_identity(config.data, root=config.data_root)
+    return prepared_identity(config.data.name, root=config.data.root)
 
 
 def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
@@ -36,7 +36,7 @@ def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
         EpisodeError: the split has too few classes or images.
         DataError: the images can't be rendered or read.
     """
-    return _sampler("train", config.train, config, seed=config.seed, device=device)
+    return _sampler("train", config.train, config, seed=config.run.seed, device=device)
 
 
 def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
@@ -45,25 +45,29 @@ def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.devic
 
 
 def _sampler(
-    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
+    split: Split, shape: EpisodeShape, config: TrainConfig, *, seed: int, device: torch.device
 ) -> Sampler:
     augmentation: Augmentation | None = None
-    if config.data == "glyphs":
+    if config.data.name == "glyphs":
         pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
     else:
         pool = prepared_pool(
-            config.data, split, root=config.data_root, device=device, residency=config.residency
+            config.data.name,
+            split,
+            root=config.data.root,
+            device=device,
+            residency=config.data.residency,
         )
-        if config.data == "omniglot":
+        if config.data.name == "omniglot":
             pool = pool.rotated()
-        elif config.augment and split == "train":
+        elif config.data.augment and split == "train":
             # as published: 8 pixels for 84, 4 for 32
             augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
     return Sampler(
         pool=pool,
-        way=protocol.way,
-        shot=protocol.shot,
-        query=protocol.query,
+        way=shape.way,
+        shot=shape.shot,
+        query=shape.query,
         seed=seed,
         augmentation=augmentation,
     )
