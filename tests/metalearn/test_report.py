@@ -81,7 +81,7 @@ def test_compare_keeps_what_is_finished_and_resumes_the_rest(
     assert collect(copy)[0].result.per_episode == before.per_episode
     said = capsys.readouterr().out
     assert "resuming" in said
-    assert "less protonet" in said
+    assert "minus protonet" in said
     assert "memory-reduced" in (copy / "accuracy.md").read_text()
     said = refused(["compare", f"--out={copy}", *COMPARE, "--schedule=cosine"], capsys)
     assert "has other settings: give --out a new folder" in said
