@@ -18,7 +18,7 @@ depend on it.
 "Best effort" is the same method as `metalearn` runs it: features once where the method allows it,
 all tasks together, or in chunks of one task, which is what costs the least memory; streamed chunks
 keep no activations of the backbone. Scripts run channels-first, which is PyTorch's default, and
-`metalearn` in the layout that it picks (`metalearn.training.layout`).
+`metalearn` in the layout that it picks (`metalearn.training.build`).
 """
 
 from __future__ import annotations

@@ -6,27 +6,15 @@ Shapes: T tasks, S images of one part (support or query) of each, C channels, H,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn.backbones.pooled import normalised_pooled
+from metalearn.config.choices import Normalisation
 from metalearn.errors import ConfigError
-
-Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
-"""Which images an image is normalised with.
-
-`transductive`: batch normalisation by the image's own task, support and query apart, in training
-and in testing alike. An answer then depends on the other queries of its task.
-`stored`: in training (`module.train()`) as transductive, while running averages of these means and
-(unbiased) variances are kept; in testing (`module.eval()`) the averages normalise every image, so
-that an answer depends on no other query. The averages move by a tenth towards the mean over the
-tasks of each part that passes: support, then query, and once for each chunk of tasks, or for each
-task in streamed steps.
-`group`: group normalisation, each image by itself (Wu and He 2018).
-"""
 
 GROUPS = 8
 

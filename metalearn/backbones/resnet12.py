@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from metalearn.backbones.backbone import keeps, rerun
 from metalearn.backbones.dropblock import DropBlock
-from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
+from metalearn.backbones.norm import Norm, check_normalisation, task_by_task
+from metalearn.config.choices import Normalisation
 from metalearn.errors import ConfigError
 
 _SLOPE: Final = 0.1  # of the leaky ReLUs

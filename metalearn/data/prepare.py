@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-import tyro
 from jaxtyping import UInt8
 from rich.console import Console
 
+from metalearn.config.commands import PrepareConfig
 from metalearn.data.cache import data_folder
 from metalearn.data.download import download
 from metalearn.data.pool import Split
@@ -23,9 +22,8 @@ from metalearn.data.source import Part, Source
 from metalearn.data.store import Store, write_store
 from metalearn.data.untrusted.archives import Tree, open_tree
 from metalearn.data.untrusted.images import RESAMPLING
-from metalearn.errors import ConfigError, DataError
+from metalearn.errors import DataError
 
-LARGEST_SIDE: Final = 1024
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 # MD5 sums that publishers give: a source that has one is the official file.
@@ -39,41 +37,6 @@ OFFICIAL: Final = {
     "b38f1eb4251fb9459ecc8e7febf9b2eb": "mini-imagenet.tar.gz",
     "e07e811b9f29362d159a9edd0d838c62": "tiered-imagenet.tar",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareConfig:
-    """Turn the files of a data set into memory-mapped arrays with a checked manifest.
-
-    Attributes:
-        dataset: which data set.
-        source: the folder or archive that holds it; several are joined.
-        download: get the files, instead of a source; they are kept, and a broken download resumes.
-        root: where to make the folder DATASET; by default `data` in the cache folder.
-        side: height and width of the images; by default as published.
-        allow_partial: accept fewer classes or images than published; the manifest says so.
-    """
-
-    dataset: Annotated[DatasetName, tyro.conf.Positional]
-    source: tuple[Path, ...] = ()
-    download: bool = False
-    root: Path | None = None
-    side: int | None = None
-    allow_partial: bool = False
-
-    def __post_init__(self) -> None:
-        if bool(self.source) == self.download:
-            raise ConfigError(
-                "give either --source, the folder or archive with the data, or --download."
-            )
-        if self.side is not None and not 1 <= self.side <= LARGEST_SIDE:
-            raise ConfigError(
-                f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
-            )
-
-    def folder(self) -> Path:
-        """Where the result goes."""
-        return data_folder(self.root) / self.dataset
 
 
 def _read(tree: Tree, known: Published, side: int) -> Source | None:
@@ -235,7 +198,7 @@ def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
     images = sum(part.count for parts in splits.values() for part in parts)
     with nullcontext() if console is None else console.status(f"writing {images} images"):
         store = write_store(
-            config.folder(),
+            data_folder(config.root) / config.dataset,
             splits,
             side=side,
             channels=known.channels,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 
+from metalearn.config.choices import Residency as Residency
 from metalearn.data.cache import data_folder
 from metalearn.data.pool import Pool, Split
 from metalearn.data.published import DatasetName
 from metalearn.data.store import open_store
 from metalearn.errors import DataError
-
-Residency: TypeAlias = Literal["auto", "device", "host"]
 
 
 def _free(device: torch.device) -> int:

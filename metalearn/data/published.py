@@ -6,14 +6,12 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, get_args
 
-from metalearn.data.pool import Split
+from metalearn.config.choices import DatasetName as DatasetName
+from metalearn.config.choices import Split as Split
 from metalearn.errors import DataError
 
-DatasetName: TypeAlias = Literal[
-    "omniglot", "cifar-fs", "fc100", "miniimagenet", "tieredimagenet", "folders"
-]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 # What files call the splits.

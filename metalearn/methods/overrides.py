@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
+from metalearn.config.choices import CAME_LATER, AdjointName
 from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.lower import Lower, direct, steps_of_cg
 from metalearn.methods.method import Method
-
-AdjointName: TypeAlias = Literal["cg", "woodbury"]
-"""`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve, see `direct`."""
-
-CAME_LATER: Final[dict[str, object]] = {"compiled": False}
-"""Settings that older runs do not name, and what was done then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

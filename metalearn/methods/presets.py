@@ -13,15 +13,12 @@ from typing import Final, Literal, TypeAlias
 import torch
 
 from hypergrad import Detached, GradientDescent, TorchOptimiser, Unrolled
+from metalearn.config.choices import Optimiser, Schedule
 from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.lower import Lower, exact, paper, steps_of_cg
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
-
-Optimiser: TypeAlias = Literal["adam", "sgd"]
-
-Schedule: TypeAlias = Literal["constant", "cosine"]
 
 Variant: TypeAlias = Literal["as published", "best effort"]
 """`as published`: the source's algorithm and numbers; `best effort`: with the departures named."""

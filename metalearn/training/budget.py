@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -11,9 +10,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from metalearn.config.checks import parse_bytes
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError
-from metalearn.memory import LiveBytes, mebibytes, parse_bytes
+from metalearn.memory import LiveBytes, mebibytes
 from metalearn.methods import Method
 from metalearn.tasks.episodes import Sampler, chunked
 from metalearn.tasks.stream import drawn
@@ -29,7 +29,7 @@ def predicted_bytes(training: Training) -> int:
     A step of two chunks is taken on a copy of the model, and thrown away: more chunks are no more
     memory, and the second finds the gradients of the first.
     """
-    return _peak(training, training.config.tasks_per_chunk or _share(training))
+    return _peak(training, training.config.memory.tasks_per_chunk or _share(training))
 
 
 def _share(training: Training) -> int:
@@ -123,12 +123,12 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
         ConfigError: there is no such chunk.
     """
     config = training.config
-    if config.memory_budget is None:
+    if config.memory.budget is None:
         return config
     world, tasks = training.world, _share(training)
     # the chunks of all ranks must be the same: the smallest that any of them can afford
     with world.together("the memory budget"):
-        budget = parse_bytes(config.memory_budget)
+        budget = parse_bytes(config.memory.budget)
         fit = Fit.of(training)
         own = fit.tasks(budget, tasks)
         counted = _peak(training, own)
@@ -144,20 +144,20 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
     chunk = training.tasks - world.most(training.tasks - own, "the memory budget")
     predicted = counted if chunk == own else fit.bytes(chunk)
     console.print(
-        f"memory: {config.memory_budget} asked for; {tasks} tasks in chunks of at most "
+        f"memory: {config.memory.budget} asked for; {tasks} tasks in chunks of at most "
         f"{chunk}, predicted to take {mebibytes(predicted)} "
         f"({mebibytes(fit.fixed)} and {mebibytes(fit.per_task)} a task)",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return dataclasses.replace(config, memory_budget=None, tasks_per_chunk=chunk)
+    return config.replace(memory_budget=None, tasks_per_chunk=chunk)
 
 
 def evaluation_bytes(training: Training, test: Sampler) -> int:
     """Peak live tensor bytes while validation or test episodes are answered, as `accuracy` does."""
     resident = [*training.model.parameters(), *_resident(training, test)]
-    together = min(TOGETHER, training.config.tasks_per_chunk or TOGETHER)
+    together = min(TOGETHER, training.config.memory.tasks_per_chunk or TOGETHER)
     with LiveBytes(resident) as live:
         batch = test.sample(0, together)
         _countable(training).predict(training.model, batch)
@@ -167,12 +167,12 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
 
 def _countable(training: Training) -> Method:
     """The method operation by operation: within a compiled loop nothing can be counted."""
-    return dataclasses.replace(training.config, compiled=False).subject
+    return training.config.replace(compiled=False).preset().method
 
 
 def _resident(training: Training, *more: Sampler) -> list[Tensor]:
     """Images in memory; those that the host keeps mapped from a file are none of it."""
     samplers = (training.sampler, training.validation, *more)
     # Omniglot's turned images are a copy
-    copied = training.config.data == "omniglot"
+    copied = training.config.data.name == "omniglot"
     return [s.pool.images for s in samplers if s.pool.target is None or copied]

@@ -7,7 +7,8 @@ from torch import nn
 
 from hypergrad import Detached
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.data import (
     Identity,
     Pool,
@@ -21,7 +22,6 @@ from metalearn.errors import ConfigError
 from metalearn.methods import ImplicitMaml, Maml, Method, Model
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
-from metalearn.runs.records import EVALUATION_SEED
 from metalearn.tasks.augmentation import Augmentation, Photo
 from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
 
@@ -32,9 +32,9 @@ def identity(config: TrainConfig) -> Identity:
     Raises:
         DataError: the images can't be rendered, read, or were changed since they were prepared.
     """
-    if config.data == "glyphs":
+    if config.data.name == "glyphs":
         return glyphs_identity()
-    return prepared_identity(config.data, root=config.data_root)
+    return prepared_identity(config.data.name, root=config.data.root)
 
 
 def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
@@ -44,7 +44,7 @@ def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
         EpisodeError: the split has too few classes or images.
         DataError: the images can't be rendered or read.
     """
-    return _sampler("train", config.train, config, seed=config.seed, device=device)
+    return _sampler("train", config.train, config, seed=config.run.seed, device=device)
 
 
 def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
@@ -53,25 +53,29 @@ def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.devic
 
 
 def _sampler(
-    split: Split, protocol: Protocol, config: TrainConfig, *, seed: int, device: torch.device
+    split: Split, shape: EpisodeShape, config: TrainConfig, *, seed: int, device: torch.device
 ) -> Sampler:
     augmentation: Augmentation | None = None
-    if config.data == "glyphs":
+    if config.data.name == "glyphs":
         pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
     else:
         pool = prepared_pool(
-            config.data, split, root=config.data_root, device=device, residency=config.residency
+            config.data.name,
+            split,
+            root=config.data.root,
+            device=device,
+            residency=config.data.residency,
         )
-        if config.data == "omniglot":
+        if config.data.name == "omniglot":
             pool = pool.rotated()
-        elif config.augment and split == "train":
+        elif config.data.augment and split == "train":
             # as published: 8 pixels for 84, 4 for 32
             augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
     return Sampler(
         pool=pool,
-        way=protocol.way,
-        shot=protocol.shot,
-        query=protocol.query,
+        way=shape.way,
+        shot=shape.shot,
+        query=shape.query,
         seed=seed,
         augmentation=augmentation,
     )
@@ -83,37 +87,38 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     Raises:
         ConfigError: backbone and images, or method and protocol, don't go together.
     """
+    network, memory = config.backbone, config.memory
     channels, size = pool.images.shape[2], pool.images.shape[-1]
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.run.seed)
     backbone: Conv4 | ResNet12
-    if config.backbone == "resnet12":
+    if network.name == "resnet12":
         backbone = ResNet12(
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            drop_rate=config.drop_rate,
+            normalisation=network.normalisation,
+            drop_rate=network.drop_rate,
             block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
-            recompute=config.recompute,
+            recompute=memory.recompute,
             generator=generator,
         )
     else:
         backbone = Conv4(
-            filters=config.filters if config.backbone == "conv4" else (96, 192, 384, 512),
+            filters=network.filters if network.name == "conv4" else (96, 192, 384, 512),
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            recompute=config.recompute,
+            normalisation=network.normalisation,
+            recompute=memory.recompute,
             generator=generator,
         )
-    method = config.subject
+    method = config.preset().method
     own = method.variables(features=backbone.features, way=config.train.way, generator=generator)
     if HEAD in own and config.train.way != config.test.way:
         raise ConfigError(
-            f"method {config.method} learns an initial head for {config.train.way} classes, but "
-            f"is tested with {config.test.way}: give --train.way {config.test.way}."
+            f"method {config.method.name} learns an initial head for {config.train.way} classes, "
+            f"but is tested with {config.test.way}: give --train.way {config.test.way}."
         )
-    model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
-    asked = config.channels_last
+    model = Model(backbone, own, precision=network.precision, streamed=memory.streamed).to(device)
+    asked = network.channels_last
     faster = channels_last_is_faster(backbone, method, device)
     lay_out(model, channels_last=faster if asked is None else asked)
     return model

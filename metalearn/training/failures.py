@@ -113,7 +113,8 @@ def memory_named(step: int, config: TrainConfig) -> Iterator[None]:
         raise MemoryExhaustedError(
             f"upper step {step} ran out of memory ({str(error).splitlines()[0]}): start more "
             "ranks and continue from the last checkpoint, or begin a new run with fewer "
-            f"--tasks-per-chunk (now {config.tasks_per_chunk or 'all'}), --streamed or --recompute."
+            f"--tasks-per-chunk (now {config.memory.tasks_per_chunk or 'all'}), --streamed or "
+            "--recompute."
         ) from error
 
 

@@ -44,8 +44,8 @@ def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
             f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
             f"{tasks}, or give more --tasks-per-step."
         )
-    chunks = config.tasks_per_chunk is not None or config.memory_budget is not None
-    if world.size > 1 and config.normalisation == "stored" and chunks:
+    chunks = config.memory.tasks_per_chunk is not None or config.memory.budget is not None
+    if world.size > 1 and config.backbone.normalisation == "stored" and chunks:
         raise ConfigError(
             "normalisation stored was given with tasks_per_chunk, or a memory_budget, to several "
             "ranks: running averages move once for each chunk, so that chunks of several ranks "
@@ -94,26 +94,27 @@ class Training:
         self.config, self.device, self.world = config, device, world
         self.sampler = training_sampler(config, device=device)
         self.validation = evaluation_sampler("validation", config, device=device)
-        self.preset = config.configured()
+        self.preset = config.preset()
         self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
         _refuse_ranks(world, self.tasks, config)
         self.model = build_model(config, self.sampler.pool, device=device)
         self.optimiser = build_optimiser(self.preset, self.model)
         schedules = torch.optim.lr_scheduler
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
-            schedules.CosineAnnealingLR(self.optimiser, config.steps)
+            schedules.CosineAnnealingLR(self.optimiser, config.optimisation.steps)
             if self.preset.schedule == "cosine"
             else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
         # float16's small gradients vanish unless the loss is scaled up
-        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "float16" else None
+        scaled = config.backbone.precision == "float16"
+        self.scaler = torch.amp.GradScaler(device.type) if scaled else None
         self.certificates = Certificates(
-            steps=config.steps,
+            steps=config.optimisation.steps,
             tasks=self.tasks,
             fixed_steps=numbers(self.method).K is not None,
             device=device,
         )
-        self.losses = torch.zeros(config.steps, device=device)
+        self.losses = torch.zeros(config.optimisation.steps, device=device)
         self.step = self.validated = self.stale = 0
         self.best: _Best | None = None
         self.asked: signal.Signals | None = None
@@ -134,9 +135,9 @@ class Training:
         They come from one stream over all steps that are left, so that the first chunk of a step
         can be drawn while the last of the step before is used.
         """
-        size = self.config.tasks_per_chunk or self.tasks
+        size = self.config.memory.tasks_per_chunk or self.tasks
         if self._stream is None:
-            steps = map(self._own_at, range(self.step, self.config.steps))
+            steps = map(self._own_at, range(self.step, self.config.optimisation.steps))
             indices = itertools.chain.from_iterable(chunked(own, size) for own in steps)
             self._stream = drawn(self.sampler, indices)
         return itertools.islice(self._stream, len(range(0, len(self.own), size)))
@@ -178,7 +179,7 @@ class Training:
 
     def _upper_step_of_ranks(self, asked: signal.Signals | None) -> Tensor:
         # what a rank drops is its own and, like an episode, follows from the seed and the step
-        torch.manual_seed(_mixed(self.config.seed, self.own.start))
+        torch.manual_seed(_mixed(self.config.run.seed, self.own.start))
         self.optimiser.zero_grad(set_to_none=True)
 
         def gradient() -> Tensor:
@@ -241,8 +242,8 @@ class Training:
             self.method,
             self.model,
             self.validation,
-            self.config.validation_episodes,
-            tasks_per_chunk=self.config.tasks_per_chunk,
+            self.config.evaluation.validation_episodes,
+            tasks_per_chunk=self.config.memory.tasks_per_chunk,
             world=self.world,
         )
         self.validated = self.step
@@ -263,10 +264,10 @@ class Training:
             NotFiniteError: it is NaN or infinite.
             MemoryExhaustedError: in float64 the tasks need more memory than there is.
         """
-        if not self.config.hypergradient_error:
+        if not self.config.evaluation.hypergradient_error:
             return {}
-        batch = self.sampler.sample(self.config.steps * self.tasks, self.tasks)
-        chunk = self.config.tasks_per_chunk or len(self.own)
+        batch = self.sampler.sample(self.config.optimisation.steps * self.tasks, self.tasks)
+        chunk = self.config.memory.tasks_per_chunk or len(self.own)
         with memory_named(self.step, self.config):
             found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
         if found is None:
@@ -282,8 +283,9 @@ class Training:
     @property
     def done(self) -> bool:
         """All steps are taken, or the best validation is too long ago."""
-        patience = self.config.patience
-        return self.step == self.config.steps or (patience is not None and self.stale >= patience)
+        upper = self.config.optimisation
+        waited = upper.patience is not None and self.stale >= upper.patience
+        return waited or self.step == upper.steps
 
     def state(
         self, *, key: RunKey, origin: dict[str, Any], metrics: int, seconds: float
@@ -343,7 +345,7 @@ class Training:
                 optimiser=self.optimiser,
                 schedule=self.schedule,
                 scaler={} if self.scaler is None else self.scaler.state_dict(),
-                steps=self.config.steps,
+                steps=self.config.optimisation.steps,
                 tasks=self.tasks,
             )
             for name, tensor in part("optimiser").items():

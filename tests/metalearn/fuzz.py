@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.prepare import ARCHIVES, PrepareConfig, find_source, join, prepare
+from metalearn.config.commands import PrepareConfig
+from metalearn.data.prepare import ARCHIVES, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.store import open_store
 from metalearn.data.untrusted.unpickle import unpickle

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from metalearn.cli import main
+from metalearn.config.commands import PrepareConfig
 from metalearn.data import download as module
 from metalearn.data.download import BY_HAND, REMOTES, Remote, download
-from metalearn.data.prepare import PrepareConfig
 from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.store import open_store
 from metalearn.errors import ConfigError, DataError

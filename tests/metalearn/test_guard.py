@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import metalearn.training.failures
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError
 from metalearn.methods import Model, ProtoNet
 from metalearn.methods.method import Watch
@@ -18,12 +19,12 @@ from metalearn.tasks.episodes import Episodes, Sampler
 from metalearn.training.failures import episodes_named
 from metalearn.training.state import Training
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().replace(
     method="memory-reduced",
     filters=4,
     tasks_per_step=4,
     steps=8,
-    train=Protocol(way=3),
+    train=EpisodeShape(way=3),
     device="cpu",
     threads=1,
 )
@@ -124,7 +125,7 @@ class _Kinked(ProtoNet):
 
 
 def test_what_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = training(method="protonet", train=Protocol(way=5))
+    subject = training(method="protonet", train=EpisodeShape(way=5))
     poison(monkeypatch, 4, 7, 8)
     assert "these of training episodes 4 to 7 are not finite: 4 (loss), 7 (loss)." in blamed(
         subject

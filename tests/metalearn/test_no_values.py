@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.fewshot import METHODS
 from hypergrad.guards import Deferred, deferred
 from metalearn.backbones import Backbone, Conv4, ResNet12
-from metalearn.backbones.norm import Normalisation
+from metalearn.config.choices import Normalisation
 from metalearn.data import Pool
 from metalearn.methods import LinearHeads, Method, Model
 from metalearn.methods.lower import Lower, direct, paper

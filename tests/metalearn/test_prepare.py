@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from metalearn.cli import main
+from metalearn.config.commands import PrepareConfig
 from metalearn.data import Pool, Residency, Split, prepared, prepared_identity, prepared_pool
-from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
+from metalearn.data.prepare import compare, find_source, join, prepare
 from metalearn.data.published import SPLITS, DatasetName, published
 from metalearn.data.store import Store, open_store
 from metalearn.errors import ConfigError, DataError, EpisodeError

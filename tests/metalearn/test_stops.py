@@ -26,7 +26,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.Mon
         return honest(*arguments, **settings) * torch.nan
 
     monkeypatch.setattr(metalearn.training.state, "upper_step", diverging)
-    config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
+    config = TrainConfig().replace(
+        run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu"
+    )
     said = io.StringIO()
     with pytest.raises(
         NotFiniteError, match=r"the loss is nan at upper step .* lower the learning"

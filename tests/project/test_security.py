@@ -122,7 +122,7 @@ def test_what_is_innocent_is_not(innocent: str) -> None:
     assert found(innocent, "metalearn/somewhere.py") == set()
 
 
-SMALL = TrainConfig(
+SMALL = TrainConfig().replace(
     steps=2,
     validate_every=2,
     checkpoint_every=1,
