@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from metalearn.data.untrusted.damage import reading
-from metalearn.data.untrusted.sniff import Kind, expect
 from metalearn.errors import DataError
 
 PIXELS: Final = 2**25  # the largest photograph of ILSVRC-2012 has less
@@ -30,7 +29,7 @@ def resize(
 
 
 def decode(
-    content: bytes | memoryview,
+    content: bytes,
     name: str,
     *,
     side: int,
@@ -40,17 +39,16 @@ def decode(
     """Pixels of an image file, resized; grey becomes RGB where colour is asked for, and back.
 
     Args:
-        content: the file.
-        name: for messages.
-        side: height and width to give it.
+        content: bytes of the file.
+        name: name of the file, for messages.
+        side: height and width to give the image.
         channels: 3 for RGB, 1 for grey.
         invert: turn dark into light.
 
     Raises:
         DataError: it is no PNG or JPEG image, is damaged, or has too many pixels.
     """
-    expect(bytes(content[:512]), name, Kind.PNG, Kind.JPEG)
-    with reading(name, "an image"), warnings.catch_warnings():
+    with reading(name, "a PNG or JPEG image", content[:512]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
