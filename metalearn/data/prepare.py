@@ -140,6 +140,8 @@ def prepare(
     if console is not None:
         for source, layout in zip(sources, manifest["source"]["layouts"], strict=True):
             console.print(f"{source}: read as {layout}", soft_wrap=True, highlight=False)
+        for note in manifest["source"]["notes"]:
+            console.print(note, soft_wrap=True, highlight=False)
         for split, entry in store.manifest["splits"].items():
             console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")
         lacking = "; ".join(manifest["lacking"])

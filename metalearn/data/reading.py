@@ -88,7 +88,8 @@ def join(sources: Sequence[Source]) -> dict[Split, tuple[Part, ...]]:
             if not name.startswith("label ") and places.setdefault(name, split) != split:
                 raise DataError(
                     f"class {name} is in the {places[name]} and the {split} split: episodes of one "
-                    "would leak into the other. Get the files again."
+                    "would leak into the other. Leave the class in one split; or, where labels "
+                    f"were counted anew in each split, rename them, such as {split}-{name}."
                 )
         splits[split] = tuple(_join(parts) for parts in found.values())
     return splits

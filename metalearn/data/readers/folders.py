@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -22,6 +22,7 @@ _BY_CLASS: Final = re.compile(
 _TINY: Final = re.compile(rf"(?:.*/)?train/(n\d{{8}})/images/{_IMAGE}", re.IGNORECASE)
 _CIFAR: Final = re.compile(r"(?:.*/)?data/([^/]+)/[^/]+\.png")
 _CIFAR_LIST: Final = re.compile(r"(?:.*/)?splits/bertinetto/(train|val|test)\.txt")
+_UNREAD: Final = ("webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "heic", "jp2")
 _FILE: Final = re.compile(_IMAGE, re.IGNORECASE)
 _Files = Mapping[Split, Mapping[str, Sequence[str]]]
 
@@ -36,6 +37,10 @@ def _source(
         )
         for split in SPLITS
     }
+    others = Counter(name.rpartition(".")[2].lower() for name in tree.sizes)
+    left = [f"{others[end]} .{end}" for end in _UNREAD if others[end]]
+    if left:
+        notes += (f"images of other formats than PNG and JPEG were left out: {', '.join(left)}",)
     used = [name for classes in files.values() for found in classes.values() for name in found]
     return Source(layout, splits, record_images(tree, used), notes)
 
@@ -145,7 +150,12 @@ def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
             continue
         label = f"{tree.name}/{listed[split]}"
         with reading(label, "a csv file"):
-            rows = list(csv.DictReader(tree.read(listed[split]).decode().splitlines()))
+            # a spreadsheet's mark of its encoding is no part of the first column's name
+            lines = tree.read(listed[split]).decode("utf-8-sig").splitlines()
+            rows = [
+                {k.strip(): v.strip() for k, v in row.items() if k is not None and v is not None}
+                for row in csv.DictReader(lines)
+            ]
         classes: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             image = row.get("filename") or row.get("image_name")
@@ -155,7 +165,10 @@ def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
                     f"{label} has columns {list(row)[:4]}, where filename and label (or image_name "
                     "and class_name) were expected."
                 )
+            image = image.replace("\\", "/").removeprefix("./")
             there = places.get(image.rpartition("/")[2], [])
+            if len(there) > 1:
+                there = [name for name in there if f"/{name}".endswith(f"/{image}")]
             if len(there) > 1:
                 raise DataError(f"{tree.name} has several files {image}: leave one.")
             absent += not there

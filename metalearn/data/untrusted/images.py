@@ -28,6 +28,21 @@ def resize(
     return np.asarray(small, np.uint8).reshape(side, side, -1)
 
 
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8: Pillow's conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(np.round(np.asarray(image, np.float64) * (255 / 65535)).astype(np.uint8))
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """What is transparent laid on white: dropping the transparency would show what it hides."""
+    if not image.has_transparency_data:
+        return image
+    paper = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(paper, image.convert("RGBA"))
+
+
 def decode(
     content: bytes,
     name: str,
@@ -37,6 +52,8 @@ def decode(
     invert: bool = False,
 ) -> UInt8[np.ndarray, "side side channels"]:
     """Pixels of an image file, resized; grey becomes RGB where colour is asked for, and back.
+
+    Grey of 16 bits is scaled to 8, and what is transparent becomes white.
 
     Args:
         content: bytes of the file.
@@ -58,6 +75,7 @@ def decode(
                     f"{name} has {width}x{height} pixels, above {PIXELS}: it may be a "
                     "decompression bomb. Remove it, or make it smaller."
                 )
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8)
+            plain = _on_paper(_in_8_bits(image))
+            pixels = np.asarray(plain.convert("L" if channels == 1 else "RGB"), np.uint8)
     pixels = pixels.reshape(height, width, channels)
     return resize(255 - pixels if invert else pixels, side)
