@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from metalearn.config.choices import Split as Split
+from metalearn.data.published import Split
 
 
 @dataclass(frozen=True, slots=True)

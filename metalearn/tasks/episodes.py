@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metalearn.data.pool import Pool, Split, sent
+from metalearn.data.pool import Pool, sent
+from metalearn.data.published import Split
 from metalearn.errors import EpisodeError
 from metalearn.tasks.augmentation import Augmentation, Jitter
 
