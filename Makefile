@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: train test lint format verify checkouts mutants bench bench-check bench-baseline bench-gpu docs clean
+.PHONY: train test lint format verify mutants bench bench-check bench-baseline bench-gpu docs clean
 .PHONY: experiments-omniglot experiments-cifarfs
 
 train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, trained and tested
@@ -33,9 +33,6 @@ format: $(READY)
 
 verify: $(READY)  ## every promise at full size, with its report in build/verification
 	$(TEST_THREADS) $(BIN)/python -m verification run --size full --workers $(WORKERS) --out build/verification
-
-checkouts: $(READY)  ## copies of the source text with a bug each: the suite must name the claim
-	$(TEST_THREADS) $(BIN)/python -m verification.checkouts
 
 mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
 	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out results/verification/mutation.json \

@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.data.store import MANIFEST, open_store
 from metalearn.files import write_json
 from metalearn.runs import provenance
-from metalearn.training.samplers import identity
+from metalearn.training.build import identity
 from metalearn.training.state import Training
 
 SIDE, CHANNELS, CLASSES, REAL = 84, 3, 64, 4
@@ -104,12 +105,12 @@ def resident() -> dict[str, int]:
 
 def trained(root: Path, *, steps: int) -> Trained:
     """Train on `root`/miniimagenet for some steps."""
-    config = TrainConfig(
+    config = TrainConfig().replace(
         data="miniimagenet",
         data_root=root,
         filters=8,
         method="protonet",
-        train=Protocol(way=5, shot=1, query=3),
+        train=EpisodeShape(way=5, shot=1, query=3),
         tasks_per_step=2,
         steps=steps + 1,
         threads=1,

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from benchmarks.provenance import SEED
 from hypergrad import Certificate
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.methods import Method, Model, accumulate
+from metalearn.methods import Method, Model
 from metalearn.methods.overrides import adjusted, numbers
 from metalearn.methods.presets import preset
 from metalearn.tasks.episodes import Episodes
-from metalearn.training.layout import channels_last_is_faster, lay_out
+from metalearn.training.build import channels_last_is_faster, lay_out
+from metalearn.training.step import accumulate
 
 WAY = 5
 
@@ -155,9 +156,9 @@ class Step:
         accumulate(
             self.method,
             self.model,
-            self.episodes,
+            self.episodes.split(self.tasks_per_chunk or self.episodes.tasks),
+            tasks=self.episodes.tasks,
             watch=self.certificates.append,
-            tasks_per_chunk=self.tasks_per_chunk,
         )
 
     def products(self) -> int:

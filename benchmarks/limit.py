@@ -24,8 +24,9 @@ from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, keep_pages, ratios, spread
 from metalearn.data import Pool
 from metalearn.memory import LiveBytes
-from metalearn.methods import accumulate
-from metalearn.tasks.episodes import Sampler, Undrawn
+from metalearn.tasks.episodes import Sampler, chunked
+from metalearn.tasks.stream import drawn
+from metalearn.training.step import accumulate
 
 METHOD = "memory-reduced"
 CHUNK = 8  # tasks; with fewer, the small calls of the heads show
@@ -88,9 +89,9 @@ def streamed_peak(setting: Setting, tasks: int, *, few: int) -> int:
         accumulate(
             subject,
             model,
-            Undrawn(sampler, 0, tasks),
+            drawn(sampler, chunked(range(tasks), CHUNK)),
+            tasks=tasks,
             watch=lambda certificate: None,
-            tasks_per_chunk=CHUNK,
         )
     peak: int = live.peak
     return peak

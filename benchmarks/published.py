@@ -18,7 +18,7 @@ depend on it.
 "Best effort" is the same method as `metalearn` runs it: features once where the method allows it,
 all tasks together, or in chunks of one task, which is what costs the least memory; streamed chunks
 keep no activations of the backbone. Scripts run channels-first, which is PyTorch's default, and
-`metalearn` in the layout that it picks (`metalearn.training.layout`).
+`metalearn` in the layout that it picks (`metalearn.training.build`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from benchmarks.timing import Ratio, interleaved, keep_pages, ratios, spread
 from metalearn.methods import Method, Model
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.overrides import adjusted, numbers
-from metalearn.training.layout import lay_out
+from metalearn.training.build import lay_out
 
 HEAD_STEP, NETWORK_STEP = 0.005, 0.001
 AGREEMENT = 1e-6  # of the hypergradient's norm, in float64; N steps of CG magnify its rounding

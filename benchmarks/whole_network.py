@@ -20,7 +20,7 @@ from benchmarks.costs import cost
 from benchmarks.fewshot import Setting, Step, backbone_pass
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, keep_pages, ratios
-from hypergrad import CG, GradientDescent, Implicit
+from hypergrad import CG, GradientDescent, Implicit, Unrolled
 from metalearn.methods import ImplicitMaml, Maml
 from metalearn.methods.lower import Lower
 
@@ -88,7 +88,9 @@ def compared(*, filters: int, side: int, steps: int, rounds: int) -> Compared:
 
 def unrolled(steps: int) -> Maml:
     """K steps, through which is differentiated."""
-    return Maml(by=GradientDescent(max_steps=steps, step_size=STEP_SIZE))
+    return Maml(
+        lower=Lower(by=GradientDescent(max_steps=steps, step_size=STEP_SIZE), adjoint=Unrolled())
+    )
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""The long experiments, each one command that can be stopped and goes on: see `__main__`."""
+"""Long experiments, each one command that can be stopped and continued: see `__main__`."""

@@ -1,14 +1,13 @@
-"""Run an experiment from its settings in this folder, and keep what it shows.
+"""Run an experiment from its settings in this folder, and keep its results.
 
 `python -m experiments omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
 `python -m experiments cifar-fs` compares methods from three seeds, with memory, tables
-and figures. What is finished is kept and what was stopped goes on: give the same command again.
-The data must be prepared in the cache folder (docs/data.md).
+and figures. To continue an experiment that was stopped, give the same command again: finished runs
+are kept. The data must be prepared in the cache folder (docs/data.md).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ from rich.console import Console
 from experiments.rates import RATES, search
 from hypergrad.errors import HypergradError
 from metalearn.cli.compare import ensure, member
-from metalearn.cli.measure import MeasureConfig, measure
-from metalearn.cli.test import RetestConfig, retest
-from metalearn.config.train import MethodName, TrainConfig
+from metalearn.cli.measure import measure
+from metalearn.cli.test import test
+from metalearn.config.choices import MethodName
+from metalearn.config.commands import MeasureConfig, TestConfig
+from metalearn.config.train import TrainConfig
 from metalearn.config.yaml import settings
 from metalearn.errors import MetalearnError, Stopped
 from metalearn.files import write_atomically
@@ -35,7 +36,7 @@ from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
 
 Experiment: TypeAlias = Literal["omniglot", "cifar-fs"]
 
-# In a result's folder: all that tables and figures read, and none of what weighs.
+# Files of a run that tables and figures read; weights and checkpoints are not kept.
 KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT)
 METHODS: Final[tuple[MethodName, ...]] = (
     "memory-reduced",
@@ -50,12 +51,12 @@ LOWER_STEPS: Final = (1, 3, 5, 10, 20)  # MAML's take 0.1 GiB each here
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentConfig:
-    """Run an experiment, or go on with it.
+    """Run an experiment, or continue it.
 
     Attributes:
-        name: which.
-        runs: folder for the runs; relative, since their settings name it.
-        results: folder for what is kept of them.
+        name: Experiment to run.
+        runs: Folder for the runs. Relative, since the runs' settings name it.
+        results: Folder for the files that are kept of them.
     """
 
     name: Annotated[Experiment, tyro.conf.Positional]
@@ -64,7 +65,7 @@ class ExperimentConfig:
 
 
 def named(name: str) -> TrainConfig:
-    """The settings of a file in this folder.
+    """Settings in a file of this folder.
 
     Raises:
         ConfigError: it names an unknown setting.
@@ -84,13 +85,10 @@ def omniglot(
     """
     name = "omniglot-20way-1shot"
     run, results = config.runs / name, config.results / name
-    ensure(dataclasses.replace(asked, run=run), console=console)
+    ensure(asked.replace(run=run), console=console)
     keep(run, results)
-    fewer = dataclasses.replace(asked.test, way=ways)
-    again = RetestConfig(
-        run=run, out=results / f"{ways}way-1shot.json", protocol=fewer, episodes=asked.test_episodes
-    )
-    retest(again, console=console)
+    fewer = TestConfig(run=run, out=results / f"{ways}way-1shot.json", way=ways)
+    test(fewer, console=console)
 
 
 def cifar_fs(
@@ -122,11 +120,11 @@ def cifar_fs(
     )
     for seed in seeds:
         for method in methods:
-            own = dataclasses.replace(asked, learning_rate=chosen[method])
+            own = asked.replace(learning_rate=chosen[method])
             ensure(member(config.runs / name, own, method, seed), console=console)
             keep(config.runs / name / f"{method}-{seed}", out / f"{method}-{seed}")
     measured = measure(
-        MeasureConfig(out=out / "memory.json", methods=methods, steps=LOWER_STEPS, settings=asked),
+        MeasureConfig(out=out / "memory.json", methods=methods, k=LOWER_STEPS, settings=asked),
         console=console,
     )
     runs = collect(out)
@@ -145,7 +143,7 @@ def cifar_fs(
 
 
 def keep(run: Path, results: Path) -> None:
-    """Copy what tables and figures read of a finished run."""
+    """Copy the files of a finished run that tables and figures read."""
     results.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(run / name, results / name)

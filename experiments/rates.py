@@ -1,11 +1,10 @@
-"""Each method's learning rate in a comparison: the best of a few, by validation, from another seed.
+"""Learning rates of a comparison: for each method the best of a few, by validation.
 
-A rate that one method was tuned for tells nothing about the others.
+A rate that was tuned for one method would put the others at a disadvantage.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from rich.console import Console
 
 import hypergrad.errors
 from metalearn.cli.compare import ensure
-from metalearn.config.train import MethodName, TrainConfig
+from metalearn.config.choices import MethodName
+from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError, RunError
 from metalearn.report.tables import Rows
 from metalearn.runs.folder import Run
@@ -33,19 +33,19 @@ def search(
     rates: Sequence[float] = RATES,
     console: Console,
 ) -> tuple[dict[MethodName, float], Rows]:
-    """Train each method for half the steps at each rate; what is finished is kept.
+    """Train each method for half the steps at each rate; finished runs are kept.
 
     Args:
-        folder: for the runs.
-        asked: the comparison's settings.
-        methods: to be searched for.
-        seeds: the comparison's; the search starts from the first number that is none of them, lest
-            a rate be the best for a run that is then reported.
-        rates: to choose from.
-        console: is told.
+        folder: Folder for the runs.
+        asked: Settings of the comparison.
+        methods: Methods to find a rate for.
+        seeds: Seeds of the comparison. The search uses the first number that is not among them, so
+            that no reported run chooses its own rate.
+        rates: Learning rates to choose from.
+        console: Where progress is printed.
 
     Returns:
-        The best rate of each method by its last validation, and all of them as a table.
+        Best rate of each method by its last validation, and a table of all rates.
 
     Raises:
         MetalearnError: a run can't be made, or the folder holds runs with other settings.
@@ -53,10 +53,9 @@ def search(
         hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
     seed = next(number for number in itertools.count() if number not in seeds)
-    short = dataclasses.replace(
-        asked,
+    short = asked.replace(
         seed=seed,
-        steps=max(1, asked.steps // 2),
+        steps=max(1, asked.optimisation.steps // 2),
         test_episodes=2,  # not looked at
         hypergradient_error=False,
     )
@@ -67,7 +66,7 @@ def search(
         found: dict[float, float] = {}
         for rate in rates:
             run = folder / f"{method}-{rate:g}"
-            own = dataclasses.replace(short, run=run, method=method, learning_rate=rate)
+            own = short.replace(run=run, method=method, learning_rate=rate)
             try:
                 ensure(own, console=console)
             except (NotFiniteError, hypergrad.errors.NotFiniteError) as error:
@@ -82,8 +81,9 @@ def search(
         cells = [f"{100 * found[rate]:.2f}" if rate in found else "diverged" for rate in rates]
         rows.append([method, *cells, f"{best[method]:g}"])
     title = (
-        f"Validation accuracy (%) by learning rate: {short.data}, {short.train}, seed {seed}, "
-        f"{short.steps} steps, {short.validation_episodes} validation episodes"
+        f"Validation accuracy (%) by learning rate: {short.data.name}, {short.train}, "
+        f"seed {seed}, {short.optimisation.steps} steps, "
+        f"{short.evaluation.validation_episodes} validation episodes"
     )
     return best, Rows(
         title=title,

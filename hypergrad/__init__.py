@@ -34,6 +34,8 @@ from hypergrad.lower.torch_optim import TorchOptimiser
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CG",
     "LBFGS",

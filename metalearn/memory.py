@@ -7,38 +7,14 @@ Not counted: work space inside an operation, and the interpreter.
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-
-from metalearn.errors import ConfigError
-
-_UNITS: Final = {
-    "B": 1,
-    **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGT", 1)},
-    **{f"{prefix}B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T"), 1)},
-}
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from text such as 2GiB, 1.5 GiB or 500MB.
-
-    Raises:
-        ConfigError: it is no positive amount with a known unit.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text, re.ASCII)
-    if found is None or found[2] not in _UNITS or float(found[1]) == 0:
-        raise ConfigError(
-            f"memory_budget was given as {text!r}: give a positive number and one of the units "
-            f"{', '.join(_UNITS)}, as in 2GiB."
-        )
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def mebibytes(amount: int) -> str:

@@ -5,7 +5,6 @@ oracles     their exact hypergradients in NumPy alone, and how far rounding may 
 instances   such problems at random, from a seed; strategies: the same, drawn by hypothesis
 claims      what is promised, as functions of the implementation under test
 subjects    implementations that can stand such a test
-check       the same theory put to a user's problem: `python -m verification check module:function`
 mutants     bugs planted on purpose (by planting): a claim that notices none shows nothing
 registry    all of it together; suite and runner: what a run is; report: its page
 checkouts   the same bugs in copies of the source text

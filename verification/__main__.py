@@ -1,9 +1,8 @@
-"""``python -m verification``: run the suite, draw its report again, or check your own problem.
+"""``python -m verification``: run the suite, or draw its report again.
 
 python -m verification run --size small --out DIR
-python -m verification run --size small --claims D2,D3 --out DIR
+python -m verification run --size small --claims "exact solves,Theorem A" --out DIR
 python -m verification report --out DIR
-python -m verification check module:function
 """
 
 import argparse
@@ -17,12 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from verification.check import command as check
+from verification.report.curves import SERIES
 from verification.report.page import html
 from verification.report.record import record, write, write_json
 from verification.report.table import detection, progress
 from verification.suite.model import SIZES
-from verification.suite.registry import SERIES, suite
+from verification.suite.registry import suite
 from verification.suite.runner import Outcome, run
 
 
@@ -44,10 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument("--workers", type=int, default=2, help="processes (2)")
     drawing = commands.add_parser("report", help="draw report.html from report.json again")
     drawing.add_argument("--out", type=Path, required=True, help="folder that holds report.json")
-    check.add_parser(commands)
     options = parser.parse_args(arguments)
-    if options.command == "check":
-        return check.main(options)
     if options.command == "report":
         text = (options.out / "report.json").read_text(encoding="utf-8")
         write(html(json.loads(text)), options.out / "report.html")

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 
-from hypergrad.checks import differences, hessian, inputs, purity, tasks
+from hypergrad.checks import curvature, derivatives, differences, inputs, purity, tasks
 from hypergrad.checks import hypergradient as gradient
-from hypergrad.checks.report import DIFFERENCES, Finding, Report, Verdict, skip, state
-from hypergrad.checks.subject import Subject
+from hypergrad.checks.findings import Finding, Verdict, faults, skip, state
+from hypergrad.checks.problem import Problem
+from hypergrad.checks.report import Report
+from hypergrad.checks.theorems import Survey, survey
 from hypergrad.errors import HypergradError, InputError
-from hypergrad.linear.cg import CG
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Bilevel
 from hypergrad.tree import Phi, Theta, leaves
 
-_Question: TypeAlias = Callable[[Subject], list[Finding]]
+_Question: TypeAlias = Callable[[Problem], list[Finding]]
 
-# Causes before their effects. A fault under a question that decides makes the numbers of all later
-# ones meaningless, so they are not asked.
-_QUESTIONS: list[tuple[_Question, tuple[str, ...], bool]] = [
-    (purity.examine_purity, (purity.STATE, purity.DETERMINISM), True),
-    (tasks.examine_tasks, (tasks.TASKS,), True),
-    (hessian.examine_derivatives, (hessian.GRADIENT, hessian.SYMMETRY), True),
-    (hessian.examine_curvature, (hessian.CURVATURE, hessian.CONDITION), True),
-    (hessian.examine_closed_form, (hessian.CLOSED,), False),
-    (gradient.examine_phi, (gradient.CONVERGED,), False),
-    (gradient.examine_adjoint, (gradient.ADJOINT,), False),
-    (differences.examine_differences, (DIFFERENCES,), False),
-    (gradient.examine_oracle, (gradient.ORACLE,), False),
+
+def _solve(problem: Problem) -> list[Finding]:
+    """Where what follows is asked; whether it is a minimiser is asked later."""
+    problem.solve()
+    return []
+
+
+# Causes before their effects. A fault under one of these makes the numbers of all that follows
+# meaningless, so it is not asked ...
+_FIRST: list[tuple[_Question, tuple[str, ...]]] = [
+    (inputs.examine_inputs, (inputs.INPUTS, inputs.CAPTURED, inputs.USE)),
+    (purity.examine_purity, (purity.STATE, purity.DETERMINISM)),
+    (tasks.examine_tasks, (tasks.TASKS,)),
+    (derivatives.examine_use, (derivatives.USE,)),
+    (_solve, ()),
+    (derivatives.examine_kink, (derivatives.KINK,)),
+    (derivatives.examine_derivatives, (derivatives.GRADIENT, derivatives.SYMMETRY)),
+]
+_CURVATURE: list[tuple[_Question, tuple[str, ...]]] = [
+    (curvature.examine_curvature, (curvature.CURVATURE, curvature.CONDITION)),
+    (curvature.examine_closed_form, (curvature.CLOSED,)),
+]
+# ... nor are these, which need the Hessian's inverse, without one.
+_INVERSE: list[tuple[_Question, tuple[str, ...]]] = [
+    (gradient.examine_phi, (gradient.CONVERGED,)),
+    (gradient.examine_adjoint, (gradient.ADJOINT,)),
+    (differences.examine_differences, (differences.DIFFERENCES,)),
+    (gradient.examine_oracle, (gradient.ORACLE,)),
 ]
 
 
@@ -39,18 +57,27 @@ def check(
     theta: Theta,
     phi: Phi,
     *,
+    at_minimiser: bool = False,
     solver: LinearSolver | None = None,
     accuracy: float = 0.01,
     size_limit: int = 200,
     seed: int = 0,
+    upper_steps: int = 8,
+    upper_step_size: float | None = None,
+    steps: int | None = None,
+    max_steps: int | None = None,
+    step_size: float | None = None,
 ) -> Report:
     """Examine a problem at a point, and say what to do about it.
 
-    Asks, causes before effects: whether the library can take the inputs; captures; unused
-    variables; state that a call changes; determinism; independence of the tasks; the gradient of
-    g and the symmetry of its Hessian; curvature; a closed form, if there is one; how converged phi
-    is; the adjoint solve; and the hypergradient, against central differences of
-    ``theta -> mean_i f_i(theta, phi_i*(theta))`` and against dense linear algebra.
+    *Is this hypergradient right?* Asks, causes before effects: whether the library can take the
+    inputs; captures; unused variables; state that a call changes; determinism; independence of the
+    tasks; kinks; the gradient of g and the symmetry of its Hessian; curvature; a closed form, if
+    there is one; how converged phi is; the adjoint solve; and the hypergradient, against central
+    differences of ``theta -> mean_i f_i(theta, phi_i*(theta))`` and against dense linear algebra.
+
+    *Do the theorems apply here?* Takes upper steps, estimates the constants of theory.md at each,
+    says which assumptions hold there, recommends K and N, and measures the error with them.
 
     A bad problem does not raise, it is reported. Tensors that an objective changes are restored
     as long as that is the fault under examination; torch's random state always is.
@@ -58,78 +85,111 @@ def check(
     Args:
         problem: f and g.
         theta: upper variable.
-        phi: the minimiser of ``g(theta, .)`` that hypergradients will be taken at.
+        phi: where the lower solver starts; leading dimensions = tasks.
+        at_minimiser: whether phi is the minimiser of ``g(theta, .)`` that hypergradients will be
+            taken at. If not, it is found from phi by Newton's method.
         solver: as it will be used for the adjoint; None means ``CG(rtol=sqrt(eps))``.
         accuracy: relative error of the hypergradient that you can live with.
         size_limit: dense matrices are used up to this many unknowns (a task's, for the solves and
             the eigenvalues; all tasks', for the dense oracle).
         seed: of the random probes.
+        upper_steps: length of the trajectory of theta; 0 looks at the theta given alone.
+        upper_step_size: as you train; None moves theta by a tenth of its size in the first step.
+        steps: your K, to be measured beside the recommended one.
+        max_steps: your N, to be measured.
+        step_size: your lower step size, to be measured; None for the recommended one.
 
     Returns:
         The report; ``print`` it, or look at ``passed``.
 
     Raises:
-        InputError: ``accuracy`` or ``size_limit`` makes no sense.
+        InputError: an option makes no sense.
     """
-    if not 0 < accuracy < 1 or size_limit < 0:
+    positive = [size for size in (upper_step_size, step_size) if size is not None]
+    if (
+        not 0 < accuracy < 1
+        or size_limit < 0
+        or upper_steps < 0
+        or not all(0 < size < math.inf for size in positive)
+    ):
         raise InputError(
-            f"check got accuracy={accuracy}, size_limit={size_limit}; it needs accuracy in (0, 1) "
-            "and size_limit >= 0."
+            f"check got accuracy={accuracy}, size_limit={size_limit}, upper_steps={upper_steps}, "
+            f"upper_step_size={upper_step_size}, step_size={step_size}; it needs accuracy in "
+            "(0, 1), size_limit and upper_steps >= 0, and positive step sizes."
         )
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return _examine(problem, theta, phi, solver, accuracy, size_limit, seed)
-
-
-def _examine(
-    problem: Bilevel[Any, Any],
-    theta: Any,
-    phi: Any,
-    solver: LinearSolver | None,
-    accuracy: float,
-    size_limit: int,
-    seed: int,
-) -> Report:
-    subject = Subject(
-        problem=problem,
+    own = (steps is None, max_steps is None)
+    if any(own) != all(own) or (steps or 0) < 0 or (max_steps or 1) < 1:
+        raise InputError(
+            f"check got steps={steps}, max_steps={max_steps}; to have your own choice measured "
+            "give both, K >= 0 and N >= 1."
+        )
+    examined = Problem(
+        bilevel=problem,
         theta=theta,
-        phi=phi,
-        solver=CG() if solver is None else solver,
+        start=phi,
+        at_minimiser=at_minimiser,
+        given_solver=solver,
         accuracy=accuracy,
         size_limit=size_limit,
         generator=torch.Generator().manual_seed(seed),
     )
-    findings = inputs.examine_inputs(subject)
-    blocked = next((f.name for f in findings if f.verdict is Verdict.FAULT), "")
-    if findings[0].verdict is Verdict.OK and solver is None:
-        subject.solver = CG(rtol=subject.eps**0.5)
-    words = _words(subject) if findings[0].verdict is Verdict.OK else "not examined in full"
-    for question, names, decides in _QUESTIONS:
-        impure = question is purity.examine_purity and findings[0].verdict is Verdict.OK
-        if blocked and not impure:
-            findings += [skip(name, f"not asked: first see to {blocked!r}") for name in names]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        findings = _hypergradient(examined)
+        found: Survey | None = None
+        # without a minimiser there is nothing to travel along
+        needed = _names(_FIRST) + ([] if at_minimiser else [gradient.CONVERGED])
+        if not any(finding.name in needed for finding in faults(findings)):
+            found = survey(
+                examined,
+                upper_steps=upper_steps,
+                upper_step_size=upper_step_size,
+                steps=steps,
+                max_steps=max_steps,
+                step_size=step_size,
+                seed=seed,
+            )
+    fine = findings[0].verdict is Verdict.OK
+    return Report(_words(examined) if fine else "not examined in full", findings, found)
+
+
+def _hypergradient(problem: Problem) -> list[Finding]:
+    """The answers to the first of the two questions."""
+    findings: list[Finding] = []
+    blocked = ""
+    for question, names in [*_FIRST, *_CURVATURE, *_INVERSE]:
+        # an objective that captures a tensor may be impure as well
+        anyway = question is purity.examine_purity and blocked != inputs.INPUTS
+        without = (question, names) in _INVERSE and problem.obstacle
+        if (blocked and not anyway) or without:
             continue
-        found = list(_ask(question, names, subject))
+        found = _ask(question, names, problem)
         findings += found
-        if decides:
-            blocked = blocked or next((f.name for f in found if f.verdict is Verdict.FAULT), "")
-    return Report(subject=words, findings=tuple(findings))
+        if (question, names) in _FIRST:
+            blocked = blocked or next((fault.name for fault in faults(found)), "")
+    asked = {finding.name for finding in findings}
+    reason = f"not asked: first see to {blocked!r}" if blocked else f"not asked: {problem.obstacle}"
+    left = [name for name in _names([*_FIRST, *_CURVATURE, *_INVERSE]) if name not in asked]
+    return [*findings, *(skip(name, reason) for name in left)]
 
 
-def _ask(question: _Question, names: tuple[str, ...], subject: Subject) -> Iterator[Finding]:
-    """The answers; a refusal of the library's, or of torch's, is one."""
+def _names(questions: Sequence[tuple[_Question, tuple[str, ...]]]) -> list[str]:
+    return [name for _, names in questions for name in names]
+
+
+def _ask(question: _Question, names: tuple[str, ...], problem: Problem) -> list[Finding]:
+    """The answers; an error of the library's, or of torch's, is one."""
     try:
-        yield from question(subject)
+        return question(problem)
     except (HypergradError, RuntimeError) as error:
-        yield state(names[0], False, str(error), f"see to what {names[0]!r} says")
-        for name in names[1:]:
-            yield skip(name, f"not asked: first see to {names[0]!r}")
+        first = state(names[0], False, str(error), f"see to what {names[0]!r} says")
+        return [first, *(skip(name, f"not asked: first see to {names[0]!r}") for name in names[1:])]
 
 
-def _words(subject: Subject) -> str:
-    count = subject.batch.numel()
-    size = subject.vector.shape[-1]
-    shared = sum(leaf.numel() for leaf in leaves(subject.theta))
-    dtype = str(leaves(subject.phi)[0].dtype).removeprefix("torch.")
-    shape = f" {tuple(subject.batch)}" if len(subject.batch) > 1 else ""
+def _words(problem: Problem) -> str:
+    count = problem.batch.numel()
+    size = problem.vector.shape[-1]
+    shared = sum(leaf.numel() for leaf in leaves(problem.theta))
+    dtype = str(leaves(problem.phi)[0].dtype).removeprefix("torch.")
+    shape = f" {tuple(problem.batch)}" if len(problem.batch) > 1 else ""
     tasks = "1 task" if count == 1 else f"{count} tasks{shape}"
-    return f"{tasks} of {size} unknowns, theta of {shared} numbers, {dtype}"
+    return f"{tasks} of {size} unknowns, theta of {shared} numbers, {dtype}\n{problem.solved}"

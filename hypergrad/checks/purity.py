@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hypergrad.checks.report import Finding, compare
-from hypergrad.checks.subject import Plain, Subject
+from hypergrad.checks.findings import Finding, compare
+from hypergrad.checks.problem import Plain, Problem
 from hypergrad.tree import fresh_leaf, leaves, like, names
 
 STATE, DETERMINISM = "unchanged state", "determinism"
@@ -121,44 +121,44 @@ def leaving_no_trace() -> Iterator[Trace]:
             watch.trace.restore()
 
 
-def examine_purity(subject: Subject) -> list[Finding]:
+def examine_purity(problem: Problem) -> list[Finding]:
     """State and determinism, of both objectives."""
     traces, changes = {}, {}
-    problem = subject.plain
-    for role, objective in (("lower", problem.lower), ("upper", problem.upper)):
+    bilevel = problem.plain
+    for role, objective in (("lower", bilevel.lower), ("upper", bilevel.upper)):
         assert isinstance(objective, Plain)
-        first, trace = _evaluate(subject, objective)
+        first, trace = _evaluate(problem, objective)
         traces[role] = trace
         seen = [first]
         for repeat in range(1, _REPEATS if trace.drawn else 2):
-            seen.append(_evaluate(subject, objective, burn=repeat)[0])
-        changes[role] = max(_distance(first, other, subject.length()) for other in seen[1:])
-    return [_state(subject, traces), _determinism(subject, traces, changes)]
+            seen.append(_evaluate(problem, objective, burn=repeat)[0])
+        changes[role] = max(_distance(first, other, problem.length()) for other in seen[1:])
+    return [_state(problem, traces), _determinism(problem, traces, changes)]
 
 
 def _evaluate(
-    subject: Subject, objective: Callable[[Any, Any], Tensor], *, burn: int = 0
+    problem: Problem, objective: Callable[[Any, Any], Tensor], *, burn: int = 0
 ) -> tuple[list[Tensor], Trace]:
     """Values and gradients in phi, from the state in which the objective was handed in.
 
     The random state is put back too, so each repeat first burns a few numbers.
     """
-    probes = [fresh_leaf(leaf) for leaf in leaves(subject.phi)]
-    theta = like(subject.theta, (fresh_leaf(leaf) for leaf in leaves(subject.theta)))
+    probes = [fresh_leaf(leaf) for leaf in leaves(problem.phi)]
+    theta = like(problem.theta, (fresh_leaf(leaf) for leaf in leaves(problem.theta)))
     with leaving_no_trace() as trace:
         device = probes[0].device
         torch.rand(burn, device=device)
         trace.drawn.clear()
         with torch.enable_grad():
-            values = objective(theta, like(subject.phi, probes))
-            told = values.detach().clone()
+            values = objective(theta, like(problem.phi, probes))
+            seen_values = values.detach().clone()
             gradients: list[Tensor] = []
             if values.requires_grad:
                 parts = torch.autograd.grad(
                     values.sum(), probes, allow_unused=True, materialize_grads=True
                 )
                 gradients = [part.clone() for part in parts]
-    return [told, *gradients], trace
+    return [seen_values, *gradients], trace
 
 
 def _distance(one: list[Tensor], other: list[Tensor], length: Tensor) -> float:
@@ -173,31 +173,30 @@ def _distance(one: list[Tensor], other: list[Tensor], length: Tensor) -> float:
     return change / scale if scale > 0 else change
 
 
-def _state(subject: Subject, traces: dict[str, Trace]) -> Finding:
+def _state(problem: Problem, traces: dict[str, Trace]) -> Finding:
     known = {
         leaf.untyped_storage()._cdata: label
-        for tree, name in ((subject.theta, "theta"), (subject.phi, "phi"))
+        for tree, name in ((problem.theta, "theta"), (problem.phi, "phi"))
         for label, leaf in zip(names(tree, name), leaves(tree), strict=True)
     }
-    told: dict[str, None] = {}
+    changes: dict[str, None] = {}
     for role, trace in traces.items():
         for tensor, _, operation in trace.written:
             label = known.get(tensor.untyped_storage()._cdata, "a tensor")
-            told[f"the {role} objective changes {label} {tuple(tensor.shape)} by {operation}"] = (
-                None
-            )
+            words = f"the {role} objective changes {label} {tuple(tensor.shape)} by {operation}"
+            changes[words] = None
     count = sum(len(trace.written) for trace in traces.values())
     return compare(
         STATE,
         float(count),
         0.0,
-        "; ".join(told) or "in-place changes of tensors from before",
+        "; ".join(changes) or "in-place changes of tensors from before",
         "keep the objective from changing tensors in place (put batch norm in eval() or set "
         "track_running_stats=False; write b = b + 1 for b += 1)",
     )
 
 
-def _determinism(subject: Subject, traces: dict[str, Trace], changes: dict[str, float]) -> Finding:
+def _determinism(problem: Problem, traces: dict[str, Trace], changes: dict[str, float]) -> Finding:
     role = max(changes, key=lambda role: changes[role])
     drawn = ", ".join(sorted(traces[role].drawn))
     culprit = f" (draws random numbers: {drawn})" if drawn and changes[role] else ""
@@ -207,7 +206,7 @@ def _determinism(subject: Subject, traces: dict[str, Trace], changes: dict[str, 
     return compare(
         DETERMINISM,
         changes[role],
-        100 * subject.eps,
+        100 * problem.eps,
         f"change of the {role} objective when called again{culprit}",
         "draw random numbers once, outside the objective, or call module.eval() to turn dropout "
         "off, so that two evaluations agree",

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.guards import may_look
+
 LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 """``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
 
@@ -55,7 +57,9 @@ class Operator:
         self._product: LinearMap = apply if known is None else known._product
         self._exact: LinearMap = (exact or apply) if known is None else known._exact
         self.form: HessianForm | None = form if known is None else known.form
-        self._last: list[tuple[Tensor, Tensor, int, int]] = [] if known is None else known._last
+        self._last: list[tuple[Tensor, Tensor, Tensor, int, int]] = (
+            [] if known is None else known._last
+        )
         self._damping = damping
         self.matvecs = 0
 
@@ -96,11 +100,12 @@ class Operator:
         return image + self._damping * vector if self._damping else image
 
     def _keep(self, vector: Tensor, image: Tensor) -> Tensor:
-        self._last[:] = [(vector, image, vector._version, image._version)]
+        copy = vector.clone() if may_look(vector) else vector
+        self._last[:] = [(vector, copy, image, vector._version, image._version)]
         return image
 
     def _recall(self, vector: Tensor) -> Tensor | None:
-        for seen, image, *versions in self._last:
+        for seen, copy, image, *versions in self._last:
             if seen is vector and versions == [seen._version, image._version]:
-                return image
+                return image if copy is seen or torch.equal(copy, seen) else None
         return None

@@ -3,7 +3,8 @@
 from metalearn.backbones.backbone import Backbone
 from metalearn.backbones.conv4 import Conv4
 from metalearn.backbones.dropblock import DropBlock
-from metalearn.backbones.norm import Norm, Normalisation
+from metalearn.backbones.norm import Norm
 from metalearn.backbones.resnet12 import ResNet12
+from metalearn.config.choices import Normalisation
 
 __all__ = ["Backbone", "Conv4", "DropBlock", "Norm", "Normalisation", "ResNet12"]

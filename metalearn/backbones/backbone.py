@@ -1,4 +1,4 @@
-"""What a feature extractor is, and how its blocks forget their activations.
+"""Interface of a feature extractor, and blocks that compute their activations again.
 
 Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels, H, W pixels,
 D features.
@@ -24,7 +24,7 @@ class Backbone(Protocol):
 
     Attributes:
         features: D.
-        recompute: whether backward computes activations again instead of keeping them.
+        recompute: compute activations again in backward instead of keeping them.
     """
 
     features: int
@@ -43,7 +43,7 @@ def rerun(block: Callable[[Tensor], Tensor], x: Tensor, *, owner: nn.Module) -> 
 
     Args:
         block: a backbone, or part of one.
-        x: its input.
+        x: the block's input.
         owner: the module whose `Norm`s the block uses.
     """
     norms = [part for part in owner.modules() if isinstance(part, Norm)]
@@ -69,5 +69,5 @@ class _Unnoticed(ExitStack):
 
 
 def keeps(recompute: bool) -> bool:
-    """Whether there is a graph whose activations can be forgotten."""
+    """False if there is a graph whose activations are computed again."""
     return not (recompute and torch.is_grad_enabled())

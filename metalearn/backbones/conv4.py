@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metalearn.backbones.backbone import keeps, rerun
-from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
+from metalearn.backbones.norm import Norm, check_normalisation, task_by_task
 from metalearn.backbones.pooled import upright
+from metalearn.config.choices import Normalisation
 from metalearn.errors import ConfigError
 
 

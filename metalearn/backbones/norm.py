@@ -6,27 +6,15 @@ Shapes: T tasks, S images of one part (support or query) of each, C channels, H,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn.backbones.pooled import normalised_pooled
+from metalearn.config.choices import Normalisation
 from metalearn.errors import ConfigError
-
-Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
-"""Which images an image is normalised with.
-
-`transductive`: batch normalisation by the image's own task, support and query apart, in training
-and in testing alike. An answer then depends on the other queries of its task.
-`stored`: in training (`module.train()`) as transductive, while running averages of these means and
-(unbiased) variances are kept; in testing (`module.eval()`) the averages normalise every image, so
-that an answer depends on no other query. The averages move by a tenth towards the mean over the
-tasks of each part that passes: support, then query, and once for each chunk of tasks, or for each
-task in streamed steps.
-`group`: group normalisation, each image by itself (Wu and He 2018).
-"""
 
 GROUPS = 8
 
@@ -59,7 +47,7 @@ class Norm(nn.Module):
     come as one piece for each task: see `task_by_task`.
 
     Attributes:
-        noticing: whether running averages are kept up (mode stored, in training).
+        noticing: update the running averages (mode stored, in training).
     """
 
     eps = 1e-5
@@ -118,7 +106,7 @@ class Norm(nn.Module):
 
     @property
     def by_batch(self) -> bool:
-        """Whether statistics are those of the images at hand."""
+        """Statistics are those of the images at hand."""
         return self.mode == "transductive" or (self.mode == "stored" and self.training)
 
     def pooled(
@@ -154,7 +142,7 @@ class Norm(nn.Module):
 
 
 def task_by_task(weight: Tensor) -> bool:
-    """Whether a convolution's weights are channels-last, so that its images are too.
+    """A convolution's weights are channels-last, so that its images are too.
 
     Each task is then normalised by a call of its own: a call of batch normalisation for channels
     that lie next to each other costs a fraction of what reductions over five axes do.

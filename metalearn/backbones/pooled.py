@@ -37,8 +37,8 @@ def normalised_pooled(
 
     Args:
         images: P pieces one after another, each ordered by sample, then by task.
-        scale: of each task's channels after normalisation, none below 0: see `upright`.
-        shift: of each task's channels.
+        scale: factor of each task's channels after normalisation, none below 0: see `upright`.
+        shift: added to each task's channels.
         sizes: images of each piece.
         eps: added to variances.
 

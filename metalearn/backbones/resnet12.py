@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from metalearn.backbones.backbone import keeps, rerun
 from metalearn.backbones.dropblock import DropBlock
-from metalearn.backbones.norm import Norm, Normalisation, check_normalisation, task_by_task
+from metalearn.backbones.norm import Norm, check_normalisation, task_by_task
+from metalearn.config.choices import Normalisation
 from metalearn.errors import ConfigError
 
 _SLOPE: Final = 0.1  # of the leaky ReLUs
@@ -37,9 +38,9 @@ class ResNet12(nn.Module):
         channels: channels of the images.
         size: side of the images, at least 16 pixels (halved four times).
         normalisation: see `Normalisation`.
-        drop_rate: of dropout and DropBlock, in training; 0 for none.
+        drop_rate: rate of dropout and DropBlock in training; 0 for none.
         block: side of DropBlock's squares: 5 for images of 84 pixels, 2 for 32.
-        average: whether the last block's pixels are averaged (D = last filters, Tian et al. 2020)
+        average: average the last block's pixels (D = last filters, Tian et al. 2020)
             or all kept (as in Lee et al. 2019).
         recompute: keep the input of each block only, and run the block again in backward.
         generator: draws the initial weights (He et al. 2015, normal, by fan-out); None: torch's.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; see `commands.run`.
+    """Run one command; see `main.run`.
 
     Args:
         arguments: by default those of the process.
@@ -15,6 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning unless told otherwise before torch loads it.
     # With other work on the machine they then spin on the very core the awaited thread needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from metalearn.cli.commands import run
+    try:
+        from metalearn.cli.main import run
 
-    run(arguments)
+        run(arguments)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("metalearn", "hypergrad"):
+            raise
+        sys.stderr.write(
+            f"The command metalearn needs {error.name}, which is not installed: "
+            "pip install 'hypergradients[train]'\n"
+        )
+        sys.exit(1)

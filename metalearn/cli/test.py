@@ -1,136 +1,53 @@
-"""`metalearn test`: a trained learner on other episodes than its own, or with other lower steps."""
+"""`metalearn test`: a recorded accuracy computed again, or a trained learner tested otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from metalearn.config.schema import parse, read
-from metalearn.config.train import Protocol, TrainConfig
-from metalearn.data import Split
-from metalearn.errors import ConfigError, RunError
+from metalearn.config.choices import Split
+from metalearn.config.commands import TestConfig
+from metalearn.config.train import EVALUATION_SEED, TrainConfig
+from metalearn.errors import RunError
 from metalearn.files import write_json
 from metalearn.methods.method import Method
 from metalearn.methods.overrides import tested_by
 from metalearn.runs import provenance
 from metalearn.runs.folder import Run
-from metalearn.runs.records import EVALUATION_SEED, TestProtocol
+from metalearn.runs.records import Point, Result, Retested, TestProtocol, stated
 from metalearn.testing.accuracy import INTERVAL, accuracy
-from metalearn.testing.calibration import Calibration
-from metalearn.training.build import build_model
-from metalearn.training.samplers import evaluation_sampler, identity
+from metalearn.training.build import build_model, evaluation_sampler, identity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetestConfig:
-    """Test a trained learner on other episodes, or after other numbers of lower steps.
+def test(config: TestConfig, *, console: Console) -> list[Point]:
+    """Test a run's weights, print the accuracy, and write it if a file is named.
 
-    Attributes:
-        run: the folder of a finished training run.
-        out: the JSON file to write.
-        protocol: what an episode asks.
-        split: where its images come from.
-        episodes: how many.
-        lower_steps: lower steps of testing: the adaptation curve; by default the method's own.
-    """
-
-    run: Path
-    out: Path
-    protocol: Protocol = dataclasses.field(default_factory=Protocol)
-    split: Split = "test"
-    episodes: int = 600
-    lower_steps: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.episodes < 2:
-            raise ConfigError(f"episodes was given as {self.episodes}: it must be at least 2.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """What came out after a number of lower steps.
-
-    Attributes:
-        lower_steps: K in testing; None: as the method has it.
-        accuracy: mean over the episodes, as a part of one.
-        interval: half its 95 % interval.
-        calibration: of all answers.
-        per_episode: accuracy of each episode.
-    """
-
-    lower_steps: int | None
-    accuracy: float
-    interval: float
-    calibration: Calibration
-    per_episode: list[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retested:
-    """The file that `metalearn test` writes.
-
-    Attributes:
-        run: name of the run's folder.
-        method: name of its preset.
-        backbone: its name and its number of filters, where that is a setting.
-        normalisation: the backbone's.
-        seed: of the run.
-        protocol: the episodes.
-        interval_formula: how intervals are computed.
-        points: one for each number of lower steps.
-        commit: of the code.
-        dirty: whether the code differed from it.
-        versions: of Python and packages.
-        device: it ran on.
-    """
-
-    run: str
-    method: str
-    backbone: str
-    normalisation: str
-    seed: int
-    protocol: TestProtocol
-    interval_formula: str
-    points: list[Point]
-    commit: str
-    dirty: bool | None
-    versions: dict[str, str]
-    device: str
-
-
-def load_retested(path: Path) -> Retested:
-    """Read what `metalearn test` wrote.
+    Without options the test is the recorded one, and everything that can be computed again is
+    compared with the record.
 
     Raises:
-        RunError: it is unreadable or damaged.
-    """
-    try:
-        return read(Retested, parse(path.read_bytes()), "it")
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is unreadable or damaged ({error}): test again.") from error
-
-
-def retest(config: RetestConfig, *, console: Console) -> list[Point]:
-    """Test, print, and write the file.
-
-    Raises:
-        MetalearnError: the run can't be read, a setting can't work, or the file can't be written.
-        hypergrad.HypergradError: a lower level is not finite.
+        MetalearnError: the run can't be read, its files are not those the result was computed from,
+            a setting can't work, the file can't be written; or a recorded number or setting does
+            not come out again (RunError, with what else differs between then and now).
+        hypergrad.HypergradError: the lower level is not finite.
     """
     run = Run(config.run)
-    settings = dataclasses.replace(run.config(), test=config.protocol)
-    if run.digests() != run.result().files:
-        raise RunError(f"settings or weights in {run.folder} are not those of its result.")
-    torch.set_num_threads(settings.threads)
+    settings, recorded = _asked(config, run.config()), run.result()
+    weights = run.weights()
+    _require_recorded_files(run, recorded)
+    torch.set_num_threads(settings.run.threads)
     device = settings.place()
-    sampler = evaluation_sampler(config.split, settings, device=device)
+    split: Split = config.split or "test"
+    sampler = evaluation_sampler(split, settings, device=device)
     model = build_model(settings, sampler.pool, device=device)
-    model.load_state_dict(run.weights())
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"the weights in {run.folder} don't fit its settings: {error}") from error
     points = []
     table = Table("lower steps", "accuracy (%)", "calibration error", "log loss (nats)")
     for steps, method in _methods(settings, config.lower_steps):
@@ -138,54 +55,131 @@ def retest(config: RetestConfig, *, console: Console) -> list[Point]:
             method,
             model,
             sampler,
-            config.episodes,
-            tasks_per_chunk=settings.tasks_per_chunk,
+            settings.evaluation.test_episodes,
+            tasks_per_chunk=settings.memory.tasks_per_chunk,
         )
-        points.append(
-            Point(
-                lower_steps=steps,
-                accuracy=found.mean,
-                interval=found.interval,
-                calibration=found.calibration,
-                per_episode=found.episodes.tolist(),
-            )
+        point = Point(
+            lower_steps=steps,
+            accuracy=found.mean,
+            interval=found.interval,
+            calibration=found.calibration,
+            per_episode=found.episodes.tolist(),
         )
-        error, loss = found.calibration.error, found.calibration.log_loss
+        points.append(point)
         name = "as trained" if steps is None else str(steps)
-        table.add_row(name, str(found), f"{error:.3f}", f"{loss:.3f}")
-    _write(config, settings, points, device)
+        judged = found.calibration
+        table.add_row(name, str(found), f"{judged.error:.3f}", f"{judged.log_loss:.3f}")
+    if config.out is not None:
+        _write(config, settings, split, points, device)
     console.print(table)
-    console.print(
-        f"{settings.data}, {config.protocol}, {config.episodes} {config.split} episodes; interval: "
-        f"{INTERVAL}; normalisation {settings.normalisation}",
-        highlight=False,
-        soft_wrap=True,
+    _say(
+        console,
+        f"{settings.data.name}, {settings.test}, {settings.evaluation.test_episodes} {split} "
+        f"episodes; interval: {INTERVAL}; normalisation {settings.backbone.normalisation}, "
+        f"method {settings.method.name}",
     )
+    if config.again:
+        parameters = sum(p.numel() for p in model.parameters())
+        expected = stated(settings, identity(settings)) | {"parameters": parameters}
+        _require_same(run, recorded, expected, points[0], device)
+        _say(
+            console,
+            f"reproduced exactly: all {len(recorded.per_episode)} episodes, their mean and interval"
+            f" as recorded in {run.folder}, and the settings it names. Not computed again: "
+            "validation, certificate, seconds, memory.",
+        )
     return points
 
 
+def _say(console: Console, message: str) -> None:
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def _asked(config: TestConfig, recorded: TrainConfig) -> TrainConfig:
+    """The run's settings, with what the options give in their place."""
+    given = {name: getattr(config, name) for name in ("way", "shot", "query")}
+    shape = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {
+        "data": config.data,
+        "data_root": config.data_root,
+        "test_episodes": config.episodes,
+        "test": dataclasses.replace(recorded.test, **shape),
+    }
+    return recorded.replace(**{k: value for k, value in changes.items() if value is not None})
+
+
 def _methods(settings: TrainConfig, steps: tuple[int, ...]) -> list[tuple[int | None, Method]]:
+    method = settings.preset().method
     if not steps:
-        return [(None, settings.subject)]
-    return [(count, tested_by(settings.subject, lower_steps=count)) for count in steps]
+        return [(None, method)]
+    return [(count, tested_by(method, lower_steps=count)) for count in steps]
+
+
+def _require_recorded_files(run: Run, recorded: Result) -> None:
+    """Raise unless settings and weights are the files that the result was computed from."""
+    for name, digest in run.digests().items():
+        if recorded.files.get(name) != digest:
+            raise RunError(
+                f"not reproduced: {run.folder / name} is not the file that result.json is the "
+                f"result of: its SHA-256 is {digest}, recorded is {recorded.files.get(name)}."
+            )
+
+
+def _require_same(
+    run: Run, recorded: Result, stated: dict[str, Any], point: Point, device: torch.device
+) -> None:
+    """Raise unless the record holds what the settings and the weights lead to now."""
+    before, now = recorded.per_episode, point.per_episode
+    differing = []
+    if len(before) != len(now):
+        differing.append(f"per_episode has {len(before)} values for {len(now)} episodes")
+    elif count := sum(a != b for a, b in zip(now, before, strict=True)):
+        differing.append(f"{count} of {len(now)} episodes differ")
+    expected = stated | {
+        "accuracy": point.accuracy,
+        "interval": point.interval,
+        "calibration": point.calibration,
+    }
+    differing += [
+        f"{name} is {getattr(recorded, name)!r}, and {value!r} comes out"
+        for name, value in expected.items()
+        if getattr(recorded, name) != value
+    ]
+    if not differing:
+        return
+    here = {"versions": provenance.versions(), "device": provenance.device_name(device)}
+    changed = {
+        name: (getattr(recorded, name), value)
+        for name, value in here.items()
+        if getattr(recorded, name) != value
+    }
+    raise RunError(
+        f"not reproduced: {run.folder} records otherwise: {'; '.join(differing)}. Changed "
+        f"since then: {changed or 'neither versions nor device; the code or the data, then'}."
+    )
 
 
 def _write(
-    config: RetestConfig, settings: TrainConfig, points: list[Point], device: torch.device
+    config: TestConfig,
+    settings: TrainConfig,
+    split: Split,
+    points: list[Point],
+    device: torch.device,
 ) -> None:
+    assert config.out is not None
     data = identity(settings)
     record = Retested(
         run=config.run.resolve().name,
-        method=settings.method,
-        backbone=settings.backbone_line(),
-        normalisation=settings.normalisation,
-        seed=settings.seed,
+        method=settings.method.name,
+        backbone=str(settings.backbone),
+        normalisation=settings.backbone.normalisation,
+        seed=settings.run.seed,
         protocol=TestProtocol(
             data=data.name,
             data_sha256=data.sha256,
-            split=config.split,
-            **dataclasses.asdict(config.protocol),
-            episodes=config.episodes,
+            split=split,
+            **dataclasses.asdict(settings.test),
+            episodes=settings.evaluation.test_episodes,
             episode_seed=EVALUATION_SEED,
         ),
         interval_formula=INTERVAL,

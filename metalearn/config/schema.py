@@ -37,10 +37,11 @@ def read(kind: type[Value], value: object, name: str) -> Value:
     Raises:
         ValueError: it is of another type, a field is missing, or there is one too many.
     """
-    return cast(Value, _read(kind, value, name))
+    return cast(Value, read_any(kind, value, name))
 
 
-def _read(kind: Any, value: object, name: str) -> object:
+def read_any(kind: Any, value: object, name: str) -> object:
+    """The value as what a type annotation says, a union included; see `read`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _first(arguments, value, name)
@@ -51,9 +52,9 @@ def _read(kind: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _dataclass(kind, value, name)
     if origin is list and isinstance(value, list):
-        return [_read(arguments[0], part, f"{name}[{at}]") for at, part in enumerate(value)]
+        return [read_any(arguments[0], part, f"{name}[{at}]") for at, part in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {key: _read(arguments[1], part, f"{name}.{key}") for key, part in value.items()}
+        return {key: read_any(arguments[1], part, f"{name}.{key}") for key, part in value.items()}
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is float and type(value) is int:
@@ -75,7 +76,7 @@ def _first(kinds: tuple[Any, ...], value: object, name: str) -> object:
                 return None
             continue
         try:
-            return _read(kind, value, name)
+            return read_any(kind, value, name)
         except ValueError as error:
             problems.append(str(error))
     raise ValueError("; ".join(problems))
@@ -91,4 +92,4 @@ def _dataclass(kind: type, value: object, name: str) -> object:
             f"{name} has missing fields {sorted(known - value.keys())} and unknown ones "
             f"{sorted(value.keys() - known)}; was it written by another version?"
         )
-    return kind(**{key: _read(hints[key], part, f"{name}.{key}") for key, part in value.items()})
+    return kind(**{key: read_any(hints[key], part, f"{name}.{key}") for key, part in value.items()})

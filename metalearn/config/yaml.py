@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from metalearn.config.train import TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
 
@@ -44,6 +42,8 @@ def settings(path: Path) -> TrainConfig:
     Raises:
         ConfigError: the file can't be read, is no YAML mapping, or names an unknown setting.
     """
+    import yaml  # only where there is a file: --help needs none
+
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

@@ -1,10 +1,22 @@
 """Data sets: `glyph_pool` gives the built-in one, `prepared_pool` what `metalearn prepare` made."""
 
-from metalearn.data.glyphs import glyph_pool
-from metalearn.data.identity import Identity, glyphs_identity, prepared_identity
-from metalearn.data.pool import Pool, Split
-from metalearn.data.prepared import Residency, prepared_pool
-from metalearn.data.published import DatasetName
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from metalearn.data.published import DatasetName, Split
+
+if TYPE_CHECKING:
+    from metalearn.data.glyphs import glyph_pool
+    from metalearn.data.pool import Pool
+    from metalearn.data.prepared import (
+        Identity,
+        Residency,
+        glyphs_identity,
+        prepared_identity,
+        prepared_pool,
+    )
 
 __all__ = [
     "DatasetName",
@@ -17,3 +29,12 @@ __all__ = [
     "prepared_identity",
     "prepared_pool",
 ]
+
+# Imported when first asked for: the process that reads files needs none of these, nor torch.
+_PLACES = dict.fromkeys(__all__, "prepared") | {"Pool": "pool", "glyph_pool": "glyphs"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,73 +15,21 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from metalearn.data.published import DatasetName
-from metalearn.data.untrusted.sniff import Kind, sniff
+from metalearn.data.published import Published, Remote
+from metalearn.data.untrusted.damage import is_page
 from metalearn.errors import DataError
 
 _TIMEOUT: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 2**18
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A file to fetch.
-
-    Attributes:
-        name: of the file.
-        checksum: algorithm, colon and digest, as the publisher gives it.
-        urls: places to get it from, tried in turn.
-    """
-
-    name: str
-    checksum: str
-    urls: tuple[str, ...]
-
-
-_OMNIGLOT: Final = (
-    "https://github.com/brendenlake/omniglot/raw/master/python",
-    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python",
-    "https://cdn.jsdelivr.net/gh/brendenlake/omniglot@master/python",
-)
-_CIFAR: Final = (
-    Remote(
-        "cifar-100-python.tar.gz",
-        "md5:eb9058c3a382ffc7106e4002c42a8d85",
-        (
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            "https://cave.cs.toronto.edu/kriz/cifar-100-python.tar.gz",
-            "https://huggingface.co/datasets/nakroy/cifar100-python/resolve/main/cifar-100-python.tar.gz",
-            "https://huggingface.co/datasets/cnak47/cv-datasets/resolve/main/cifar-100-python.tar.gz",
-        ),
-    ),
-)
-REMOTES: Final[dict[DatasetName, tuple[Remote, ...]]] = {
-    "omniglot": tuple(
-        Remote(f"{half}.zip", checksum, tuple(f"{place}/{half}.zip" for place in _OMNIGLOT))
-        for half, checksum in (
-            ("images_background", "md5:68d2efa1b9178cc56df9314c21c6e718"),
-            ("images_evaluation", "md5:6b91aef0f799c5bb55b94e3f2daec811"),
-        )
-    ),
-    "cifar-fs": _CIFAR,
-    "fc100": _CIFAR,
-}
-
-# What nobody publishes a checksum and a plain address of.
-BY_HAND: Final[dict[DatasetName, str]] = {
-    "miniimagenet": (
-        "mini-imagenet-cache-{train,validation,test}.pkl from https://zenodo.org/records/7978538"
-    ),
-    "tieredimagenet": (
-        "tiered-imagenet-{train,val,test}_images_png.pkl and _labels.pkl from "
-        "https://zenodo.org/records/7978538"
-    ),
-    "folders": "your own images in folders {train,val,test}/CLASS",
-}
-
-
 class _Broken(Exception):
     """A download that ended early, or brought something else; the message says which."""
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_page(file.read(512))
 
 
 class _Resuming:
@@ -104,7 +51,7 @@ class _Resuming:
                 self._receive(answer, have if self.resumed else 0)
             else:
                 self.resumed = True
-        if sniff(self.part) is Kind.HTML:
+        if _is_page(self.part):
             self.part.unlink()
             raise _Broken("brought an HTML page, not the file")
         os.replace(self.part, output_file)
@@ -159,7 +106,7 @@ def _fetch(remote: Remote, folder: Path, progress: Progress) -> None:
         found = pooch.file_hash(str(place), alg=algorithm)
         if found == digest:
             return
-        kind = "an HTML page" if sniff(place) is Kind.HTML else f"{algorithm} {found}"
+        kind = "an HTML page" if _is_page(place) else f"{algorithm} {found}"
         raise DataError(
             f"{place} is there with other content ({kind}, not {digest}): remove it to have it "
             "downloaded, or read it as it is with --source."
@@ -180,20 +127,13 @@ def _fetch(remote: Remote, folder: Path, progress: Progress) -> None:
     )
 
 
-def download(
-    dataset: DatasetName,
-    folder: Path,
-    *,
-    remotes: dict[DatasetName, tuple[Remote, ...]] = REMOTES,
-    console: Console | None = None,
-) -> Path:
+def download(known: Published, folder: Path, *, console: Console | None = None) -> Path:
     """Fetch the files of a data set that are not there yet.
 
     Args:
-        dataset: which.
-        folder: where to keep them.
-        remotes: where to get them from.
-        console: to show progress on.
+        known: the data set.
+        folder: where to keep the files.
+        console: where to show progress.
 
     Returns:
         The folder.
@@ -202,18 +142,18 @@ def download(
         DataError: a file can't be had: named, with the reason from each mirror and the place to
             put it by hand; or another file is in its place.
     """
-    if dataset not in remotes:
+    if not known.remotes:
         raise DataError(
-            f"{dataset} can't be downloaded by this command: there is no plain address with a "
-            f"published checksum. Get {BY_HAND[dataset]}, put it into {folder} and run "
-            f"`metalearn prepare {dataset} --source {folder}`."
+            f"{known.name} can't be downloaded by this command: there is no plain address with a "
+            f"published checksum. Get {known.by_hand}, put it into {folder} and run "
+            f"`metalearn prepare {known.name} --source {folder}`."
         )
     pooch.get_logger().setLevel("WARNING")  # the bars say what is downloaded
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Progress(*columns, console=console, disable=console is None, transient=True) as bars:
-            for remote in remotes[dataset]:
+            for remote in known.remotes:
                 _fetch(remote, folder, bars)
     except OSError as error:
         raise DataError(f"{folder} can't be written ({error}): give another --root.") from error

@@ -26,7 +26,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFont, features
 
 from metalearn.data.cache import CACHE_VARIABLE, cache_folder
-from metalearn.data.pool import Pool, Split
+from metalearn.data.pool import Pool
+from metalearn.data.published import Split
 from metalearn.errors import DataError
 from metalearn.files import write_atomically
 

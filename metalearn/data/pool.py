@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-Split: TypeAlias = Literal["train", "validation", "test"]
+from metalearn.data.published import Split
 
 
 @dataclass(frozen=True, slots=True)

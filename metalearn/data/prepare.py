@@ -2,250 +2,111 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import shutil
+import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any
 
-import numpy as np
-import tyro
-from jaxtyping import UInt8
 from rich.console import Console
 
+from metalearn.config.commands import PrepareConfig
 from metalearn.data.cache import data_folder
+from metalearn.data.complete import require_complete
 from metalearn.data.download import download
-from metalearn.data.pool import Split
-from metalearn.data.published import SPLITS, DatasetName, Published, published
-from metalearn.data.readers import EXPECTED, READERS
-from metalearn.data.source import Part, Source
-from metalearn.data.store import Store, write_store
-from metalearn.data.untrusted.archives import Tree, open_tree
+from metalearn.data.published import OFFICIAL, Published, published
+from metalearn.data.reading import read
+from metalearn.data.store import Store, described_arrays, keep, require_absent
+from metalearn.data.untrusted.archives import total_size
+from metalearn.data.untrusted.child import Limits, call
+from metalearn.data.untrusted.damage import reading
 from metalearn.data.untrusted.images import RESAMPLING
-from metalearn.errors import ConfigError, DataError
-
-LARGEST_SIDE: Final = 1024
-ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
-
-# MD5 sums that publishers give: a source that has one is the official file.
-OFFICIAL: Final = {
-    "68d2efa1b9178cc56df9314c21c6e718": "Omniglot images_background.zip",
-    "6b91aef0f799c5bb55b94e3f2daec811": "Omniglot images_evaluation.zip",
-    "eb9058c3a382ffc7106e4002c42a8d85": "cifar-100-python.tar.gz",
-    "16019d7e3df5f24257cddd939b257f8d": "cifar-100-python/train",
-    "f0ef6b0ae62326f3e7ffdfab6717acfc": "cifar-100-python/test",
-    "7973b15100ade9c7d40fb424638fde48": "cifar-100-python/meta",
-    "b38f1eb4251fb9459ecc8e7febf9b2eb": "mini-imagenet.tar.gz",
-    "e07e811b9f29362d159a9edd0d838c62": "tiered-imagenet.tar",
-}
+from metalearn.errors import DataError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareConfig:
-    """Turn the files of a data set into memory-mapped arrays with a checked manifest.
-
-    Attributes:
-        dataset: which data set.
-        source: the folder or archive that holds it; several are joined.
-        download: get the files, instead of a source; they are kept, and a broken download resumes.
-        root: where to make the folder DATASET; by default `data` in the cache folder.
-        side: height and width of the images; by default as published.
-        allow_partial: accept fewer classes or images than published; the manifest says so.
-    """
-
-    dataset: Annotated[DatasetName, tyro.conf.Positional]
-    source: tuple[Path, ...] = ()
-    download: bool = False
-    root: Path | None = None
-    side: int | None = None
-    allow_partial: bool = False
-
-    def __post_init__(self) -> None:
-        if bool(self.source) == self.download:
-            raise ConfigError(
-                "give either --source, the folder or archive with the data, or --download."
-            )
-        if self.side is not None and not 1 <= self.side <= LARGEST_SIDE:
-            raise ConfigError(
-                f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
-            )
-
-    def folder(self) -> Path:
-        """Where the result goes."""
-        return data_folder(self.root) / self.dataset
+def _manifest(found: Any, known: Published, side: int, *, allow_partial: bool) -> dict[str, Any]:
+    """The manifest, from what the child says; `keep` looks at the arrays themselves."""
+    with reading("What the process that read the source says", "a list of classes"):
+        sizes = {
+            split: [(str(name), int(count)) for name, count in parts]
+            for split, parts in found["sizes"].items()
+        }
+        source = found["source"]
+        files = [row | {"official": OFFICIAL.get(row.get("md5", ""))} for row in source["files"]]
+        lacking = require_complete(sizes, known, allow_partial=allow_partial)
+        return {
+            "dataset": known.name,
+            "partial": bool(lacking),
+            "lacking": lacking,
+            "resampling": RESAMPLING,
+            "source": {"layouts": source["layouts"], "notes": source["notes"], "files": files},
+            **described_arrays(sizes, side=side, channels=known.channels),
+            "files": found["files"],
+        }
 
 
-def _read(tree: Tree, known: Published, side: int) -> Source | None:
-    for reader in READERS[known.name]:
-        source = reader(tree, known, side)
-        if source is not None:
-            return source
-    return None
-
-
-def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> Source:
-    """What a folder or archive holds of a data set; the images are not read yet.
-
-    A folder that holds nothing of it but one archive stands for the archive.
-
-    Args:
-        path: the folder or archive.
-        name: of the data set.
-        side: height and width for image files; by default as published.
-
-    Raises:
-        DataError: it holds none of it, or is damaged or unsafe.
-    """
-    known = published(name)
-    tree = open_tree(path)
-    source = _read(tree, known, side or known.side)
-    if source is not None:
-        return source
-    archives = [] if tree.archive else [file for file in tree.sizes if file.endswith(ARCHIVES)]
-    if len(archives) == 1:
-        return find_source(path / archives[0], name, side=side)
-    some = ", ".join(list(tree.sizes)[:5]) or "no file"
-    raise DataError(
-        f"{path} holds {some}, and nothing known of {name}: {EXPECTED[name]} was expected."
-        + (" Give the archive to read as --source." if archives else "")
-    )
-
-
-def _join(parts: Sequence[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
-
-    def load() -> UInt8[np.ndarray, "n height width channels"]:
-        return np.concatenate([part.load() for part in parts])
-
-    return Part(parts[0].name, sum(part.count for part in parts), load)
-
-
-def join(sources: Sequence[Source]) -> dict[Split, tuple[Part, ...]]:
-    """The classes of several sources, those of one name joined.
-
-    Raises:
-        DataError: a class is in two splits.
-    """
-    splits: dict[Split, tuple[Part, ...]] = {}
-    places: dict[str, Split] = {}
-    for split in SPLITS:
-        found: dict[str, list[Part]] = defaultdict(list)
-        for source in sources:
-            for part in source.splits.get(split, ()):
-                found[part.name].append(part)
-        for name in found:
-            # A bare label means one thing in one split and another in the next.
-            if not name.startswith("label ") and places.setdefault(name, split) != split:
-                raise DataError(
-                    f"class {name} is in the {places[name]} and the {split} split: episodes of one "
-                    "would leak into the other. Get the files again."
-                )
-        splits[split] = tuple(_join(parts) for parts in found.values())
-    return splits
-
-
-def compare(splits: dict[Split, tuple[Part, ...]], known: Published) -> list[str]:
-    """How the data falls short of what was published, one sentence each.
-
-    Raises:
-        DataError: there is more than was published, or something else.
-    """
-    lacking = []
-    for split in SPLITS:
-        parts = splits.get(split, ())
-        if not parts:
-            lacking.append(f"the {split} split is missing")
-            continue
-        names = {part.name for part in parts}
-        strange = sorted(names - set((known.names or {}).get(split, names)))
-        # Labels without names, and tieredImageNet's words, can't be compared.
-        if any(known.split_of(name) for name in names) and strange:
-            raise DataError(
-                f"the {split} split has classes that {known.name} does not have there, such as "
-                f"{strange[:3]}: give the data set itself."
-            )
-        classes, images = len(parts), sum(part.count for part in parts)
-        wanted = (known.classes or {}).get(split, classes)
-        total = (known.totals or {}).get(split, images)
-        most = max(part.count for part in parts)
-        if classes > wanted or images > total or most > (known.per_class or most):
-            raise DataError(
-                f"the {split} split has {classes} classes and {images} images, up to {most} a "
-                f"class, more than published ({wanted} classes, {known.per_class or total} images"
-                f"{' a class' if known.per_class else ''}): give each source once."
-            )
-        if classes < wanted:
-            lacking.append(f"{split} has {classes} of {wanted} classes")
-        short = [part for part in parts if part.count < (known.per_class or 0)]
-        if short:
-            least = min(part.count for part in short)
-            lacking.append(
-                f"{len(short)} classes of {split} have fewer than {known.per_class} images "
-                f"({least} the least)"
-            )
-        if images < total:
-            lacking.append(f"{split} has {images} of {total} images")
-    return lacking
-
-
-def _about(known: Published, sources: Sequence[Source], lacking: list[str]) -> dict[str, Any]:
-    files = [file for source in sources for file in source.files]
-    return {
-        "dataset": known.name,
-        "partial": bool(lacking),
-        "lacking": lacking,
-        "resampling": RESAMPLING,
-        "source": {
-            "layouts": [source.layout for source in sources],
-            "notes": [note for source in sources for note in source.notes],
-            "files": [file | {"official": OFFICIAL.get(file.get("md5", ""))} for file in files],
-        },
-    }
-
-
-def prepare(config: PrepareConfig, *, console: Console | None = None) -> Store:
+def prepare(
+    config: PrepareConfig, *, limits: Limits | None = None, console: Console | None = None
+) -> Store:
     """Read a data set in whatever form, check it against what was published, and store it.
+
+    The files are read in a child process (`untrusted.child`).
 
     Args:
         config: what to read and where to put it.
+        limits: what the child may use; by default `Limits.of` the bytes of the sources.
         console: where to say what was written.
 
     Raises:
         DataError: a file can't be downloaded; the source is damaged, unsafe, or not the data set;
-            or the result can't be written.
+            reading it crashed or exceeded a limit; or the result can't be written.
     """
-    known = published(config.dataset)
+    known, path = published(config.dataset), data_folder(config.root) / config.dataset
     side = config.side or known.side
-    paths = config.source
+    sources = config.source
     if config.download:
         files = data_folder(config.root) / "downloads" / config.dataset
-        paths = (download(config.dataset, files, console=console),)
-    sources = [find_source(path, config.dataset, side=side) for path in paths]
-    splits = join(sources)
-    lacking = compare(splits, known)
-    if not any(splits.values()):
-        raise DataError(f"{paths[0]} holds no image of {known.name}.")
-    if lacking and not config.allow_partial and known.classes is not None:
-        raise DataError(
-            f"the source is not all of {known.name}: {'; '.join(lacking)}. Complete it, or accept "
-            "it with --allow-partial (results are then not comparable with published ones)."
-        )
-    images = sum(part.count for parts in splits.values() for part in parts)
-    with nullcontext() if console is None else console.status(f"writing {images} images"):
-        store = write_store(
-            config.folder(),
-            splits,
-            side=side,
-            channels=known.channels,
-            about=_about(known, sources, lacking),
-        )
+        sources = (download(known, files, console=console),)
+    sizes = [total_size(source) for source in sources]
+    require_absent(path)
+    above = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise DataError(f"{path} can't be written ({error}): give another folder.") from error
+    try:
+        arrays, scratch = work / "arrays", work / "scratch"
+        arrays.mkdir()
+        scratch.mkdir()
+        said = f"reading {', '.join(source.name for source in sources)}"
+        with nullcontext() if console is None else console.status(said):
+            found = call(
+                read,
+                config.dataset,
+                [str(source.absolute()) for source in sources],
+                str(arrays.absolute()),
+                side,
+                config.allow_partial,
+                folder=scratch,
+                limits=limits or Limits.of(sum(sizes)),
+                source=str(sources[0]),
+            )
+            manifest = _manifest(found, known, side, allow_partial=config.allow_partial)
+            store = keep(arrays, path, manifest)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in above:
+            if not path.exists() and not any(folder.iterdir()):
+                folder.rmdir()
     if console is not None:
-        for path, source in zip(paths, sources, strict=True):
-            console.print(f"{path}: read as {source.layout}", soft_wrap=True, highlight=False)
+        for source, layout in zip(sources, manifest["source"]["layouts"], strict=True):
+            console.print(f"{source}: read as {layout}", soft_wrap=True, highlight=False)
+        for note in manifest["source"]["notes"]:
+            console.print(note, soft_wrap=True, highlight=False)
         for split, entry in store.manifest["splits"].items():
             console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")
-        said = f"written to {store.path}" + (f", partial: {'; '.join(lacking)}" if lacking else "")
-        console.print(said, soft_wrap=True, highlight=False)
+        lacking = "; ".join(manifest["lacking"])
+        told = f"written to {store.path}" + (f", partial: {lacking}" if lacking else "")
+        console.print(told, soft_wrap=True, highlight=False)
     return store

@@ -1,20 +1,71 @@
-"""Pools of the data sets that `metalearn prepare` has made."""
+"""Pools of the data sets that `metalearn prepare` has made, and which images they hold."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 
+from metalearn.config.choices import Residency as Residency
 from metalearn.data.cache import data_folder
-from metalearn.data.pool import Pool, Split
-from metalearn.data.published import DatasetName
-from metalearn.data.store import open_store
+from metalearn.data.glyphs import glyph_images
+from metalearn.data.pool import Pool
+from metalearn.data.published import DatasetName, Split, published
+from metalearn.data.store import MANIFEST, Store, open_store
 from metalearn.errors import DataError
 
-Residency: TypeAlias = Literal["auto", "device", "host"]
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What data a run has seen.
+
+    Attributes:
+        name: name of the data set, with its size where that is not the published one; "partial"
+            stands behind it where images that were published are missing.
+        sha256: digest of the glyphs' pixels, or of a prepared data set's manifest (which holds
+            those of its files).
+    """
+
+    name: str
+    sha256: str
+
+
+def glyphs_identity() -> Identity:
+    """The identity of the built-in glyphs.
+
+    Raises:
+        DataError: they can't be rendered or cached.
+    """
+    return Identity("glyphs", hashlib.sha256(glyph_images().tobytes()).hexdigest())
+
+
+def prepared_identity(dataset: DatasetName, *, root: Path | None = None) -> Identity:
+    """The identity of a prepared data set, every file of which is checked against its manifest.
+
+    Raises:
+        DataError: it isn't prepared, or a file was changed since.
+    """
+    store = _open(dataset, root)
+    store.verify()
+    manifest = (store.path / MANIFEST).read_bytes()
+    content = json.loads(manifest)
+    side, usual = store.split("test").images.shape[-1], published(dataset).side
+    name = dataset if side == usual else f"{dataset} at {side} pixels"
+    if content.get("partial"):
+        name += ", partial"
+    return Identity(name, hashlib.sha256(manifest).hexdigest())
+
+
+def _open(dataset: DatasetName, root: Path | None) -> Store:
+    folder = data_folder(root) / dataset
+    if not folder.is_dir():
+        raise DataError(
+            f"{dataset} is not in {folder.parent}: make it with `metalearn prepare {dataset}`."
+        )
+    return open_store(folder)
 
 
 def _free(device: torch.device) -> int:
@@ -46,12 +97,7 @@ def prepared_pool(
     Raises:
         DataError: the data set isn't prepared, its files are damaged, or it doesn't fit the device.
     """
-    folder = data_folder(root) / dataset
-    if not folder.is_dir():
-        raise DataError(
-            f"{dataset} is not in {folder.parent}: make it with `metalearn prepare {dataset}`."
-        )
-    pool = open_store(folder).split(split).pool()
+    pool = _open(dataset, root).split(split).pool()
     device = torch.device("cpu") if device is None else device
     if residency == "host" or (residency == "auto" and device.type != "cuda"):
         return replace(pool, target=device)

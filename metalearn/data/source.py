@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from metalearn.data.pool import Split
-from metalearn.data.published import Published
+from metalearn.data.published import Published, Split
 from metalearn.data.untrusted.archives import Tree
+from metalearn.data.untrusted.damage import reading
 from metalearn.data.untrusted.images import decode
 from metalearn.errors import DataError
 
@@ -24,7 +25,7 @@ class Part:
     """Images of one class.
 
     Attributes:
-        name: of the class.
+        name: name of the class.
         count: how many images.
         load: reads them.
     """
@@ -51,37 +52,31 @@ class Source:
     notes: tuple[str, ...] = field(default=())
 
 
+def _row(name: str, file: BufferedIOBase) -> dict[str, Any]:
+    """Name, size, MD5 (which publishers give) and SHA-256 of a file."""
+    size, md5, sha256 = 0, hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with reading(name, "a file"), file:
+        while block := file.read(2**20):
+            size += len(block)
+            md5.update(block)
+            sha256.update(block)
+    return {"name": name, "bytes": size, "md5": md5.hexdigest(), "sha256": sha256.hexdigest()}
+
+
 def record(tree: Tree, *names: str) -> tuple[dict[str, Any], ...]:
-    """Name, size, MD5 (which publishers give) and SHA-256 of files, for the manifest.
+    """Name, size and checksums of files, for the manifest.
 
     Args:
-        tree: what holds them; an archive is recorded as the one file it is.
+        tree: folder or archive that holds them; an archive is recorded as the one file it is.
         names: the files.
 
     Raises:
         DataError: one can't be read.
     """
     if tree.archive:
-        try:
-            with tree.path.open("rb") as file:
-                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-                file.seek(0)
-                sha = hashlib.file_digest(file, "sha256")
-                size = file.tell()
-        except OSError as error:
-            raise DataError(f"{tree.path} can't be read ({error}).") from error
-        return (_row(tree.name, size, md5.hexdigest(), sha.hexdigest()),)
-    rows = []
-    for name in names:
-        content = tree.read(name)
-        md5 = hashlib.md5(content, usedforsecurity=False)
-        sha = hashlib.sha256(content)
-        rows.append(_row(name, len(content), md5.hexdigest(), sha.hexdigest()))
-    return tuple(rows)
-
-
-def _row(name: str, size: int, md5: str, sha256: str) -> dict[str, Any]:
-    return {"name": name, "bytes": size, "md5": md5, "sha256": sha256}
+        with reading(str(tree.path), "an archive"):
+            return (_row(tree.name, tree.path.open("rb")),)
+    return tuple(_row(name, tree.open(name)) for name in names)
 
 
 def record_images(tree: Tree, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
@@ -97,17 +92,23 @@ def record_images(tree: Tree, names: Sequence[str]) -> tuple[dict[str, Any], ...
 
 
 def image_part(
-    tree: Tree, name: str, files: Sequence[str], published: Published, *, side: int, invert: bool
+    tree: Tree,
+    name: str,
+    files: Sequence[str],
+    published: Published,
+    *,
+    side: int,
+    invert: bool = False,
 ) -> Part:
     """A class of image files.
 
     Args:
-        tree: what holds them.
-        name: of the class.
+        tree: folder or archive that holds them.
+        name: name of the class.
         files: its images.
         published: says how many channels.
-        side: to resize them to.
-        invert: whether ink is dark in the files.
+        side: pixels to resize them to.
+        invert: True where ink is dark in the files.
     """
 
     def load() -> Images:
@@ -136,10 +137,10 @@ def labelled(
     """The classes of labelled images, in the order of their labels, which need not be contiguous.
 
     Args:
-        images: of one split.
-        labels: of the images.
-        names: of the labels; `label N` where none is known.
-        file: for messages.
+        images: images of one split.
+        labels: one for each image.
+        names: names of the labels; `label N` where none is known.
+        file: name of the file, for messages.
 
     Raises:
         DataError: two labels share a name.

@@ -8,13 +8,10 @@ has. What follows them is 0 and, where the file system can, takes no space.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,13 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from metalearn.data.pool import Pool, Split
-from metalearn.data.published import SPLITS
-from metalearn.data.source import Part
+from metalearn.data.complete import Sizes
+from metalearn.data.pool import Pool
+from metalearn.data.published import SPLITS, Split
 from metalearn.data.untrusted.damage import reading
-from metalearn.data.untrusted.images import resize
 from metalearn.errors import DataError
-from metalearn.files import write_json
+from metalearn.files import described, write_json
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -91,13 +87,18 @@ class Store:
                 and images.ndim == 5
                 and counts.dtype == np.int64
                 and counts.tolist() == entry["counts"]
-                and images.shape[:2] == (len(counts), max(counts))
+                and images.shape == (len(counts), max(counts), *self._size())
                 and min(counts) > 0
             )
             names = tuple(str(name) for name in entry["names"])
         if not fits or len(names) != len(counts):
             raise DataError(f"{self.path} has arrays that its manifest does not describe.")
         return Stored(split, images, counts, names)
+
+    def _size(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        about = self.manifest["images"]
+        return about["channels"], about["side"], about["side"]
 
     def verify(self) -> None:
         """Check every file against its SHA-256; opening checks the sizes only.
@@ -121,10 +122,9 @@ def _mapped(path: Path) -> np.ndarray:
     return images
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path) -> object:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return described(path)["sha256"]
     except OSError as error:
         raise DataError(f"{path} can't be read ({error}): prepare the data set again.") from error
 
@@ -168,87 +168,68 @@ def open_store(path: Path, *, full: bool = False) -> Store:
     return store
 
 
-def _write_split(
-    folder: Path, split: Split, parts: Sequence[Part], side: int, channels: int
-) -> None:
-    counts = np.array([part.count for part in parts], np.int64)
-    np.save(folder / f"{split}.counts.npy", counts)
-    images = np.lib.format.open_memmap(
-        folder / f"{split}.images.npy",
-        mode="w+",
-        dtype=np.uint8,
-        shape=(len(parts), int(counts.max()), channels, side, side),
-    )
-    for row, part in zip(images, parts, strict=True):
-        found = part.load()
-        if found.shape[0] != part.count or found.shape[3] != channels:
-            raise DataError(f"class {part.name} came as {found.shape}: the source is damaged.")
-        if found.shape[1:3] != (side, side):
-            found = np.stack([resize(image, side) for image in found])
-        row[: part.count] = found.transpose(0, 3, 1, 2)
-    images.flush()
-
-
-def write_store(
-    path: Path,
-    splits: Mapping[Split, Sequence[Part]],
-    *,
-    side: int,
-    channels: int,
-    about: Mapping[str, Any],
-) -> Store:
-    """Write a data set so that its folder is either whole or absent.
+def described_arrays(sizes: Sizes, *, side: int, channels: int) -> dict[str, Any]:
+    """What a manifest says of the arrays: size of the images, classes of each split.
 
     Args:
-        path: the folder to make; it must not exist, or be empty.
-        splits: classes of each split; empty ones are left out.
+        sizes: name and number of images of each class.
         side: height and width of the images.
-        channels: of the images.
-        about: what else the manifest should say.
+        channels: channels of the images.
+    """
+    return {
+        "images": {"side": side, "channels": channels, "order": "NCHW", "dtype": "uint8"},
+        "splits": {
+            split: {
+                "classes": len(parts),
+                "images": sum(count for _, count in parts),
+                "names": [name for name, _ in parts],
+                "counts": [count for _, count in parts],
+            }
+            for split, parts in sizes.items()
+        },
+    }
+
+
+def keep(folder: Path, path: Path, manifest: Mapping[str, Any]) -> Store:
+    """Move written arrays to the place of a data set, which then is either whole or absent.
+
+    Every file is measured and hashed here, whatever its writer says of it.
+
+    Args:
+        folder: holds the arrays of every split and nothing else, on the file system of `path`.
+        path: folder to make; it must not exist, or be empty.
+        manifest: what the manifest says; `files` holds bytes and SHA-256 of each file.
 
     Raises:
-        DataError: the folder is there already or can't be written, or a class can't be read.
+        DataError: files are not as the manifest says, or the folder can't be made.
     """
-    kept = {split: splits[split] for split in SPLITS if splits.get(split)}
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} is there already: give a new folder, or remove it.")
-    needed = sum(p.count for parts in kept.values() for p in parts) * side * side * channels
-    temporary: Path | None = None
+    require_absent(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise DataError(f"{path.parent} has {free} bytes free and {needed} are needed.")
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        for split, parts in kept.items():
-            _write_split(temporary, split, parts, side, channels)
-        files = {}
-        for name in _files(kept):
-            with (temporary / name).open("rb") as file:
+        plain = sorted(e.name for e in os.scandir(folder) if e.is_file(follow_symlinks=False))
+        expected = sorted(_files(manifest["splits"]))
+        if plain != expected or len(os.listdir(folder)) != len(expected):
+            raise DataError(f"{path} was to be made of {expected}, and {plain[:8]} were written.")
+        for name in expected:
+            with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
-            size = (temporary / name).stat().st_size
-            files[name] = {"bytes": size, "sha256": _digest(temporary / name)}
-        manifest = {
-            "format": FORMAT,
-            **about,
-            "images": {"side": side, "channels": channels, "order": "NCHW", "dtype": "uint8"},
-            "splits": {
-                split: {
-                    "classes": len(parts),
-                    "images": sum(part.count for part in parts),
-                    "names": [part.name for part in parts],
-                    "counts": [part.count for part in parts],
-                }
-                for split, parts in kept.items()
-            },
-            "files": files,
-        }
-        write_json(temporary / MANIFEST, manifest)
-        temporary.chmod(0o755)
-        os.replace(temporary, path)
+            if described(folder / name) != manifest["files"].get(name):
+                raise DataError(f"{name} has another size or sum than was written: try again.")
+        write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
+        written = open_store(folder)
+        for split in written.manifest["splits"]:
+            written.split(split)
+        folder.chmod(0o755)
+        os.replace(folder, path)
     except (OSError, UnicodeError) as error:  # a class may have a name that is no text
         raise DataError(f"{path} can't be written ({error}): give another folder.") from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
-    return Store(path, manifest)
+    return Store(path, written.manifest)
+
+
+def require_absent(path: Path) -> None:
+    """Raise if there is something where a data set is to be made.
+
+    Raises:
+        DataError: there is.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} is there already: give a new folder, or remove it.")

@@ -2,6 +2,5 @@
 
 from metalearn.distributed.launch import TIMEOUT_VARIABLE, joined, launched, restarted
 from metalearn.distributed.world import ALONE, World
-from metalearn.training.exchange import exchanged
 
-__all__ = ["ALONE", "TIMEOUT_VARIABLE", "World", "exchanged", "joined", "launched", "restarted"]
+__all__ = ["ALONE", "TIMEOUT_VARIABLE", "World", "joined", "launched", "restarted"]

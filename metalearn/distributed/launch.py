@@ -25,12 +25,12 @@ _LAUNCHED: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched() -> bool:
-    """Whether a launcher has started this process, and may start it again."""
+    """A launcher has started this process and may start it again."""
     return all(name in os.environ for name in _LAUNCHED)
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process again, after the failure of a rank."""
+    """The launcher has started this process again after the failure of a rank."""
     return launched() and _attempt() != "0"
 
 

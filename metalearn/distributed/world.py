@@ -31,8 +31,8 @@ class World:
 
     Attributes:
         rank: this process's number, from 0.
-        size: how many there are.
-        device: of what is sent: a GPU for NCCL, the CPU for gloo.
+        size: number of ranks.
+        device: holds what is sent, a GPU for NCCL, the CPU for gloo.
         timeout: seconds that a rank is waited for.
         store: where each rank notes how far it is, so that one that stays away can be named.
     """
@@ -46,7 +46,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank is the one that writes and talks."""
+        """This rank is the one that writes files and messages."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
@@ -57,7 +57,7 @@ class World:
         """The sum over the ranks, the same bits on all of them.
 
         Args:
-            values: of one shape and dtype on all ranks; may be overwritten.
+            values: tensors of one shape and dtype on all ranks; may be overwritten.
             what: they are, for the message if a rank stays away.
 
         Raises:
@@ -85,7 +85,7 @@ class World:
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
-        """What one rank raises in the block is raised on all of them, after the block.
+        """Raise on all ranks, after the block, what one of them raises in it.
 
         The block must not hold a collective: a rank that left it would not come to that.
 
@@ -122,11 +122,11 @@ class World:
         ) from problem
 
     def same(self, digest: bytes, what: str) -> None:
-        """Refuse ranks that are not at one.
+        """Raise if the ranks' digests differ.
 
         Args:
             digest: 32 bytes that should be the same everywhere.
-            what: they stand for.
+            what: name of what they stand for.
 
         Raises:
             RankError: they differ; the ranks that differ from rank 0 are named.
@@ -168,7 +168,7 @@ class World:
         self.store.set(f"{_AT}/{self.rank}", f"{next(self._turns)} {what}")
 
     def _seen(self, rank: int) -> tuple[int, str]:
-        """How many collectives a rank has come to, and the last one."""
+        """Number of collectives that a rank has reached, and the last of them."""
         assert self.store is not None
         if not self.store.check([f"{_AT}/{rank}"]):
             return 0, "the start"

@@ -1,9 +1,9 @@
 """Few-shot methods: frozen settings that turn a model and episodes into a loss or an answer."""
 
-from metalearn.methods.accumulate import accumulate
+from metalearn.config.choices import Precision
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.method import Method
-from metalearn.methods.model import Model, Precision
+from metalearn.methods.model import Model
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "RidgeHeads",
-    "accumulate",
 ]

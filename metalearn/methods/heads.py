@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import hypergrad
-from hypergrad import LinearSolver, LowerSolver, Objective, Unrolled
+from hypergrad import LinearSolver, Objective, Unrolled
 from hypergrad.objectives import RidgeRegression, SoftmaxRegression
 from metalearn.errors import ConfigError, UnsolvedWarning
 from metalearn.methods.head import cross_entropy, one_hot, scores
@@ -65,15 +65,14 @@ def shared_start(model: Model, episodes: Episodes) -> Float[Tensor, "T c D"]:
 class LinearHeads:
     """Softmax regression on the features: memory-reduced meta-learning, ITD-BiO and ANIL.
 
-    Which of them, the adjoint says: `Implicit` is memory-reduced (Yang, Ma and Yu 2025, Algorithm
+    The adjoint decides which: `Implicit` is memory-reduced (Yang, Ma and Yu 2025, Algorithm
     1), `Unrolled` is ITD-BiO (Ji, Yang and Liang 2021); with `learn_start` beside, so that heads
     start at an upper variable, and `l2 = 0` it is ANIL (Raghu et al. 2020).
 
     Attributes:
-        lower: how heads are found and differentiated.
+        lower: finds the heads and differentiates them.
         l2: the heads' regulariser, not negative; positive for implicit adjoints.
-        learn_start: whether the heads' start is learned (by `Unrolled` only), or 0.
-        test: how heads are found in testing; None: as in training.
+        learn_start: learn the heads' start (with `Unrolled` only) instead of starting at 0.
 
     Raises:
         ConfigError: a negative l2, or a start whose derivative the adjoint does not know.
@@ -82,7 +81,6 @@ class LinearHeads:
     lower: Lower
     l2: float
     learn_start: bool = False
-    test: LowerSolver | None = None
 
     def __post_init__(self) -> None:
         if not (self.l2 >= 0 and math.isfinite(self.l2)):
@@ -115,8 +113,7 @@ class LinearHeads:
         support, query = parts(model, episodes)
         # detach: a view of a parameter requires grad even here
         start = self._start(model, episodes, support).detach()
-        by = self.test or self.lower.by
-        found = by.minimise(self._objective(episodes), support, start)
+        found = self.lower.testing.minimise(self._objective(episodes), support, start)
         if found.converged is not None and not bool(found.converged.all()):
             warnings.warn(
                 f"{int((~found.converged).sum())} of {len(support)} heads ended above the lower "

@@ -18,15 +18,22 @@ PAPER_ADJOINT_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lower:
-    """How the lower level is solved and differentiated.
+    """How a method solves and differentiates its lower level.
 
     Attributes:
-        by: finds the heads.
-        adjoint: differentiates them.
+        by: the solver of training.
+        adjoint: differentiates its result.
+        test: the solver of testing; None: as in training.
     """
 
     by: LowerSolver
     adjoint: Adjoint
+    test: LowerSolver | None = None
+
+    @property
+    def testing(self) -> LowerSolver:
+        """The solver of testing."""
+        return self.test or self.by
 
 
 def paper(

@@ -1,4 +1,4 @@
-"""What a few-shot method is to the training loop: variables, a loss and an answer.
+"""Interface of a few-shot method: its variables, its loss and its answers.
 
 Shapes: T tasks, Q query images of one task, c classes.
 """
@@ -27,7 +27,7 @@ class Method(Protocol):
     def variables(
         self, *, features: int, way: int, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """Initial values of what is learned beside a backbone of so many features.
+        """Initial values of the learned variables beside the backbone.
 
         Args:
             features: d.
@@ -37,7 +37,7 @@ class Method(Protocol):
         ...
 
     def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
-        """What an upper step descends, a mean over the tasks; its backward is the hypergradient.
+        """The upper loss, a mean over the tasks, whose backward is the hypergradient.
 
         Raises:
             hypergrad.NotFiniteError: the lower level is not finite.

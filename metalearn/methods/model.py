@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, cast
 
 import torch
 from jaxtyping import Float
@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 from metalearn.backbones import Backbone
 from metalearn.backbones.backbone import rerun
+from metalearn.config.choices import Precision
 from metalearn.errors import ConfigError
 from metalearn.methods.head import scores, with_constant
-
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
-"""Of the backbone's products. The 16 bits are autocast: weights, features and lower levels stay
-float32. In float64, which is slow and tells what is rounding, all of them are.
-
-Methods that adapt the whole network take float32 only: there the lower level is the network.
-"""
 
 _AUTOCAST: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -123,15 +123,22 @@ class Maml:
     """Initial weights from which a few gradient steps lead far (Finn, Abbeel and Levine 2017).
 
     Attributes:
-        by: the lower steps of training.
-        test: the lower steps of testing; None: as in training.
-        first_order: take the adapted weights' derivative in the initial ones to be the identity
-            (their section 5.2; "FOMAML").
+        lower: the steps, differentiated by `Unrolled`; or by `Detached`, which takes the derivative
+            of the adapted weights in the initial ones to be the identity (their section 5.2:
+            first-order MAML).
+
+    Raises:
+        ConfigError: another adjoint.
     """
 
-    by: LowerSolver
-    test: LowerSolver | None = None
-    first_order: bool = False
+    lower: Lower
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lower.adjoint, Unrolled | Detached):
+            raise ConfigError(
+                f"Maml was given with {self.lower.adjoint}, which does not differentiate the "
+                "start: use Unrolled(), or Detached() for first-order MAML."
+            )
 
     def variables(
         self, *, features: int, way: int, generator: torch.Generator | None
@@ -143,13 +150,17 @@ class Maml:
         """Mean cross entropy of the queries after adaptation."""
         support, query = _split(model, episodes)
         start = _start(model, len(support.images))
-        if self.first_order:
-            found = _adapt(support, self.by)
+        if isinstance(self.lower.adjoint, Detached):
+            found = _adapt(support, self.lower.by)
             # The value is found's exactly; the derivative is start's.
             phi = {name: found[name] + (live - live.detach()) for name, live in start.items()}
         else:
             phi = hypergrad.argmin(
-                support.objective, support.images, start, by=self.by, adjoint=Unrolled()
+                support.objective,
+                support.images,
+                start,
+                by=self.lower.by,
+                adjoint=self.lower.adjoint,
             )
         return query.loss(phi)
 
@@ -157,7 +168,7 @@ class Maml:
     def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
         """The adapted networks' scores."""
         support, query = _split(model, episodes)
-        return query.logits(_adapt(support, self.test or self.by))
+        return query.logits(_adapt(support, self.lower.testing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +178,8 @@ class ImplicitMaml:
     g = cross entropy of the support + strength/2 |phi - theta|^2.
 
     Attributes:
-        lower: how weights are adapted, and how the result is differentiated.
-        strength: of the tie, positive (there lambda).
-        test: how weights are adapted in testing; None: as in training.
+        lower: adapts the weights and differentiates the result.
+        strength: the tie's factor, positive (there lambda).
 
     Raises:
         ConfigError: a strength that is not positive.
@@ -177,7 +187,6 @@ class ImplicitMaml:
 
     lower: Lower
     strength: float
-    test: LowerSolver | None = None
 
     def __post_init__(self) -> None:
         if not (self.strength > 0 and math.isfinite(self.strength)):
@@ -200,7 +209,7 @@ class ImplicitMaml:
     def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
         """The adapted networks' scores."""
         support, query = _split(model, episodes)
-        lower = Lower(by=self.test or self.lower.by, adjoint=Detached())
+        lower = Lower(by=self.lower.testing, adjoint=Detached())
         return query.logits(self._fit(support, lower))
 
     def _fit(self, support: _Part, lower: Lower, watch: Watch = hypergrad.warn) -> Weights:
@@ -226,12 +235,20 @@ class Reptile:
     Weights are adapted to all images of a training task, support and query together.
 
     Attributes:
-        by: the lower steps of training.
-        test: the lower steps of testing, on the support; None: as in training.
+        lower: the steps, in testing on the support; the adjoint is `Detached`.
+
+    Raises:
+        ConfigError: another adjoint.
     """
 
-    by: LowerSolver
-    test: LowerSolver | None = None
+    lower: Lower
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lower.adjoint, Detached):
+            raise ConfigError(
+                f"Reptile was given with {self.lower.adjoint}, but differentiates nothing: use "
+                "Detached()."
+            )
 
     def variables(
         self, *, features: int, way: int, generator: torch.Generator | None
@@ -243,7 +260,7 @@ class Reptile:
         """Half the mean squared distance from the initial to the adapted weights."""
         _split(model, episodes)  # for its checks
         labels = torch.cat((episodes.support_labels, episodes.query_labels), 1)
-        found = _adapt(_Part(model, episodes.images, labels), self.by)
+        found = _adapt(_Part(model, episodes.images, labels), self.lower.by)
         apart = [(live - found[name]).square() for name, live in parameters(model).items()]
         return torch.stack([part.sum() for part in apart]).sum() / (2 * len(episodes.images))
 
@@ -251,4 +268,4 @@ class Reptile:
     def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
         """The adapted networks' scores."""
         support, query = _split(model, episodes)
-        return query.logits(_adapt(support, self.test or self.by))
+        return query.logits(_adapt(support, self.lower.testing))

@@ -1,25 +1,16 @@
-"""A method with other numbers: what the command line may change about a preset."""
+"""Overrides: a preset's method with the numbers that a user gives instead of its own."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Final, Literal, TypeAlias
+from typing import Any
 
 from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser
+from metalearn.config.choices import CAME_LATER, AdjointName
 from metalearn.errors import ConfigError
-from metalearn.methods.heads import LinearHeads, RidgeHeads
+from metalearn.methods.heads import LinearHeads
 from metalearn.methods.lower import Lower, direct, steps_of_cg
 from metalearn.methods.method import Method
-from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
-
-AdjointName: TypeAlias = Literal["cg", "woodbury"]
-"""`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve, see `direct`."""
-
-CAME_LATER: Final[dict[str, object]] = {"compiled": False}
-"""Settings that older runs do not name, and what was done then."""
-
-_WithLower: TypeAlias = LinearHeads | ImplicitMaml
-_WithSteps: TypeAlias = Maml | Reptile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +19,10 @@ class Numbers:
 
     Attributes:
         K: lower steps.
-        step_size: of gradient descent.
+        step_size: gradient descent's.
         N: conjugate-gradient steps of an adjoint that takes a fixed number of them.
-        test_K: lower steps of testing.
-        test_step_size: of gradient descent in testing.
+        test_K: lower steps in testing.
+        test_step_size: gradient descent's in testing.
     """
 
     K: int | None = None
@@ -42,31 +33,18 @@ class Numbers:
 
 
 def numbers(method: Method) -> Numbers:
-    """Those of this method."""
-    by, adjoint = _solver(method), None
-    if isinstance(method, _WithLower):
-        adjoint = method.lower.adjoint
-    N = None
-    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, CG) and not adjoint.solver.rtol:
-        N = adjoint.solver.max_steps
-    test = by
-    if isinstance(method, _WithLower | _WithSteps):
-        test = method.test or by
+    """The numbers of this method."""
+    lower = _lower(method)
+    if lower is None:
+        return Numbers()
+    solver = lower.adjoint.solver if isinstance(lower.adjoint, Implicit) else None
     return Numbers(
-        K=_steps(by),
-        step_size=_step_size(by),
-        N=N,
-        test_K=_steps(test),
-        test_step_size=_step_size(test),
+        K=_steps(lower.by),
+        step_size=_step_size(lower.by),
+        N=solver.max_steps if isinstance(solver, CG) and solver.rtol == 0 else None,
+        test_K=_steps(lower.testing),
+        test_step_size=_step_size(lower.testing),
     )
-
-
-def _steps(by: LowerSolver | None) -> int | None:
-    return by.max_steps if isinstance(by, GradientDescent | TorchOptimiser) else None
-
-
-def _step_size(by: LowerSolver | None) -> float | None:
-    return by.step_size if isinstance(by, GradientDescent) else None
 
 
 def adjusted(
@@ -91,51 +69,20 @@ def adjusted(
         ConfigError: it has no such number, or nothing that can be compiled.
     """
     if l2 is not None:
-        if not isinstance(method, LinearHeads | RidgeHeads):
+        if not hasattr(method, "l2"):
             raise _refusal(method, "l2", l2)
-        method = dataclasses.replace(method, l2=l2)
+        method = _replaced(method, l2=l2)
     if lower_steps is not None or step_size is not None:
-        method = _with_solver(method, _other_steps(method, lower_steps, step_size))
-    if step_size is not None and isinstance(method, _WithLower | _WithSteps):
-        test = method.test
-        if isinstance(test, GradientDescent):
-            test = dataclasses.replace(test, step_size=step_size)
-            method = dataclasses.replace(method, test=test)
+        method = _with_steps(method, lower_steps, step_size)
     if test_lower_steps is not None:
         method = tested_by(method, lower_steps=test_lower_steps)
     if adjoint is not None:
         method = _differentiated_by(method, adjoint)
     if adjoint_steps is not None:
-        if numbers(method).N is None or not isinstance(method, _WithLower):
+        if numbers(method).N is None:
             raise _refusal(method, "adjoint_steps", adjoint_steps)
-        lower = Lower(by=method.lower.by, adjoint=steps_of_cg(adjoint_steps))
-        method = dataclasses.replace(method, lower=lower)
+        method = _with_lower(method, adjoint=steps_of_cg(adjoint_steps))
     return _with_programs(method) if compiled else method
-
-
-def _with_programs(method: Method) -> Method:
-    if isinstance(method, LinearHeads) and isinstance(method.lower.by, GradientDescent):
-        by, adjoint = dataclasses.replace(method.lower.by, compiled=True), method.lower.adjoint
-        if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, CG):
-            solver = dataclasses.replace(adjoint.solver, compiled=True)
-            adjoint = dataclasses.replace(adjoint, solver=solver)
-        if isinstance(adjoint, Implicit):
-            return dataclasses.replace(method, lower=Lower(by=by, adjoint=adjoint))
-    raise ConfigError(
-        f"compiled was given with {type(method).__name__}, here without what it is for: a number "
-        "of gradient steps on heads, and an implicit adjoint. Give method memory-reduced, or "
-        "leave it out."
-    )
-
-
-def _differentiated_by(method: Method, name: AdjointName) -> Method:
-    if not isinstance(method, LinearHeads) or not isinstance(method.lower.adjoint, Implicit):
-        raise ConfigError(
-            f"adjoint {name} was given with a method that solves no adjoint system of a softmax "
-            "head: give method memory-reduced or memory-reduced-exact, or leave it out."
-        )
-    adjoint = steps_of_cg() if name == "cg" else direct()
-    return dataclasses.replace(method, lower=Lower(by=method.lower.by, adjoint=adjoint))
 
 
 def tested_by(method: Method, *, lower_steps: int) -> Method:
@@ -144,14 +91,56 @@ def tested_by(method: Method, *, lower_steps: int) -> Method:
     Raises:
         ConfigError: it takes none.
     """
-    if not isinstance(method, _WithLower | _WithSteps):
+    lower = _lower(method)
+    test = None if lower is None else lower.testing
+    if isinstance(test, GradientDescent):  # each number of steps would be another program
+        test = dataclasses.replace(test, max_steps=lower_steps, compiled=False)
+    elif isinstance(test, TorchOptimiser):
+        test = dataclasses.replace(test, max_steps=lower_steps)
+    else:
         raise _refusal(method, "lower_steps", lower_steps)
-    used = method.test or _solver(method)
-    if not isinstance(used, GradientDescent | TorchOptimiser):
-        raise _refusal(method, "lower_steps", lower_steps)
-    if isinstance(used, GradientDescent):
-        used = dataclasses.replace(used, compiled=False)  # each number would be another program
-    return dataclasses.replace(method, test=dataclasses.replace(used, max_steps=lower_steps))
+    return _with_lower(method, test=test)
+
+
+def _with_steps(method: Method, steps: int | None, step_size: float | None) -> Method:
+    lower = _lower(method)
+    by, test = (None, None) if lower is None else (lower.by, lower.test)
+    if isinstance(by, GradientDescent):
+        by = by if steps is None else dataclasses.replace(by, max_steps=steps)
+        by = by if step_size is None else dataclasses.replace(by, step_size=step_size)
+    elif isinstance(by, TorchOptimiser) and steps is not None and step_size is None:
+        by = dataclasses.replace(by, max_steps=steps)
+    else:
+        name = "lower_steps" if steps is not None else "step_size"
+        raise _refusal(method, name, steps if steps is not None else step_size)
+    if isinstance(test, GradientDescent) and step_size is not None:
+        test = dataclasses.replace(test, step_size=step_size)
+    return _with_lower(method, by=by, test=test)
+
+
+def _differentiated_by(method: Method, name: AdjointName) -> Method:
+    if not isinstance(method, LinearHeads) or not isinstance(method.lower.adjoint, Implicit):
+        raise ConfigError(
+            f"adjoint {name} was given with a method that solves no adjoint system of a softmax "
+            "head: give method memory-reduced or memory-reduced-exact, or leave it out."
+        )
+    return _with_lower(method, adjoint=steps_of_cg() if name == "cg" else direct())
+
+
+def _with_programs(method: Method) -> Method:
+    if isinstance(method, LinearHeads):
+        by, adjoint = method.lower.by, method.lower.adjoint
+        if isinstance(by, GradientDescent) and isinstance(adjoint, Implicit):
+            if isinstance(adjoint.solver, CG):
+                solver = dataclasses.replace(adjoint.solver, compiled=True)
+                adjoint = dataclasses.replace(adjoint, solver=solver)
+            by = dataclasses.replace(by, compiled=True)
+            return _with_lower(method, by=by, adjoint=adjoint)
+    raise ConfigError(
+        f"compiled was given with {type(method).__name__}, here without what it is for: a number "
+        "of gradient steps on heads, and an implicit adjoint. Give method memory-reduced, or "
+        "leave it out."
+    )
 
 
 def describe(value: object) -> str:
@@ -167,29 +156,27 @@ def describe(value: object) -> str:
     return str(getattr(value, "__name__", value))
 
 
-def _solver(method: Method) -> LowerSolver | None:
-    if isinstance(method, _WithLower):
-        return method.lower.by
-    return method.by if isinstance(method, _WithSteps) else None
+def _lower(method: Method) -> Lower | None:
+    """The method's lower level, None if it has none that can be set."""
+    return getattr(method, "lower", None)
 
 
-def _with_solver(method: Method, by: LowerSolver) -> Method:
-    if isinstance(method, _WithLower):
-        lower = Lower(by=by, adjoint=method.lower.adjoint)
-        return dataclasses.replace(method, lower=lower)
-    assert isinstance(method, _WithSteps)  # the only others with a solver
-    return dataclasses.replace(method, by=by)
+def _with_lower(method: Method, **changes: object) -> Method:
+    changed: Method = _replaced(method, lower=_replaced(_lower(method), **changes))
+    return changed
 
 
-def _other_steps(method: Method, steps: int | None, step_size: float | None) -> LowerSolver:
-    by = _solver(method)
-    if isinstance(by, GradientDescent):
-        by = by if steps is None else dataclasses.replace(by, max_steps=steps)
-        return by if step_size is None else dataclasses.replace(by, step_size=step_size)
-    if isinstance(by, TorchOptimiser) and steps is not None and step_size is None:
-        return dataclasses.replace(by, max_steps=steps)
-    name = "lower_steps" if steps is not None else "step_size"
-    raise _refusal(method, name, steps if steps is not None else step_size)
+def _replaced(value: Any, **changes: object) -> Any:
+    """`dataclasses.replace`, for a method of which only the Protocol is known."""
+    return dataclasses.replace(value, **changes)
+
+
+def _steps(by: LowerSolver) -> int | None:
+    return by.max_steps if isinstance(by, GradientDescent | TorchOptimiser) else None
+
+
+def _step_size(by: LowerSolver) -> float | None:
+    return by.step_size if isinstance(by, GradientDescent) else None
 
 
 def _refusal(method: Method, name: str, value: object) -> ConfigError:

@@ -12,16 +12,13 @@ from typing import Final, Literal, TypeAlias
 
 import torch
 
-from hypergrad import GradientDescent, TorchOptimiser, Unrolled
+from hypergrad import Detached, GradientDescent, TorchOptimiser, Unrolled
+from metalearn.config.choices import Optimiser, Schedule
 from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.lower import Lower, exact, paper, steps_of_cg
 from metalearn.methods.method import Method
 from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
-
-Optimiser: TypeAlias = Literal["adam", "sgd"]
-
-Schedule: TypeAlias = Literal["constant", "cosine"]
 
 Variant: TypeAlias = Literal["as published", "best effort"]
 """`as published`: the source's algorithm and numbers; `best effort`: with the departures named."""
@@ -33,12 +30,12 @@ class Preset:
 
     Attributes:
         method: the method.
-        optimiser: of the upper step; Adam with torch's other defaults, or plain SGD.
-        learning_rate: its learning rate.
-        tasks_per_step: B.
-        schedule: of the learning rate: constant, or to 0 along a cosine.
-        source: where method and numbers come from.
-        departures: what is not the source's; empty if nothing is.
+        optimiser: moves the upper variable: Adam with torch's other defaults, or plain SGD.
+        learning_rate: the optimiser's.
+        tasks_per_step: tasks of an upper step (B).
+        schedule: the learning rate's course, constant or to 0 along a cosine.
+        source: the paper or script of method and numbers.
+        departures: differences from the source; empty if there are none.
     """
 
     method: Method
@@ -51,12 +48,16 @@ class Preset:
 
     @property
     def variant(self) -> Variant:
-        """What a comparison has to say about it."""
+        """The label that a comparison gives it."""
         return "best effort" if self.departures else "as published"
 
 
 def _descent(steps: int, step_size: float) -> GradientDescent:
     return GradientDescent(max_steps=steps, step_size=step_size)
+
+
+def _unrolled(by: GradientDescent, *, test: GradientDescent | None = None) -> Lower:
+    return Lower(by=by, adjoint=Unrolled(), test=test)
 
 
 def _adam(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -87,42 +88,40 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
     ),
     "itd-bio": Preset(
-        method=LinearHeads(lower=Lower(by=_descent(20, 0.05), adjoint=Unrolled()), l2=0.01),
+        method=LinearHeads(lower=_unrolled(_descent(20, 0.05)), l2=0.01),
         learning_rate=1e-4,
         tasks_per_step=4,
         source=f"{_PAPER}; method: Ji, Yang and Liang 2021",
         departures=f"{_L2} Heads start at 0, not at random.",
     ),
     "anil": Preset(
-        method=LinearHeads(
-            lower=Lower(by=_descent(10, 0.05), adjoint=Unrolled()), l2=0.0, learn_start=True
-        ),
+        method=LinearHeads(lower=_unrolled(_descent(10, 0.05)), l2=0.0, learn_start=True),
         learning_rate=2e-3,
         tasks_per_step=32,
         source="Ji, Yang and Liang 2021, ANIL script for miniImageNet; method: Raghu et al. 2020",
         departures="Support and query are normalised apart, there together.",
     ),
     "maml": Preset(
-        method=Maml(by=_descent(5, 0.01), test=_descent(10, 0.01)),
+        method=Maml(lower=_unrolled(_descent(5, 0.01), test=_descent(10, 0.01))),
         learning_rate=1e-3,
         tasks_per_step=4,
         source="Finn, Abbeel and Levine 2017, miniImageNet 1-shot",
         departures="Their clipping of the upper gradient to [-10, 10] is left to the optimiser.",
     ),
     "maml-omniglot": Preset(
-        method=Maml(by=_descent(1, 0.4), test=_descent(3, 0.4)),
+        method=Maml(lower=_unrolled(_descent(1, 0.4), test=_descent(3, 0.4))),
         learning_rate=1e-3,
         tasks_per_step=32,
         source="Finn, Abbeel and Levine 2017, Omniglot 5-way",
     ),
     "maml-omniglot-20way": Preset(
-        method=Maml(by=_descent(5, 0.1)),
+        method=Maml(lower=_unrolled(_descent(5, 0.1))),
         learning_rate=1e-3,
         tasks_per_step=16,
         source="Finn, Abbeel and Levine 2017, Omniglot 20-way",
     ),
     "maml-baseline": Preset(
-        method=Maml(by=_descent(3, 0.5)),
+        method=Maml(lower=_unrolled(_descent(3, 0.5))),
         learning_rate=5e-3,
         tasks_per_step=4,
         source=_PAPER,
@@ -133,14 +132,14 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
     ),
     "maml-learn2learn": Preset(
-        method=Maml(by=_descent(1, 0.5 / 25)),
+        method=Maml(lower=_unrolled(_descent(1, 0.5 / 25))),
         learning_rate=3e-3,
         tasks_per_step=32,
         source="learn2learn's script for miniImageNet, 5-way 5-shot",
         departures="The step size is that of 5-way 5-shot, whatever the tasks.",
     ),
     "fomaml": Preset(
-        method=Maml(by=_descent(5, 0.01), test=_descent(10, 0.01), first_order=True),
+        method=Maml(lower=Lower(by=_descent(5, 0.01), adjoint=Detached(), test=_descent(10, 0.01))),
         learning_rate=1e-3,
         tasks_per_step=4,
         source="Finn, Abbeel and Levine 2017, miniImageNet 1-shot, first order",
@@ -162,8 +161,11 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     "reptile": Preset(
         method=Reptile(
-            by=TorchOptimiser(make=_adam, max_steps=8),
-            test=TorchOptimiser(make=_adam, max_steps=88),
+            lower=Lower(
+                by=TorchOptimiser(make=_adam, max_steps=8),
+                adjoint=Detached(),
+                test=TorchOptimiser(make=_adam, max_steps=88),
+            )
         ),
         optimiser="sgd",
         learning_rate=1.0,

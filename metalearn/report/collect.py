@@ -1,15 +1,14 @@
-"""The finished runs of a folder, and whether they can be compared."""
+"""Finished runs of a folder, and checks that they can be compared."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from metalearn.config.train import TrainConfig
+from metalearn.config.train import TrainConfig, to_json
 from metalearn.errors import RunError
 from metalearn.runs.folder import RESULT, Run
 from metalearn.runs.records import Result
@@ -20,10 +19,10 @@ class Finished:
     """A finished run.
 
     Attributes:
-        folder: where it is.
-        config: its settings.
-        result: what came out.
-        metrics: one dictionary for each validation.
+        folder: Folder of the run.
+        config: Settings of the run.
+        result: Result of the run.
+        metrics: Metrics of each validation.
     """
 
     folder: Path
@@ -33,7 +32,7 @@ class Finished:
 
 
 def _metrics(run: Run) -> list[dict[str, Any]]:
-    """The metrics, with what tables and figures read of them."""
+    """Metrics of a run, checked for the fields that tables and figures read."""
     found = run.metrics()
     for line in found:
         for name in ("step", "seconds", "validation"):
@@ -45,7 +44,7 @@ def _metrics(run: Run) -> list[dict[str, Any]]:
 
 
 def collect(folder: Path) -> list[Finished]:
-    """Every finished run in the folder, or directly below it, in the order of their names.
+    """Finished runs in the folder or directly below it, in the order of their names.
 
     Raises:
         RunError: there is none, or one is damaged.
@@ -67,7 +66,7 @@ ERROR: Final = "hypergradient_error"
 
 
 def with_error(runs: Sequence[Finished]) -> list[Finished]:
-    """The runs that recorded how far their hypergradient is from the exact one.
+    """Runs that recorded the distance of their hypergradient from the exact one.
 
     Raises:
         RunError: there is none.
@@ -81,14 +80,15 @@ def with_error(runs: Sequence[Finished]) -> list[Finished]:
     return found
 
 
-# What may differ between the seeds of a method, and what may not between methods.
+# Settings that may differ between the seeds of a method, and that may not between methods.
 _FREE: Final = {"run", "resume", "seed", "device", "threads", "tracker", "data_root", "residency"}
 _SHARED: Final = {"backbone", "filters", "normalisation", "train", "validation_episodes"}
 
 
-def _refuse_mixture(runs: Sequence[Finished], names: set[str], what: str) -> None:
+def _require_same(runs: Sequence[Finished], names: set[str], what: str) -> None:
+    settings = [to_json(run.config) for run in runs]
     for name in sorted(names):
-        values = {str(getattr(run.config, name)) for run in runs}
+        values = {str(each[name]) for each in settings}
         if len(values) > 1:
             raise RunError(
                 f"{what} should have the same {name}, but have {', '.join(sorted(values))}: "
@@ -97,7 +97,7 @@ def _refuse_mixture(runs: Sequence[Finished], names: set[str], what: str) -> Non
 
 
 def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
-    """The runs of each method, in the order of their seeds.
+    """Runs of each method, in the order of their seeds.
 
     Raises:
         RunError: they were tested on different episodes, so that nothing can be compared; or a
@@ -109,13 +109,12 @@ def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
             f"these runs were tested by different protocols ({'; '.join(sorted(protocols))}): "
             "compare those of one."
         )
-    _refuse_mixture(runs, _SHARED, "all runs")
+    _require_same(runs, _SHARED, "all runs")
     found: dict[str, list[Finished]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.result.seed):
         found[run.result.method].append(run)
     for method, own in found.items():
-        names = {field.name for field in dataclasses.fields(TrainConfig)} - _FREE
-        _refuse_mixture(own, names, f"the runs of {method}")
+        _require_same(own, to_json(own[0].config).keys() - _FREE, f"the runs of {method}")
         seeds = [run.result.seed for run in own]
         if len(set(seeds)) < len(seeds):
             raise RunError(

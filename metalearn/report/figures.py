@@ -1,4 +1,4 @@
-"""The figures: accuracy, memory, the hypergradient's error, adaptation; from result files alone."""
+"""Figures of accuracy, memory, hypergradient error and adaptation, from result files alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metalearn.cli.measure import Measured
-from metalearn.cli.test import Retested
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
 from metalearn.report.tables import MIB, protocol_line
+from metalearn.runs.records import Measured, Retested
 
 
 def accuracy_figure(runs: Sequence[Finished], path: Path) -> None:
@@ -45,11 +44,11 @@ def accuracy_figure(runs: Sequence[Finished], path: Path) -> None:
     left.set(xlabel="upper steps", ylabel="validation accuracy (%)")
     right.set(xlabel="seconds of training and validation")
     _legend_below(figure, left)
-    config = runs[0].config
+    episodes = runs[0].config.evaluation.validation_episodes
     _finish(
         figure,
         (left, right),
-        f"{protocol_line(runs)}\nvalidation: {config.validation_episodes} episodes; line: mean of "
+        f"{protocol_line(runs)}\nvalidation: {episodes} episodes; line: mean of "
         "the seeds, shade: their range (of one seed: 95 % interval of its episodes)",
         path,
     )
@@ -178,7 +177,7 @@ def memory_figure(measured: Measured, path: Path) -> None:
 
 
 def _legend_below(figure: Figure, panel: Axes) -> None:
-    """One legend for all panels, where it hides nothing."""
+    """One legend for all panels, below them."""
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize="small"
@@ -186,7 +185,7 @@ def _legend_below(figure: Figure, panel: Axes) -> None:
 
 
 def _series(own: Sequence[Finished], name: str) -> Float64[np.ndarray, "seeds validations"]:
-    """What the runs of a method recorded at each validation that all of them came to."""
+    """Values that the runs of a method recorded, at each validation that all of them reached."""
     count = min(len(run.metrics) for run in own)
     return np.array([[line[name] for line in run.metrics[:count]] for run in own], np.float64)
 

@@ -1,8 +1,8 @@
 """Differences between two methods on the same test episodes.
 
-An episode is the same for all runs (the sampler's seed is), so that what makes an episode hard is
-hard for both methods and falls out of the difference: its interval is much narrower than those of
-the two accuracies.
+All runs are tested on the same episodes, since the sampler has the same seed. An episode that is
+hard is hard for both methods and cancels in the difference, whose interval is therefore much
+narrower than those of the two accuracies.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from metalearn.report.collect import Finished
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Mean accuracy of one method less that of another, as parts of one.
+    """Mean accuracy of one method minus that of another, both from 0 to 1.
 
     Attributes:
-        mean: over seeds and episodes.
-        interval: half the 95 % interval for these seeds: 1.96 s / sqrt(n), s the standard deviation
-            over the n episodes of the differences averaged over the seeds.
-        seeds: the mean difference of each seed.
-        spread: half the 95 % interval for other seeds: Student's t times the standard error of
-            `seeds`; infinite for a single one.
+        mean: Mean difference over seeds and episodes.
+        interval: Half the width of the 95 % interval for these seeds: 1.96 s / sqrt(n). Here s is
+            the standard deviation, over the n episodes, of the differences averaged over the seeds.
+        seeds: Mean difference of each seed.
+        spread: Half the width of the 95 % interval for other seeds: Student's t times the standard
+            error of `seeds`. Infinite for a single seed.
     """
 
     mean: float
@@ -39,7 +39,7 @@ class Difference:
 
 
 def paired(these: Sequence[Finished], those: Sequence[Finished]) -> Difference:
-    """`these` less `those`: runs of two methods, from the same seeds.
+    """Difference of two methods, `these` minus `those`, whose runs have the same seeds.
 
     Raises:
         RunError: the seeds differ, or the numbers of episodes.

@@ -1,4 +1,4 @@
-"""The tables: accuracy (paired) and memory, from result files alone."""
+"""Tables of accuracy, hypergradient error and memory, made from result files alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from metalearn.cli.measure import Measured
 from metalearn.errors import RunError
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
 from metalearn.report.paired import paired
+from metalearn.runs.records import Measured
 from metalearn.testing.accuracy import INTERVAL
 
 MIB: Final = 2**20
@@ -22,13 +22,13 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A table as text.
+    """Table of text.
 
     Attributes:
-        title: one line.
-        columns: their headings.
-        rows: as many cells each.
-        notes: lines below it.
+        title: Title, one line.
+        columns: Headings of the columns.
+        rows: Cells, one for each column.
+        notes: Lines below the table.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Rows:
     notes: list[str]
 
     def show(self, console: Console) -> None:
-        """Print it."""
+        """Print the table."""
         table = Table(title=self.title, title_justify="left")
         for number, column in enumerate(self.columns):
             # a name that is cut short is another's, too
@@ -52,7 +52,7 @@ class Rows:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
 
     def markdown(self) -> str:
-        """The same as Markdown."""
+        """Table as Markdown."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
@@ -60,7 +60,7 @@ class Rows:
 
 
 def protocol_line(runs: Sequence[Finished]) -> str:
-    """What was asked, in one line."""
+    """Test episodes and backbone, in one line."""
     protocol, config = runs[0].result.protocol, runs[0].result
     return (
         f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
@@ -70,19 +70,19 @@ def protocol_line(runs: Sequence[Finished]) -> str:
 
 
 def percent(mean: float, half: float) -> str:
-    """An accuracy or a difference with its interval."""
+    """Accuracy or difference with its interval, in percent."""
     around = "" if math.isinf(half) else f" ± {100 * half:.2f}"
     return f"{100 * mean:.2f}{around}"
 
 
 def reaching(run: Finished, accuracy: float) -> float:
-    """Seconds of training until a validation was at least this good; infinite if none was."""
+    """Seconds of training until a validation reached this accuracy; infinite if none did."""
     times = (m["seconds"] for m in run.metrics if m["validation"] >= accuracy)
     return float(next(times, math.inf))
 
 
 def usual_best(own: Sequence[Finished]) -> float:
-    """The best validation of a method's median seed; at least half of its seeds reach it."""
+    """Best validation of a method's median seed, which at least half of its seeds reach."""
     bests: list[float] = [max(line["validation"] for line in run.metrics) for run in own]
     return median_low(bests)
 
@@ -91,8 +91,8 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
     """Accuracy, paired difference, memory and time of each method.
 
     Args:
-        runs: finished runs of one protocol.
-        reference: the method that others are compared to; by default the first by name.
+        runs: Finished runs that were tested on the same episodes.
+        reference: Method that the others are compared to; by default the first by name.
 
     Raises:
         RunError: the runs can't be compared.
@@ -126,20 +126,21 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
             "method",
             "accuracy",
             "each seed",
-            f"less {first}",
+            f"minus {first}",
             "step (MiB)",
             f"seconds to {100 * worst:.1f} %",
             "failed",
         ],
         rows=rows,
         notes=[
-            f"accuracy: mean of the seeds; interval of one seed's ({INTERVAL})",
-            f"less {first}: on the same episodes; ± for these seeds (1.96 s / sqrt(n) over "
-            "episodes), in brackets ± for other seeds (Student's t)",
+            f"accuracy: mean over the seeds, ± the interval of one seed ({INTERVAL})",
+            f"minus {first}: difference on the same episodes; ± for these seeds (1.96 s / sqrt(n) "
+            "over episodes), in brackets ± for other seeds (Student's t)",
             "step: peak live tensor bytes of one upper step",
-            "seconds to: of training and validation, until a validation reaches the best of the "
-            "method whose best is worst (of each method the median seed's); median of the seeds",
-            "failed: tasks of training whose lower level or adjoint failed, first seed",
+            f"seconds to {100 * worst:.1f} %: training and validation until a validation reaches "
+            f"{100 * worst:.1f} %, the lowest best validation of these methods (median seed of "
+            "each); median over the seeds",
+            "failed: training tasks whose lower level or adjoint was not solved, first seed",
             *(f"{method}: {_variant(own[0])}" for method, own in sorted(methods.items())),
         ],
     )
@@ -151,7 +152,7 @@ def _variant(run: Finished) -> str:
 
 
 def hypergradient_table(runs: Sequence[Finished]) -> Rows:
-    """How far each method's hypergradient is from the exact one, over training.
+    """Distance of each method's hypergradient from the exact one, over training.
 
     Raises:
         RunError: no run has recorded it, or the runs can't be compared.
@@ -183,19 +184,21 @@ def hypergradient_table(runs: Sequence[Finished]) -> Rows:
         columns=["method", "first", "median", "last", "worst", "cosine", "lower", "adjoint"],
         rows=rows,
         notes=[
-            "d*: both levels solved in float64; on training tasks that are never trained on "
-            f"({known[0].config.train}), at each validation; first, last: median of the seeds",
+            "d: the method's hypergradient; d*: the exact one, with both levels solved in float64. "
+            f"Measured at each validation on tasks that are never trained on "
+            f"({known[0].config.train})",
+            "first, last: at the first and the last validation, median over the seeds",
             "cosine: median of d'd* / (|d| |d*|)",
-            "lower, adjoint: the certificate of either level: median |dg/dphi|, and median "
-            "relative residual of the adjoint system, of training, first seed; – without adjoint",
+            "lower: median |dg/dphi| over training; adjoint: median relative residual of the "
+            "adjoint system over training, – for methods without one; both of the first seed",
         ],
     )
 
 
 def memory_table(measured: Measured) -> Rows:
-    """Peak of one upper step for each K, and what each method needs of the most needy's.
+    """Peak memory of one upper step for each K, by method.
 
-    The slope is in K: the difference between the largest K and the smallest, a step.
+    The last column is the slope in K between the smallest K and the largest.
     """
     steps = sorted({int(k) for peaks in measured.peaks.values() for k in peaks})
     rows = []

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, what happened, what came out.
+"""Folder of a run: its settings, what happened, and its result.
 
 config.json (settings), metrics.jsonl (one line for each validation), events.jsonl (one line for
 each thing that happened), TensorBoard's event file, weights.safetensors (of the best validation),
@@ -40,7 +40,7 @@ class Run:
     """Reads and writes one run folder.
 
     Args:
-        folder: the folder; `begin` makes it.
+        folder: Folder of the run; `begin` makes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,10 +53,10 @@ class Run:
         Raises:
             RunError: the folder holds files already, or can't be written.
         """
-        folder = config.run
+        folder = config.run.folder
         if folder is None:
             time = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            folder = Path("runs") / f"{config.data}-{config.method}-{time}"
+            folder = Path("runs") / f"{config.data.name}-{config.method.name}-{time}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder)
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether there are settings of a run."""
+        """Whether the folder holds the settings of a run."""
         return (self.folder / CONFIG).exists()
 
     def sweep(self) -> None:
@@ -83,21 +83,21 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its result."""
+        """Whether the run has its result."""
         return (self.folder / RESULT).exists()
 
     @property
     def checkpoint(self) -> Path:
-        """The file of the last state."""
+        """File of the last state, to resume from."""
         return self.folder / CHECKPOINT
 
     @property
     def failure(self) -> Path:
-        """The file of a state that failed."""
+        """File of the state in which the run failed."""
         return self.folder / FAILURE
 
     def config(self) -> TrainConfig:
-        """The settings of the run.
+        """Settings of the run.
 
         Raises:
             RunError: not a run folder, or its files are damaged.
@@ -106,7 +106,7 @@ class Run:
         return from_json(self._json(CONFIG))
 
     def result(self) -> Result:
-        """What came out.
+        """Result of the run.
 
         Raises:
             RunError: the run did not finish, or its files are damaged.
@@ -133,7 +133,7 @@ class Run:
         return _digest(self._read(CONFIG))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary for each validation, in order.
+        """Metrics of each validation, in order.
 
         Raises:
             RunError: not a run folder, or its files are damaged.
@@ -141,7 +141,7 @@ class Run:
         return [self._parse(METRICS, line) for line in self._read(METRICS).splitlines()]
 
     def weights(self) -> dict[str, Tensor]:
-        """The backbone's weights of the best validation, on the CPU.
+        """Weights of the best validation, on the CPU.
 
         Raises:
             RunError: not a run folder, or its files are damaged.
@@ -152,11 +152,11 @@ class Run:
             raise RunError(f"{self.folder / WEIGHTS} is damaged ({error}).") from error
 
     def write_result(self, result: Result) -> None:
-        """Write what came out."""
+        """Write the result."""
         write_json(self.folder / RESULT, dataclasses.asdict(result))
 
     def write_weights(self, weights: dict[str, Tensor]) -> None:
-        """Write the backbone's weights in place of earlier ones."""
+        """Write weights in place of earlier ones."""
         content = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
         write_atomically(self.folder / WEIGHTS, content)
 
@@ -165,7 +165,7 @@ class Run:
         self._append(METRICS, metrics)
 
     def keep_metrics(self, lines: int) -> None:
-        """Keep the first lines of the metrics; what a stopped process wrote after them goes.
+        """Cut the metrics to their first lines, which are those that the checkpoint knows of.
 
         Raises:
             RunError: there are fewer.

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine, memory."""
+"""Provenance of a result: code, versions, machine, memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CODE: Final = (":/hypergrad", ":/metalearn", ":/pyproject.toml", ":(exclude,top
 
 
 def commit() -> dict[str, Any]:
-    """The git commit of this code, and whether code differs from it; "unknown" outside a checkout.
+    """Git commit of this code, and whether the code differs from it; "unknown" outside a checkout.
 
     A checkout that merely contains the installed package (a virtual environment inside another
-    project, say) is told by its not tracking this file. What a run writes is no difference: only
-    the packages it is computed by are looked at. To be called before a run, not after it, since
-    the files may change while it lasts.
+    project, say) does not track this file, and does not count. Only the packages that a run is
+    computed by are compared, not the files that it writes. Call this before a run: files may change
+    while it lasts.
     """
     here = Path(__file__).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
@@ -33,7 +33,7 @@ def commit() -> dict[str, Any]:
 
 
 def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The commits of a run that was resumed: all of them, and dirty if one of them was."""
+    """Commits of a resumed run: all of them, and dirty if one of them was."""
     same = before["commit"].endswith(now["commit"])
     commits = before["commit"] if same else f"{before['commit']}, then {now['commit']}"
     known = [state["dirty"] for state in (before, now)]
@@ -41,7 +41,7 @@ def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git answers, None where it (or git itself) has no answer."""
+    """Answer of a git command; None if it fails or git is missing."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
@@ -59,17 +59,17 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the computation runs on."""
+    """Name of the device."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"cpu: {platform.processor() or platform.machine()}"
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
-    """Most bytes held at a time, and how that was measured.
+    """Peak memory in bytes, and how it was measured.
 
     On CUDA the allocator's peak; on the CPU the process's peak resident set, which includes the
-    interpreter and the libraries; None where the platform doesn't tell.
+    interpreter and the libraries; None where the platform has no such figure.
     """
     if device.type == "cuda":
         return {"bytes": torch.cuda.max_memory_allocated(device), "measure": "CUDA allocator"}

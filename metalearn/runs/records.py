@@ -1,26 +1,34 @@
-"""What comes out of a run, and which of it follows from the settings alone."""
+"""Records that runs leave: the result of a run, of a later test, and of a memory measurement."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
-from metalearn.config.train import TrainConfig
+from metalearn.config.schema import parse, read
+from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.data import Identity
+from metalearn.errors import RunError
 from metalearn.methods.overrides import describe, numbers
 from metalearn.testing.accuracy import INTERVAL
 from metalearn.testing.calibration import Calibration
 
-# Validation and test episodes are the same in all runs, so that runs can be compared in pairs.
-EVALUATION_SEED: Final = 0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestProtocol:
-    """The test episodes: their data, what one of them asks, how many, and the sampler's seed.
+    """Definition of the test episodes.
 
-    `data` and `data_sha256` are those of `metalearn.data.Identity`.
+    Attributes:
+        data: Name of the data set.
+        data_sha256: Hash of its images, see `metalearn.data.Identity`.
+        split: Split whose classes are tested.
+        way: Number of classes in an episode.
+        shot: Labelled (support) images of each class.
+        query: Images of each class to classify.
+        episodes: Number of episodes.
+        episode_seed: Seed of the sampler.
     """
 
     __test__ = False  # no test, whatever pytest takes its name for
@@ -37,48 +45,48 @@ class TestProtocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """result.json, field by field.
+    """Result of a training run: result.json, field by field.
 
     Attributes:
-        accuracy: mean over the test episodes, as a part of one.
-        interval: half the 95 % interval of that mean.
-        calibration: of the answers to the test episodes.
-        interval_formula: how the interval is computed.
-        protocol: the test episodes.
-        method: name of the method's preset.
-        configured: the method's solvers and numbers.
-        optimiser: of the upper step.
-        learning_rate: its learning rate at the start.
-        schedule: of the learning rate.
-        tasks_per_step: B.
-        variant: "as published", or "best effort" with the departures named in `departures`.
-        source: of the method and its numbers.
-        departures: what is not the source's.
-        K: lower steps; None where the lower level solves to a tolerance, or there is none.
-        step_size: of these steps; None likewise.
-        N: conjugate-gradient steps of the adjoint; None likewise.
-        test_K: lower steps of testing; None likewise.
-        test_step_size: of these steps; None likewise.
-        l2: the head's regulariser; None where there is none.
-        backbone: its name and its number of filters, where that is a setting.
-        normalisation: the backbone's.
-        precision: of the backbone's products.
-        certificate: `Evidence.summary` of the training run; None for a method without adjoint.
-        validation: best mean accuracy on the validation episodes.
-        validation_interval: half its 95 % interval.
-        best_step: the upper step after which the weights were taken.
-        seed: of the initial weights and the training episodes.
-        commit: of the code, read before the run.
-        dirty: whether the code differed from that commit; None if unknown.
-        versions: of Python and packages.
-        device: the computation ran on.
-        threads: of the CPU.
-        peak_memory: bytes and how they were measured.
-        step_bytes: peak live tensor bytes of one upper step; see `metalearn.memory`.
-        seconds: from the start of the run to the end of the test.
-        parameters: number of the backbone's.
-        files: SHA-256 of the settings and of the weights this is the result of.
-        per_episode: accuracy of each test episode.
+        accuracy: Mean accuracy over the test episodes, from 0 to 1.
+        interval: Half the width of its 95 % interval.
+        calibration: Calibration of the answers to the test episodes.
+        interval_formula: Formula of the interval.
+        protocol: Definition of the test episodes.
+        method: Name of the method's preset.
+        configured: Solvers and numbers of the method, as text.
+        optimiser: Optimiser of the upper level.
+        learning_rate: Learning rate at the first upper step.
+        schedule: Learning rate over the run.
+        tasks_per_step: Number B of tasks of an upper step.
+        variant: "as published", or "best effort" with the differences named in `departures`.
+        source: Publication or script that method and numbers are taken from.
+        departures: Differences from that source.
+        K: Number of lower-level steps; None if the lower level solves to a tolerance or has none.
+        step_size: Step size of the lower-level steps; None likewise.
+        N: Number of conjugate-gradient steps of the adjoint; None likewise.
+        test_K: Number of lower-level steps in testing; None likewise.
+        test_step_size: Step size of the lower-level steps in testing; None likewise.
+        l2: Weight of the L2 penalty on the head; None if there is none.
+        backbone: Name of the backbone, with its size if that is a setting.
+        normalisation: Normalisation of the backbone.
+        precision: Number format of the backbone's products.
+        certificate: Summary of the training run's certificates; None without adjoint systems.
+        validation: Best mean accuracy on the validation episodes.
+        validation_interval: Half the width of its 95 % interval.
+        best_step: Upper step of that validation, whose weights were kept.
+        seed: Seed of the initial weights and the training episodes.
+        commit: Git commit of the code, read before the run.
+        dirty: True if the code differed from that commit; None if unknown.
+        versions: Versions of Python and packages.
+        device: Device that the run computed on.
+        threads: Number of CPU threads.
+        peak_memory: Peak memory in bytes, and how it was measured.
+        step_bytes: Peak live tensor bytes of one upper step, see `metalearn.memory`.
+        seconds: Time from the start of the run to the end of the test.
+        parameters: Number of learned parameters.
+        files: SHA-256 of the settings and of the weights that this is the result of.
+        per_episode: Accuracy of each test episode.
     """
 
     accuracy: float
@@ -123,8 +131,8 @@ class Result:
 
 
 def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
-    """The fields of a result that its settings and data decide."""
-    configured = config.configured()
+    """Fields of a result that follow from settings and data alone."""
+    configured = config.preset()
     return {
         "interval_formula": INTERVAL,
         "protocol": TestProtocol(
@@ -132,10 +140,10 @@ def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
             data_sha256=data.sha256,
             split="test",
             **dataclasses.asdict(config.test),
-            episodes=config.test_episodes,
+            episodes=config.evaluation.test_episodes,
             episode_seed=EVALUATION_SEED,
         ),
-        "method": config.method,
+        "method": config.method.name,
         "configured": describe(configured.method),
         "optimiser": configured.optimiser,
         "learning_rate": configured.learning_rate,
@@ -146,9 +154,110 @@ def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
         "departures": configured.departures,
         **dataclasses.asdict(numbers(configured.method)),
         "l2": getattr(configured.method, "l2", None),
-        "backbone": config.backbone_line(),
-        "normalisation": config.normalisation,
-        "precision": config.precision,
-        "seed": config.seed,
-        "threads": config.threads,
+        "backbone": str(config.backbone),
+        "normalisation": config.backbone.normalisation,
+        "precision": config.backbone.precision,
+        "seed": config.run.seed,
+        "threads": config.run.threads,
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Accuracy after a number of lower-level steps.
+
+    Attributes:
+        lower_steps: Number K of lower-level steps in testing; None: the method's own.
+        accuracy: Mean accuracy over the episodes, from 0 to 1.
+        interval: Half the width of its 95 % interval.
+        calibration: Calibration of the answers.
+        per_episode: Accuracy of each episode.
+    """
+
+    lower_steps: int | None
+    accuracy: float
+    interval: float
+    calibration: Calibration
+    per_episode: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retested:
+    """Result of `metalearn test`: the file that it writes.
+
+    Attributes:
+        run: Name of the run's folder.
+        method: Name of the method's preset.
+        backbone: Name of the backbone, with its size if that is a setting.
+        normalisation: Normalisation of the backbone.
+        seed: Seed of the run.
+        protocol: Definition of the episodes.
+        interval_formula: Formula of the intervals.
+        points: Accuracy for each number of lower-level steps.
+        commit: Git commit of the code.
+        dirty: True if the code differed from that commit; None if unknown.
+        versions: Versions of Python and packages.
+        device: Device that the test computed on.
+    """
+
+    run: str
+    method: str
+    backbone: str
+    normalisation: str
+    seed: int
+    protocol: TestProtocol
+    interval_formula: str
+    points: list[Point]
+    commit: str
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+
+
+def load_retested(path: Path) -> Retested:
+    """Read what `metalearn test` wrote.
+
+    Raises:
+        RunError: it is unreadable or damaged.
+    """
+    try:
+        return read(Retested, parse(path.read_bytes()), "it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is unreadable or damaged ({error}): test again.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Result of `metalearn measure`: the file that it writes.
+
+    Attributes:
+        measure: What was counted.
+        protocol: Episodes, backbone and tasks of a step, in one line.
+        peaks: Peak bytes, by method and by number of lower-level steps.
+        commit: Git commit of the code.
+        dirty: True if the code differed from that commit; None if unknown.
+        versions: Versions of Python and packages.
+        device: Device that the measurement computed on.
+        seed: Seed of the weights and episodes.
+    """
+
+    measure: str
+    protocol: str
+    peaks: dict[str, dict[str, int]]
+    commit: str
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+    seed: int
+
+
+def load_measured(path: Path) -> Measured:
+    """Read what `metalearn measure` wrote.
+
+    Raises:
+        RunError: it is unreadable or damaged.
+    """
+    try:
+        return read(Measured, parse(path.read_bytes()), "it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is unreadable or damaged ({error}): measure again.") from error

@@ -1,4 +1,4 @@
-"""Where scalars go to be looked at while a run lasts: one small Protocol, and who fulfils it."""
+"""Where metrics are logged while a run lasts: TensorBoard, Weights & Biases, or nowhere."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
+from metalearn.config.choices import TrackerName
 from metalearn.errors import ConfigError
-
-TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
 
 @runtime_checkable
@@ -88,8 +87,8 @@ class Nowhere:
         """See `Tracker`."""
 
 
-def refuse_missing(name: TrackerName) -> None:
-    """Refuse a tracker whose package is not installed, before anything is begun.
+def require_package(name: TrackerName) -> None:
+    """Raise if the package of a tracker is not installed, before anything is begun.
 
     Raises:
         ConfigError: naming the package.
@@ -102,10 +101,7 @@ def refuse_missing(name: TrackerName) -> None:
 
 
 def tracker(name: TrackerName, folder: Path, *, step: int, settings: Mapping[str, Any]) -> Tracker:
-    """The tracker of this name.
-
-    The package of one that needs one must be there; see `refuse_missing`.
-    """
+    """The tracker of this name, whose package must be there: see `require_package`."""
     if name == "wandb":
         return WeightsAndBiases(folder, settings)
     return TensorBoard(folder, step=step) if name == "tensorboard" else Nowhere()

@@ -100,7 +100,7 @@ class Photo:
 
     Attributes:
         padding: black pixels put around an image before it is cropped to its size again.
-        mirror: whether half of the images are turned left to right.
+        mirror: turn half of the images left to right.
         brightness: largest relative change.
         contrast: largest relative change of the distance to the image's mean grey.
         saturation: largest relative change of the distance to a pixel's own grey.

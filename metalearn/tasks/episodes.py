@@ -1,19 +1,21 @@
-"""Few-shot episodes: batches of tasks that depend on (seed, split, index) and on nothing else.
+"""Few-shot episodes: batches of tasks that are functions of (seed, split, index) alone.
 
 Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels, H, W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metalearn.data.pool import Pool, Split, sent
+from metalearn.data.pool import Pool, sent
+from metalearn.data.published import Split
 from metalearn.errors import EpisodeError
 from metalearn.tasks.augmentation import Augmentation, Jitter
 
@@ -49,43 +51,31 @@ class Episodes:
         """T."""
         return len(self.images)
 
-    def part(self, first: int, count: int) -> Episodes:
-        """Tasks `first` to `first + count - 1`, as views."""
-        own = slice(first, first + count)
-        return replace(
-            self,
-            images=self.images[own],
-            support_labels=self.support_labels[own],
-            query_labels=self.query_labels[own],
-        )
+    def split(self, size: int) -> Iterator[Episodes]:
+        """The tasks in order, at most `size` at a time, as views.
+
+        Raises:
+            EpisodeError: a size below 1.
+        """
+        for tasks in chunked(range(self.tasks), size):
+            part = slice(tasks.start, tasks.stop)
+            yield replace(
+                self,
+                images=self.images[part],
+                support_labels=self.support_labels[part],
+                query_labels=self.query_labels[part],
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class Undrawn:
-    """Episodes of a sampler, each part of which is drawn when it is asked for.
+def chunked(indices: range, size: int) -> Iterator[range]:
+    """The indices in order, at most `size` at a time.
 
-    Attributes:
-        sampler: draws them.
-        start: index of the first.
-        tasks: T.
+    Raises:
+        EpisodeError: a size below 1.
     """
-
-    sampler: Draws
-    start: int
-    tasks: int
-
-    def part(self, first: int, count: int) -> Episodes:
-        """Tasks `first` to `first + count - 1`, drawn now."""
-        return self.sampler.sample(self.start + first, min(count, self.tasks - first))
-
-
-@runtime_checkable
-class Draws(Protocol):
-    """A `Sampler`, or what draws as one does."""
-
-    def sample(self, start: int, count: int) -> Episodes:
-        """Episodes `start` to `start + count - 1`."""
-        ...
+    if size < 1:
+        raise EpisodeError(f"chunks of {size} tasks were asked for: give a size of at least 1.")
+    return (indices[first : first + size] for first in range(0, len(indices), size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +93,7 @@ class Sampler:
         shot: support images of one class.
         query: query images of one class, none of them in the support.
         seed: chooses the sequence of episodes.
-        augmentation: how each drawn image is changed; None leaves it as it is.
+        augmentation: changes each drawn image; None: none.
     """
 
     pool: Pool

@@ -1,4 +1,4 @@
-"""Accuracy over many episodes, with its interval; and a recorded accuracy reproduced."""
+"""Accuracy over many episodes, with its 95 % interval."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metalearn.testing.calibration import Calibration, calibration
 
 INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n episodes' accuracies"
 
-# Episodes answered together. Part of what "exactly" means: another number may round differently.
+# Episodes answered together. A recorded accuracy depends on it: another number may round otherwise.
 TOGETHER: Final = 20
 
 
@@ -28,8 +28,8 @@ class Accuracy:
     """Accuracies of n episodes, as parts of one.
 
     Attributes:
-        episodes: one value for each episode, in float64.
-        calibration: of all answers.
+        episodes: Accuracy of each episode, in float64.
+        calibration: Calibration of all answers.
     """
 
     episodes: Float[Tensor, " n"]
@@ -42,7 +42,7 @@ class Accuracy:
 
     @property
     def interval(self) -> float:
-        """Half the 95 % interval; see `INTERVAL`."""
+        """Half the width of the 95 % interval; see `INTERVAL`."""
         spread: float = self.episodes.std().item()
         return 1.96 * spread / math.sqrt(len(self.episodes))
 
@@ -63,14 +63,14 @@ def accuracy(
     """Answer the sampler's first `episodes` episodes, the model in its testing mode.
 
     Args:
-        method: answers.
-        model: what was learned.
-        sampler: draws the episodes.
-        episodes: how many.
-        tasks_per_chunk: the most episodes at once; None: 20.
-        between: called before each chunk (of each rank), on all ranks; may raise to stop.
-        world: the ranks that share the chunks; each of them gets the accuracy of all episodes, the
-            same as from one rank.
+        method: Few-shot method that answers.
+        model: Trained model.
+        sampler: Sampler of the episodes.
+        episodes: Number of episodes.
+        tasks_per_chunk: Largest number of episodes at once; None: 20.
+        between: Function called before each chunk, on all ranks; it may raise to stop.
+        world: Ranks that share the chunks. Each rank gets the accuracy of all episodes, the same as
+            one rank alone would.
 
     Raises:
         NotFiniteError: an answer is NaN or infinite.

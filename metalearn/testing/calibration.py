@@ -1,4 +1,4 @@
-"""Whether a learner is as often right as it says: expected calibration error, log loss, diagram.
+"""Calibration: how often answers are right, compared with their stated probability.
 
 Shapes: n answers, c classes.
 """
@@ -18,15 +18,16 @@ BINS: Final = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How the stated probabilities compare with what came true.
+    """Stated probabilities compared with the share of right answers.
 
     Attributes:
-        error: expected calibration error (Guo et al. 2017, equation 3): the mean over all answers
-            of |accuracy - confidence| of their bin, of `BINS` bins of equal width.
-        log_loss: mean of -log of the probability given to the true class, nats.
-        counts: answers in each bin, by the probability of the class that was named.
-        accuracy: their share of right ones; 0 for an empty bin.
-        confidence: their mean probability; 0 for an empty bin.
+        error: Expected calibration error (Guo et al. 2017, equation 3): mean over all answers of
+            |accuracy - confidence| of their bin. There are `BINS` bins of equal width.
+        log_loss: Mean of -log of the probability given to the true class, in nats.
+        counts: Number of answers in each bin. The bin is chosen by the probability of the class
+            that was named.
+        accuracy: Share of right answers in each bin; 0 for an empty bin.
+        confidence: Mean probability in each bin; 0 for an empty bin.
     """
 
     error: float
@@ -37,7 +38,7 @@ class Calibration:
 
 
 def calibration(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Calibration:
-    """Of these answers; softmax of the scores are the probabilities."""
+    """Calibration of answers whose probabilities are the softmax of these scores."""
     confidence, named = logits.double().softmax(-1).max(-1)
     right: Bool[Tensor, " n"] = named == labels
     bins = (confidence * BINS).long().clamp_(max=BINS - 1)

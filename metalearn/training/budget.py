@@ -1,9 +1,8 @@
-"""What a run would do, and the memory it would take: counted on one step that changes nothing."""
+"""Memory of a run: counted on a step that changes nothing, and chunks that keep to a budget."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -11,16 +10,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from metalearn.config.checks import parse_bytes
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError
-from metalearn.memory import LiveBytes, mebibytes, parse_bytes
+from metalearn.memory import LiveBytes, mebibytes
 from metalearn.methods import Method
-from metalearn.methods.overrides import describe
-from metalearn.tasks.episodes import Sampler, Undrawn
+from metalearn.tasks.episodes import Sampler, chunked
+from metalearn.tasks.stream import drawn
 from metalearn.testing.accuracy import TOGETHER
 from metalearn.training.build import build_optimiser
-from metalearn.training.reference import exact_of
-from metalearn.training.state import Training, upper_step
+from metalearn.training.state import Training
+from metalearn.training.step import upper_step
 
 
 def predicted_bytes(training: Training) -> int:
@@ -29,16 +29,16 @@ def predicted_bytes(training: Training) -> int:
     A step of two chunks is taken on a copy of the model, and thrown away: more chunks are no more
     memory, and the second finds the gradients of the first.
     """
-    return _peak(training, training.config.tasks_per_chunk or _share(training))
+    return _peak(training, training.config.memory.tasks_per_chunk or _share(training))
 
 
 def _share(training: Training) -> int:
-    """Tasks of an upper step that fall to a rank, at most."""
+    """The most tasks of an upper step that one rank has."""
     return -(-training.tasks // training.world.size)
 
 
 def _peak(training: Training, tasks_per_chunk: int) -> int:
-    """What a step in chunks of this size takes: as counted, on CUDA as the allocator has it."""
+    """Peak bytes of a step in chunks of this size: counted, or on CUDA from the allocator."""
     model = copy.deepcopy(training.model)
     weights = list(model.parameters())
     cuda = training.device.type == "cuda"
@@ -47,17 +47,18 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
     # what a step draws of torch's own generators must not be missing from the run
     generators = torch.random.fork_rng([training.device] if cuda else [])
     with generators, LiveBytes([*weights, *_resident(training)]) as live:
-        optimiser = build_optimiser(training.configured, model)
+        optimiser = build_optimiser(training.preset, model)
         for weight in weights:  # a step of no size, to have the optimiser's state
             weight.grad = torch.zeros_like(weight)
         optimiser.step()
+        tasks = range(min(_share(training), 2 * tasks_per_chunk))
         upper_step(
             _countable(training),
             model,
             optimiser,
-            Undrawn(training.sampler, 0, min(_share(training), 2 * tasks_per_chunk)),
+            drawn(training.sampler, chunked(tasks, tasks_per_chunk)),
+            tasks=len(tasks),
             watch=lambda certificate: None,
-            tasks_per_chunk=tasks_per_chunk,
             scaler=copy.deepcopy(training.scaler),
         )
     if cuda:  # the copy is none of a run
@@ -122,12 +123,12 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
         ConfigError: there is no such chunk.
     """
     config = training.config
-    if config.memory_budget is None:
+    if config.memory.budget is None:
         return config
     world, tasks = training.world, _share(training)
     # the chunks of all ranks must be the same: the smallest that any of them can afford
     with world.together("the memory budget"):
-        budget = parse_bytes(config.memory_budget)
+        budget = parse_bytes(config.memory.budget)
         fit = Fit.of(training)
         own = fit.tasks(budget, tasks)
         counted = _peak(training, own)
@@ -143,20 +144,20 @@ def within_budget(training: Training, *, console: Console) -> TrainConfig:
     chunk = training.tasks - world.most(training.tasks - own, "the memory budget")
     predicted = counted if chunk == own else fit.bytes(chunk)
     console.print(
-        f"memory: {config.memory_budget} asked for; {tasks} tasks in chunks of at most "
+        f"memory: {config.memory.budget} asked for; {tasks} tasks in chunks of at most "
         f"{chunk}, predicted to take {mebibytes(predicted)} "
         f"({mebibytes(fit.fixed)} and {mebibytes(fit.per_task)} a task)",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return dataclasses.replace(config, memory_budget=None, tasks_per_chunk=chunk)
+    return config.replace(memory_budget=None, tasks_per_chunk=chunk)
 
 
 def evaluation_bytes(training: Training, test: Sampler) -> int:
     """Peak live tensor bytes while validation or test episodes are answered, as `accuracy` does."""
     resident = [*training.model.parameters(), *_resident(training, test)]
-    together = min(TOGETHER, training.config.tasks_per_chunk or TOGETHER)
+    together = min(TOGETHER, training.config.memory.tasks_per_chunk or TOGETHER)
     with LiveBytes(resident) as live:
         batch = test.sample(0, together)
         _countable(training).predict(training.model, batch)
@@ -166,50 +167,12 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
 
 def _countable(training: Training) -> Method:
     """The method operation by operation: within a compiled loop nothing can be counted."""
-    return dataclasses.replace(training.config, compiled=False).subject
-
-
-def measured_error(training: Training) -> str:
-    """Whether the hypergradient's distance from the exact one will be recorded."""
-    if not training.config.hypergradient_error:
-        return "not measured (--hypergradient-error)"
-    if exact_of(training.method) is None:
-        return "not defined, for the lower level has not one minimiser"
-    return "measured at each validation"
+    return training.config.replace(compiled=False).preset().method
 
 
 def _resident(training: Training, *more: Sampler) -> list[Tensor]:
     """Images in memory; those that the host keeps mapped from a file are none of it."""
-    samplers = (training.episodes, training.validation, *more)
+    samplers = (training.sampler, training.validation, *more)
     # Omniglot's turned images are a copy
-    copied = training.config.data == "omniglot"
+    copied = training.config.data.name == "omniglot"
     return [s.pool.images for s in samplers if s.pool.target is None or copied]
-
-
-def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
-    """Print what would be done."""
-    config, configured = training.config, training.configured
-    images = config.train.way * (config.train.shot + config.train.query)
-    parameters = sum(p.numel() for p in training.model.parameters())
-    splits = {"train": training.episodes, "validation": training.validation, "test": test}
-    classes = ", ".join(f"{len(s.pool.names)} {name}" for name, s in splits.items())
-    lines = [
-        f"data: {config.data}; classes: {classes}",
-        f"training: {config.steps} upper steps of {training.tasks} tasks, {config.train}: "
-        f"{training.tasks * images} images a step",
-        f"backbone: {config.backbone_line()}, {parameters} parameters (all that is learned), "
-        f"normalisation {config.normalisation}, {config.precision}",
-        f"method: {config.method} ({configured.variant}): {describe(training.method)}",
-        f"source: {configured.source}. {configured.departures}",
-        f"upper step: {configured.optimiser}, learning rate {configured.learning_rate:g}, "
-        f"{configured.schedule}",
-        f"validation: every {config.validate_every} steps, {config.validation_episodes} episodes; "
-        f"test: {config.test_episodes} episodes, {config.test}",
-        f"hypergradient's error: {measured_error(training)}",
-        f"memory: {mebibytes(predicted_bytes(training))} of tensors at the peak of an upper step "
-        f"(at most {config.tasks_per_chunk or len(training.own)} tasks at once), "
-        f"{mebibytes(evaluation_bytes(training, test))} at that of an evaluation, on "
-        f"{training.device}, beside the interpreter and its libraries",
-    ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,17 +1,84 @@
-"""What a run trains, and what trains it, from the run's settings."""
+"""Build the parts of a run from its settings: data, episodes, model and optimiser."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from hypergrad import Detached
 from metalearn.backbones import Conv4, ResNet12
-from metalearn.config.train import TrainConfig
-from metalearn.data import Pool
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import EVALUATION_SEED, TrainConfig
+from metalearn.data import (
+    Identity,
+    Pool,
+    Split,
+    glyph_pool,
+    glyphs_identity,
+    prepared_identity,
+    prepared_pool,
+)
 from metalearn.errors import ConfigError
-from metalearn.methods import Model
+from metalearn.methods import ImplicitMaml, Maml, Method, Model
 from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
-from metalearn.training.layout import channels_last_is_faster, lay_out
+from metalearn.tasks.augmentation import Augmentation, Photo
+from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
+
+
+def identity(config: TrainConfig) -> Identity:
+    """The data of a run, checked.
+
+    Raises:
+        DataError: the images can't be rendered, read, or were changed since they were prepared.
+    """
+    if config.data.name == "glyphs":
+        return glyphs_identity()
+    return prepared_identity(config.data.name, root=config.data.root)
+
+
+def training_sampler(config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The training episodes of a run.
+
+    Raises:
+        EpisodeError: the split has too few classes or images.
+        DataError: the images can't be rendered or read.
+    """
+    return _sampler("train", config.train, config, seed=config.run.seed, device=device)
+
+
+def evaluation_sampler(split: Split, config: TrainConfig, *, device: torch.device) -> Sampler:
+    """The validation or test episodes of a run; see `training_sampler`."""
+    return _sampler(split, config.test, config, seed=EVALUATION_SEED, device=device)
+
+
+def _sampler(
+    split: Split, shape: EpisodeShape, config: TrainConfig, *, seed: int, device: torch.device
+) -> Sampler:
+    augmentation: Augmentation | None = None
+    if config.data.name == "glyphs":
+        pool, augmentation = glyph_pool(split, device=device), GLYPH_JITTER
+    else:
+        pool = prepared_pool(
+            config.data.name,
+            split,
+            root=config.data.root,
+            device=device,
+            residency=config.data.residency,
+        )
+        if config.data.name == "omniglot":
+            pool = pool.rotated()
+        elif config.data.augment and split == "train":
+            # as published: 8 pixels for 84, 4 for 32
+            augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)
+    return Sampler(
+        pool=pool,
+        way=shape.way,
+        shot=shape.shot,
+        query=shape.query,
+        seed=seed,
+        augmentation=augmentation,
+    )
 
 
 def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
@@ -20,44 +87,70 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     Raises:
         ConfigError: backbone and images, or method and protocol, don't go together.
     """
+    network, memory = config.backbone, config.memory
     channels, size = pool.images.shape[2], pool.images.shape[-1]
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.run.seed)
     backbone: Conv4 | ResNet12
-    if config.backbone == "resnet12":
+    if network.name == "resnet12":
         backbone = ResNet12(
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            drop_rate=config.drop_rate,
+            normalisation=network.normalisation,
+            drop_rate=network.drop_rate,
             block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
-            recompute=config.recompute,
+            recompute=memory.recompute,
             generator=generator,
         )
     else:
         backbone = Conv4(
-            filters=config.filters if config.backbone == "conv4" else (96, 192, 384, 512),
+            filters=network.filters if network.name == "conv4" else (96, 192, 384, 512),
             channels=channels,
             size=size,
-            normalisation=config.normalisation,
-            recompute=config.recompute,
+            normalisation=network.normalisation,
+            recompute=memory.recompute,
             generator=generator,
         )
-    method = config.subject
+    method = config.preset().method
     own = method.variables(features=backbone.features, way=config.train.way, generator=generator)
     if HEAD in own and config.train.way != config.test.way:
         raise ConfigError(
-            f"method {config.method} learns an initial head for {config.train.way} classes, but "
-            f"is tested with {config.test.way}: give --train.way {config.test.way}."
+            f"method {config.method.name} learns an initial head for {config.train.way} classes, "
+            f"but is tested with {config.test.way}: give --train.way {config.test.way}."
         )
-    model = Model(backbone, own, precision=config.precision, streamed=config.streamed).to(device)
-    asked = config.channels_last
+    model = Model(backbone, own, precision=network.precision, streamed=memory.streamed).to(device)
+    asked = network.channels_last
     faster = channels_last_is_faster(backbone, method, device)
     lay_out(model, channels_last=faster if asked is None else asked)
     return model
 
 
-def build_optimiser(configured: Preset, model: Model) -> torch.optim.Optimizer:
+def build_optimiser(preset: Preset, model: Model) -> torch.optim.Optimizer:
     """The optimiser of the upper step."""
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[configured.optimiser]
-    made: torch.optim.Optimizer = kind(model.parameters(), lr=configured.learning_rate)
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[preset.optimiser]
+    made: torch.optim.Optimizer = kind(model.parameters(), lr=preset.learning_rate)
     return made
+
+
+def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:
+    """Choose the memory layout, as far as it was measured (docs/performance.md).
+
+    On a CPU a Conv4's pass takes half the time channels-last, most of it saved in pooling and
+    normalisation, whose second derivatives are the faster channels-first. ResNet-12 and CUDA were
+    not measured.
+    """
+    if isinstance(method, Maml | ImplicitMaml) and not isinstance(method.lower.adjoint, Detached):
+        return False  # differentiates the network twice
+    return device.type == "cpu" and isinstance(backbone, Conv4)
+
+
+def lay_out(model: nn.Module, *, channels_last: bool) -> None:
+    """Put the convolutions, and with them their images, channels-last or channels-first.
+
+    Args:
+        model: holds the convolutions; changed in place.
+        channels_last: the layout; False: channels-first.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=layout)

@@ -14,21 +14,21 @@ from hypergrad import Certificate, Status
 _AS_ASKED: Final = (Status.CONVERGED, Status.OUT_OF_STEPS, Status.STAGNATED)
 
 
-class Evidence:
-    """Collects what the certificates say of every task of every upper step.
+class Certificates:
+    """Collects the certificates of all tasks of all upper steps.
 
     Calling it is cheap: nothing is copied to the host before `last`, `summary` or `verdict`.
 
     Args:
         steps: upper steps of the run.
         tasks: tasks of one upper step.
-        fixed_steps: whether the lower level takes a number of steps and has no tolerance to meet;
-            then running out of steps is no failure, and the residuals tell how far it came.
-        device: of the certificates.
+        fixed_steps: the lower level takes a fixed number of steps and has no tolerance; then
+            running out of steps is no failure, and the residuals report the accuracy reached.
+        device: holds the certificates.
     """
 
     COLUMNS: ClassVar = 4
-    """What there is of one task: see `since`."""
+    """Numbers of one task, see `since`."""
 
     def __init__(
         self, *, steps: int, tasks: int, fixed_steps: bool, device: torch.device | str = "cpu"
@@ -53,22 +53,22 @@ class Evidence:
         self.seen = where.stop
 
     def state(self) -> dict[str, Tensor]:
-        """What was collected; see `restore`."""
+        """The collected certificates, for `restore`."""
         return {name: buffer[: self.seen] for name, buffer in self._buffers().items()}
 
     def restore(self, state: dict[str, Tensor], seen: int) -> None:
-        """Go on from what `state` gave."""
+        """Put back what `state` returned."""
         for name, buffer in self._buffers().items():
             buffer[:seen] = state[name]
         self.seen = seen
 
     def since(self, seen: int) -> Float[Tensor, "tasks 4"]:
-        """What was collected after the first `seen` tasks, on the host: each task's numbers."""
+        """Each task's numbers after the first `seen` tasks, on the host."""
         columns = [buffer[seen : self.seen].double() for buffer in self._buffers().values()]
         return torch.stack(columns, dim=1).cpu()
 
     def add(self, rows: Float[Tensor, "tasks 4"]) -> None:
-        """Take what `since` gave, elsewhere perhaps; exactly, for it widened every number."""
+        """Append rows of `since`, another rank's perhaps; exact, since they are widened."""
         for buffer, column in zip(self._buffers().values(), rows.T, strict=True):
             buffer[self.seen : self.seen + len(rows)] = column
         self.seen += len(rows)
@@ -82,7 +82,7 @@ class Evidence:
         }
 
     def last(self, steps: int) -> dict[str, float]:
-        """Of the last `steps` upper steps: the worst residuals, and the share of failed tasks.
+        """The worst residuals and the share of failed tasks in the last `steps` upper steps.
 
         Empty if no certificate came: the method solves no adjoint system.
         """
@@ -96,9 +96,9 @@ class Evidence:
         }
 
     def not_finite(self, steps: int) -> list[int]:
-        """Which tasks of the last `steps` upper steps have a residual that is NaN or infinite.
+        """Tasks of the last `steps` upper steps with a residual that is NaN or infinite.
 
-        As indices into all tasks of the run, which are those of the training episodes.
+        Indices count all tasks of the run, as training episodes do.
         """
         first = max(0, self.seen - steps * self.tasks)
         both = torch.stack([self._stationarity, self._residual])[:, first : self.seen]
@@ -158,7 +158,7 @@ class Evidence:
         return _AS_ASKED if self.fixed_steps else _AS_ASKED[:1]
 
     def _failed(self) -> Tensor:
-        """Whether either level failed, for each task seen."""
+        """Mask of the tasks seen: a level failed."""
         status = self._status[: self.seen]
         solved = torch.stack([status == kind for kind in self._accepted]).any(0)
         return ~solved | self._lower_failed[: self.seen]

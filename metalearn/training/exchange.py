@@ -1,6 +1,6 @@
 """One upper step of several ranks: each its own tasks, then two sums.
 
-The evidence goes first, with who failed: so no rank steps on a gradient that another could not
+The certificates go first, with who failed: so no rank steps on a gradient that another could not
 compute, none raises alone and none waits for one that has left. Then all hypergradients in one
 bucket. Both are the same bits on every rank, and so are the weights after any optimiser's step.
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from metalearn.distributed.world import World
 from metalearn.errors import NotFiniteError
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """What all ranks know after the exchange.
+    """The outcome of a step, the same on all ranks.
 
     Attributes:
-        loss: of all tasks.
+        loss: mean over all tasks.
         asked: the signal that a rank was sent.
     """
 
@@ -40,7 +40,7 @@ def exchanged(
     world: World,
     gradient: Callable[[], Float[Tensor, ""]],
     model: nn.Module,
-    evidence: Evidence,
+    certificates: Certificates,
     *,
     named: AbstractContextManager[None],
     asked: signal.Signals | None,
@@ -51,20 +51,21 @@ def exchanged(
 
     Args:
         world: the ranks, at most as many as tasks.
-        gradient: adds the gradient of this rank's `world.share(evidence.tasks)` to the parameters'
-            `grad`, gives `evidence` its certificates, and returns the loss: means over these tasks.
-        model: whose `grad`, and whose running averages, become those of all tasks.
-        evidence: gets the certificates of all tasks, in order.
-        named: in which this rank's part is computed and judged; it may say more of what is raised.
+        gradient: adds the gradient of this rank's `world.share(certificates.tasks)` to the
+            parameters' `grad`, appends to `certificates`, and returns the loss: means over these
+            tasks.
+        model: its `grad` and its running averages become those of all tasks.
+        certificates: gets those of all tasks, in order.
+        named: context of this rank's part; may add to what is raised there.
         asked: the signal that this rank was sent.
-        scaled: whether losses are scaled for float16; infinite gradients are then the scaler's.
+        scaled: losses are scaled for float16; the scaler then handles infinite gradients.
         what: this is, "upper step 7" say, for messages.
 
     Raises:
         RankError: on all ranks, if `gradient` raised or gave NaN or infinity on one of them.
         LostRankError: a rank hangs or is gone.
     """
-    own, tasks, seen = world.share(evidence.tasks), evidence.tasks, evidence.seen
+    own, tasks, seen = world.share(certificates.tasks), certificates.tasks, certificates.seen
     part = len(own) / tasks
     loss, bucket, problem = None, None, None
     try:
@@ -83,18 +84,18 @@ def exchanged(
         problem = error
     # W of each: who failed, who was sent a signal, the losses; then four columns of T tasks
     sent = torch.zeros(3, world.size, dtype=torch.float64)
-    rows = torch.zeros(tasks, Evidence.COLUMNS, dtype=torch.float64)
+    rows = torch.zeros(tasks, Certificates.COLUMNS, dtype=torch.float64)
     sent[0, world.rank], sent[1, world.rank] = problem is not None, asked or 0
     if problem is None and loss is not None:
         sent[2, world.rank] = loss.detach()
-        found = evidence.since(seen)
+        found = certificates.since(seen)
         rows[own.start : own.start + len(found)] = found
-    count = len(rows) if evidence.seen > seen else 0
-    evidence.seen = seen
+    count = len(rows) if certificates.seen > seen else 0
+    certificates.seen = seen
     table = world.total(torch.cat([sent.flatten(), rows.flatten()]), what).cpu()
     sent, rows = table[: sent.numel()].view_as(sent), table[sent.numel() :].view_as(rows)
     world.refuse_failed([int(bad) for bad in sent[0].tolist()], problem, what)
-    evidence.add(rows[:count])
+    certificates.add(rows[:count])
     assert bucket is not None
     bucket = world.total(bucket, f"the hypergradients of {what}")
     summed = _summed(model)

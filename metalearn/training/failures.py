@@ -1,6 +1,6 @@
-"""The guard against values that are no numbers: which training episodes give them.
+"""Failures of an upper step, explained: which episodes are not finite, what saves memory.
 
-Nothing of this runs, and the host looks at nothing, before a step has failed.
+Nothing of this runs, and the host reads no value, before a step has failed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from contextlib import contextmanager
 import torch
 
 import hypergrad.errors
-from metalearn.errors import NotFiniteError
-from metalearn.methods import Method, Model, accumulate
+from metalearn.config.train import TrainConfig
+from metalearn.errors import MemoryExhaustedError, MetalearnError, NotFiniteError
+from metalearn.methods import Method, Model
 from metalearn.tasks.episodes import Sampler
+from metalearn.training.step import accumulate
 
 
 @contextmanager
@@ -26,17 +28,17 @@ def episodes_named(
     *,
     scaler: torch.amp.GradScaler | None,
 ) -> Iterator[None]:
-    """Name the episodes that are not finite by themselves, where the block finds that some are not.
+    """Name the episodes that are not finite by themselves when the block raises that some are not.
 
     Args:
-        method: of the upper step.
-        model: of the step; it stays as it is, and so does torch's generator.
+        method: the upper step's.
+        model: the step's; unchanged, and so is torch's generator.
         sampler: draws the training episodes.
-        episodes: indices of those that the block takes together.
-        scaler: of the step; infinite hypergradients are its own affair.
+        episodes: indices of the episodes that the block takes together.
+        scaler: the step's, which handles infinite hypergradients.
 
     Raises:
-        NotFiniteError: in place of this library's, and hypergrad's, of that name.
+        NotFiniteError: in place of metalearn's and hypergrad's errors of that name.
     """
     try:
         yield
@@ -72,7 +74,7 @@ def _alone(
     episodes: range,
     scaler: torch.amp.GradScaler | None,
 ) -> dict[int, str]:
-    """What is not finite of each episode that is taken alone; nothing of those that are."""
+    """The part that is not finite, for each such episode, taken one by one."""
     model, scaler = copy.deepcopy(model), copy.deepcopy(scaler)
     device = sampler.pool.device
     found = {}
@@ -82,7 +84,9 @@ def _alone(
             model.zero_grad(set_to_none=True)
             batch = sampler.sample(index, 1)
             try:
-                loss = accumulate(method, model, batch, watch=lambda _: None, scaler=scaler)
+                loss = accumulate(
+                    method, model, [batch], tasks=1, watch=lambda _: None, scaler=scaler
+                )
             except hypergrad.errors.NotFiniteError:
                 found[index] = "the lower level or its adjoint"
                 continue
@@ -92,3 +96,29 @@ def _alone(
             elif scaler is None and not all(bool(part.isfinite().all()) for part in gradients):
                 found[index] = "hypergradient"
     return found
+
+
+@contextmanager
+def memory_named(step: int, config: TrainConfig) -> Iterator[None]:
+    """Turn out-of-memory errors of torch and Python into one that says what to do.
+
+    Raises:
+        MemoryExhaustedError: naming the step and the settings that take less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MetalearnError) or not _of_memory(error):
+            raise
+        raise MemoryExhaustedError(
+            f"upper step {step} ran out of memory ({str(error).splitlines()[0]}): start more "
+            "ranks and continue from the last checkpoint, or begin a new run with fewer "
+            f"--tasks-per-chunk (now {config.memory.tasks_per_chunk or 'all'}), --streamed or "
+            "--recompute."
+        ) from error
+
+
+def _of_memory(error: Exception) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    # the CPU's allocator has no class of its own
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)

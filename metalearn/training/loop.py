@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +17,8 @@ import torch
 from rich.console import Console
 
 from hypergrad.errors import HypergradError
-from metalearn.config.train import Device, TrainConfig, to_json
+from metalearn.config.choices import Device
+from metalearn.config.train import TrainConfig, to_json
 from metalearn.distributed import World, joined, launched, restarted
 from metalearn.errors import (
     ConfigError,
@@ -33,13 +33,14 @@ from metalearn.report.curves import draw_curves
 from metalearn.runs import provenance
 from metalearn.runs.folder import Run
 from metalearn.runs.records import Result, stated
-from metalearn.runs.trackers import Tracker, refuse_missing, tracker
+from metalearn.runs.trackers import Tracker, require_package, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
 from metalearn.training import checkpoint
-from metalearn.training.budget import predicted_bytes, say_plan, within_budget
+from metalearn.training.budget import predicted_bytes, within_budget
+from metalearn.training.build import evaluation_sampler, identity
 from metalearn.training.checkpoint import RunKey
+from metalearn.training.dry_run import say_plan
 from metalearn.training.progress import Display
-from metalearn.training.samplers import evaluation_sampler, identity
 from metalearn.training.signals import Stop
 from metalearn.training.state import Training
 
@@ -47,12 +48,16 @@ from metalearn.training.state import Training
 _LOOK_EVERY: Final = 10
 
 
-def train(config: TrainConfig, *, console: Console) -> None:
-    """Train, validate and test, or go on with a run that was stopped; all is left in its folder.
+def train(config: TrainConfig, *, console: Console | None = None) -> None:
+    """Train, validate and test, or resume a stopped run; all results are in its folder.
 
     Under torchrun the tasks of each step are shared by the ranks. Since a launcher that starts them
     again does so by the same command, a run that it finds begun under the same settings is gone on
     with, and a restart that finds it finished has nothing to do.
+
+    Args:
+        config: settings of the run.
+        console: where progress is printed; None: the terminal.
 
     Raises:
         MetalearnError: a setting, the data or the folder can't be used; or a step is not finite.
@@ -61,23 +66,25 @@ def train(config: TrainConfig, *, console: Console) -> None:
         LostRankError: a rank hangs or is gone.
         hypergrad.HypergradError: the lower level, or the adjoint on it, can't be used.
     """
+    console = console or Console()
     again: Run | None = None
-    if config.resume is not None:
-        config.refuse_settings_with_resume()
-        again = Run(config.resume)
+    if config.run.resume is not None:
+        config.require_nothing_with_resume()
+        again = Run(config.run.resume)
         if again.finished and not restarted():
             raise RunError(f"{again.folder} is finished: there is nothing to resume.")
         config = again.config()
-    elif launched() and not config.dry_run:
+    elif launched() and not config.run.dry_run:
         _refuse_no_folder(config)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.run.threads)
     with joined(config.place()) as (world, device):
         with world.together("the start"):
             job = _Job.of(config, device, world, console)
-        if again is None and launched() and config.run is not None and not config.dry_run:
-            again = job.begun(Run(config.run))
+        folder = None if config.run.dry_run else config.run.folder
+        if again is None and launched() and folder is not None:
+            again = job.begun(Run(folder))
         job.settle(console if world.leads else Console(quiet=True))
-        if config.dry_run:
+        if config.run.dry_run:
             if world.leads:
                 say_plan(job.training, job.test, console=console)
         elif again is None:
@@ -90,7 +97,7 @@ def train(config: TrainConfig, *, console: Console) -> None:
 
 def _refuse_no_folder(config: TrainConfig) -> None:
     """A launcher that starts a run again must find its folder again."""
-    if config.run is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+    if config.run.folder is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise ConfigError(
             "restarts were asked for without --run: a restart could not find the run's folder, "
             "whose usual name is the time. Give --run."
@@ -104,7 +111,7 @@ class _Job:
         config: settings of the run.
         device: they lead to.
         world: the ranks that share its tasks.
-        console: to say things on.
+        console: for messages.
     """
 
     def __init__(
@@ -114,22 +121,22 @@ class _Job:
         # The code that runs is that of now, whatever its files are when the run ends.
         self.origin = provenance.commit()
         # What can be refused is, before a folder is made and before, not after, training.
-        refuse_missing(config.tracker)
+        require_package(config.run.tracker)
         self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device, world)
         self.step_bytes = 0
-        self.display = Display(console, config.steps)
+        self.display = Display(console, config.optimisation.steps)
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.metrics = 0
 
     @classmethod
     def of(cls, config: TrainConfig, device: torch.device, world: World, console: Console) -> _Job:
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.run.seed)
         # Recorded as what it was: a test elsewhere mustn't take auto for another device.
         recorded: Device = "cuda" if device.type == "cuda" else "cpu"
         heard = console if world.leads else Console(quiet=True)
-        return cls(dataclasses.replace(config, device=recorded), device, world, heard)
+        return cls(config.replace(device=recorded), device, world, heard)
 
     def settle(self, console: Console) -> None:
         """Find the chunks that a budget leads to, and count the bytes of an upper step."""
@@ -190,7 +197,7 @@ class _Job:
     def _key(self, run: Run) -> RunKey:
         return RunKey(
             config=run.config_digest(),
-            configured=describe(self.training.configured),
+            configured=describe(self.training.preset),
             data=self.data.sha256,
         )
 
@@ -203,13 +210,13 @@ class _Job:
             )
         if before.configured != now.configured:
             raise RunError(
-                f"{run.checkpoint} was made when method {self.config.method} meant "
+                f"{run.checkpoint} was made when method {self.config.method.name} meant "
                 f"{before.configured}; it now means {now.configured}: go on with the code of then."
             )
         if before.data != now.data:
             raise RunError(
                 f"{run.checkpoint} was made with other data: SHA-256 {before.data} then, "
-                f"{now.data} now. Prepare {self.config.data} as it was."
+                f"{now.data} now. Prepare {self.config.data.name} as it was."
             )
 
     def _lead(self, what: str, write: Callable[[], None]) -> None:
@@ -223,11 +230,11 @@ class _Job:
         world.same(self._fingerprint(), "settings, data, code or step")
         ranks = f"{world.size} ranks, " if world.size > 1 else ""
         self.display.say(
-            f"{config.data}, {config.test}; method {config.method}; {ranks}{self.device}; "
-            f"in {run.folder}"
+            f"{config.data.name}, {config.test}; method {config.method.name}; {ranks}"
+            f"{self.device}; in {run.folder}"
         )
         board = tracker(
-            config.tracker if world.leads else "none",
+            config.run.tracker if world.leads else "none",
             run.folder,
             step=training.step,
             settings=to_json(self.config),
@@ -250,14 +257,15 @@ class _Job:
         run.write_result(self._result(run, tested))
         draw_curves(run)
         run.log("finished", step=training.step, accuracy=tested.mean)
-        self.display.say(training.evidence.verdict())
+        self.display.say(training.certificates.verdict())
         self.display.say(
-            f"test accuracy {tested} (95 % interval, {config.test_episodes} episodes, "
-            f"{config.test}, normalisation {config.normalisation}, method {config.method})"
+            f"test accuracy {tested} (95 % interval, {config.evaluation.test_episodes} episodes, "
+            f"{config.test}, normalisation {config.backbone.normalisation}, "
+            f"method {config.method.name})"
         )
 
     def _fingerprint(self) -> bytes:
-        """Of what must be the same on all ranks."""
+        """Digest of all that must be the same on all ranks."""
         parts = (to_json(self.config), self.data, self.origin, provenance.versions())
         content = json.dumps([str(part) for part in parts] + [self.training.step])
         return hashlib.sha256(content.encode()).digest()
@@ -284,9 +292,9 @@ class _Job:
         with self._failure_kept(run):
             training.advance(stop.asked)
         step = training.step
-        last = step == config.steps
-        validate = last or step % config.validate_every == 0
-        save = step % config.checkpoint_every == 0
+        last = step == config.optimisation.steps
+        validate = last or step % config.evaluation.validate_every == 0
+        save = step % config.run.checkpoint_every == 0
         if validate or save or step % _LOOK_EVERY == 0:
             with self._failure_kept(run):
                 latest = training.look(min(_LOOK_EVERY, step))
@@ -356,8 +364,8 @@ class _Job:
             training.method,
             tested,
             self.test,
-            self.config.test_episodes,
-            tasks_per_chunk=self.config.tasks_per_chunk,
+            self.config.evaluation.test_episodes,
+            tasks_per_chunk=self.config.memory.tasks_per_chunk,
             between=between,
             world=self.world,
         )
@@ -371,7 +379,7 @@ class _Job:
             interval=tested.interval,
             calibration=tested.calibration,
             **stated(self.config, self.data),
-            certificate=training.evidence.summary(),
+            certificate=training.certificates.summary(),
             validation=best.mean,
             validation_interval=best.interval,
             best_step=best.step,

@@ -1,6 +1,7 @@
-"""How far a method's hypergradient is from the exact one, measured while it trains.
+"""The exact hypergradient, as a reference for a method's own while it trains.
 
-The certificate bounds it; here it is computed, at the price of one exact upper step in float64.
+The certificate bounds the distance between them; here it is computed, at the price of one exact
+upper step in float64.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from hypergrad import Certificate
 from metalearn.errors import UnsolvedWarning
-from metalearn.methods import Method, Model, accumulate
+from metalearn.methods import Method, Model
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.lower import exact
 from metalearn.tasks.episodes import Episodes
+from metalearn.training.step import accumulate
 
 # Seven digits below what float32 can tell apart of a hypergradient.
 TOLERANCE: Final = 1e-10
@@ -60,7 +62,7 @@ def exactness(
     is.
 
     Args:
-        method: of the hypergradient that is judged.
+        method: gives the hypergradient to compare.
         model: the upper variable.
         episodes: the tasks.
         tasks_per_chunk: the most tasks at once; None: all.
@@ -94,7 +96,8 @@ def _gradient(
     tasks_per_chunk: int | None,
 ) -> Float64[Tensor, " parameters"]:
     model.eval().zero_grad(set_to_none=True)
-    accumulate(method, model, episodes, watch=certificates.append, tasks_per_chunk=tasks_per_chunk)
+    chunks = episodes.split(tasks_per_chunk or episodes.tasks)
+    accumulate(method, model, chunks, tasks=episodes.tasks, watch=certificates.append)
     # a start that the exact minimiser does not depend on has no gradient
     parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in model.parameters()]
     return torch.cat([part.flatten().double() for part in parts])

@@ -2,70 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from metalearn.config.train import TrainConfig
-from metalearn.distributed import ALONE, World, exchanged
+from metalearn.distributed import ALONE, World
 from metalearn.errors import ConfigError, NotFiniteError, RunError
-from metalearn.methods import Method, Model, accumulate
-from metalearn.methods.method import Watch
 from metalearn.methods.overrides import numbers
-from metalearn.tasks.episodes import Episodes, Undrawn
-from metalearn.tasks.stream import ahead
+from metalearn.tasks.episodes import Episodes, chunked
+from metalearn.tasks.stream import drawn
 from metalearn.testing.accuracy import Accuracy, accuracy
-from metalearn.training.build import build_model, build_optimiser
-from metalearn.training.certificates import Evidence
-from metalearn.training.checkpoint import BestSoFar, Progress, RunKey
-from metalearn.training.exhaustion import memory_named
-from metalearn.training.failures import episodes_named
-from metalearn.training.fitting import refuse_misfit
+from metalearn.training.build import (
+    build_model,
+    build_optimiser,
+    evaluation_sampler,
+    training_sampler,
+)
+from metalearn.training.certificates import Certificates
+from metalearn.training.checkpoint import BestSoFar, Progress, RunKey, refuse_misfit
+from metalearn.training.exchange import exchanged
+from metalearn.training.failures import episodes_named, memory_named
 from metalearn.training.reference import exactness
-from metalearn.training.samplers import evaluation_sampler, training_sampler
+from metalearn.training.step import accumulate, descend, upper_step
 
 _GENERATORS: Final = "generator."
-
-
-def upper_step(
-    method: Method,
-    model: Model,
-    optimiser: torch.optim.Optimizer,
-    episodes: Episodes | Undrawn,
-    *,
-    watch: Watch,
-    tasks_per_chunk: int | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-) -> Float[Tensor, ""]:
-    """One step on the method's loss: of each chunk one forward and one backward of the backbone.
-
-    Returns:
-        The loss before the step, on its device.
-
-    Raises:
-        hypergrad.NotFiniteError: the lower level, or the adjoint on it, is not finite.
-    """
-    optimiser.zero_grad(set_to_none=True)
-    loss = accumulate(
-        method, model, episodes, watch=watch, tasks_per_chunk=tasks_per_chunk, scaler=scaler
-    )
-    _descend(optimiser, scaler)
-    return loss
-
-
-def _descend(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
-    if scaler is None:
-        optimiser.step()
-    else:
-        scaler.step(optimiser)
-        scaler.update()
 
 
 def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
@@ -75,8 +44,8 @@ def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
             f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
             f"{tasks}, or give more --tasks-per-step."
         )
-    chunks = config.tasks_per_chunk is not None or config.memory_budget is not None
-    if world.size > 1 and config.normalisation == "stored" and chunks:
+    chunks = config.memory.tasks_per_chunk is not None or config.memory.budget is not None
+    if world.size > 1 and config.backbone.normalisation == "stored" and chunks:
         raise ConfigError(
             "normalisation stored was given with tasks_per_chunk, or a memory_budget, to several "
             "ranks: running averages move once for each chunk, so that chunks of several ranks "
@@ -101,8 +70,8 @@ class Training:
     """One run between its upper steps.
 
     Args:
-        config: its settings.
-        device: to run on.
+        config: the run's settings.
+        device: runs the upper steps.
         world: the ranks that share the tasks.
 
     Attributes:
@@ -124,49 +93,54 @@ class Training:
     ) -> None:
         self.config, self.device, self.world = config, device, world
         self.sampler = training_sampler(config, device=device)
-        self.episodes = ahead(self.sampler, self._after)
         self.validation = evaluation_sampler("validation", config, device=device)
-        self.configured = config.configured()
-        self.method, self.tasks = self.configured.method, self.configured.tasks_per_step
+        self.preset = config.preset()
+        self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
         _refuse_ranks(world, self.tasks, config)
-        self.model = build_model(config, self.episodes.pool, device=device)
-        self.optimiser = build_optimiser(self.configured, self.model)
+        self.model = build_model(config, self.sampler.pool, device=device)
+        self.optimiser = build_optimiser(self.preset, self.model)
         schedules = torch.optim.lr_scheduler
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
-            schedules.CosineAnnealingLR(self.optimiser, config.steps)
-            if self.configured.schedule == "cosine"
+            schedules.CosineAnnealingLR(self.optimiser, config.optimisation.steps)
+            if self.preset.schedule == "cosine"
             else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
         # float16's small gradients vanish unless the loss is scaled up
-        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "float16" else None
-        self.evidence = Evidence(
-            steps=config.steps,
+        scaled = config.backbone.precision == "float16"
+        self.scaler = torch.amp.GradScaler(device.type) if scaled else None
+        self.certificates = Certificates(
+            steps=config.optimisation.steps,
             tasks=self.tasks,
             fixed_steps=numbers(self.method).K is not None,
             device=device,
         )
-        self.losses = torch.zeros(config.steps, device=device)
+        self.losses = torch.zeros(config.optimisation.steps, device=device)
         self.step = self.validated = self.stale = 0
         self.best: _Best | None = None
         self.asked: signal.Signals | None = None
+        self._stream: Iterator[Episodes] | None = None
 
     @property
     def own(self) -> range:
-        """This rank's part of the next upper step's tasks, as indices of episodes."""
+        """Indices of this rank's episodes in the next upper step."""
+        return self._own_at(self.step)
+
+    def _own_at(self, step: int) -> range:
         own = self.world.share(self.tasks)
-        return range(self.step * self.tasks + own.start, self.step * self.tasks + own.stop)
+        return range(step * self.tasks + own.start, step * self.tasks + own.stop)
 
-    def _after(self, start: int, count: int) -> tuple[int, int]:
-        """The episodes that this rank draws after these: its next chunk, of this step or the next.
+    def _chunks(self) -> Iterator[Episodes]:
+        """This rank's episodes of the next upper step.
 
-        As (first, number of them), like the argument.
+        They come from one stream over all steps that are left, so that the first chunk of a step
+        can be drawn while the last of the step before is used.
         """
-        step, first = divmod(start, self.tasks)
-        own, first = self.world.share(self.tasks), first + count
-        if first >= own.stop:
-            step, first = step + 1, own.start
-        chunk = self.config.tasks_per_chunk or len(own)
-        return step * self.tasks + first, min(chunk, own.stop - first)
+        size = self.config.memory.tasks_per_chunk or self.tasks
+        if self._stream is None:
+            steps = map(self._own_at, range(self.step, self.config.optimisation.steps))
+            indices = itertools.chain.from_iterable(chunked(own, size) for own in steps)
+            self._stream = drawn(self.sampler, indices)
+        return itertools.islice(self._stream, len(range(0, len(self.own), size)))
 
     def advance(self, asked: signal.Signals | None = None) -> None:
         """Take the next upper step.
@@ -180,34 +154,32 @@ class Training:
             RankError: on all of several ranks, what one of them would have raised.
             LostRankError: a rank hangs or is gone.
         """
-        if self.world.size == 1:
-            self._advance_alone()
-        else:
-            self._advance_together(asked)
+        seen = self.certificates.seen
+        try:
+            if self.world.size == 1:
+                with memory_named(self.step + 1, self.config), self._named(self.own):
+                    loss = upper_step(
+                        self.method,
+                        self.model,
+                        self.optimiser,
+                        self._chunks(),
+                        tasks=self.tasks,
+                        watch=self.certificates,
+                        scaler=self.scaler,
+                    )
+            else:
+                loss = self._upper_step_of_ranks(asked)
+        except Exception:
+            # A step that was not taken has no certificates, and its episodes come again.
+            self.certificates.seen, self._stream = seen, None
+            raise
+        self.losses[self.step] = loss
         self.schedule.step()
         self.step += 1
 
-    def _advance_alone(self) -> None:
-        seen = self.evidence.seen
-        try:
-            with memory_named(self.step + 1, self.config), self._named(self.own):
-                loss = upper_step(
-                    self.method,
-                    self.model,
-                    self.optimiser,
-                    Undrawn(self.episodes, self.own.start, self.tasks),
-                    watch=self.evidence,
-                    tasks_per_chunk=self.config.tasks_per_chunk,
-                    scaler=self.scaler,
-                )
-        except Exception:
-            self.evidence.seen = seen  # a step that was not taken has no certificates
-            raise
-        self.losses[self.step] = loss
-
-    def _advance_together(self, asked: signal.Signals | None) -> None:
+    def _upper_step_of_ranks(self, asked: signal.Signals | None) -> Tensor:
         # what a rank drops is its own and, like an episode, follows from the seed and the step
-        torch.manual_seed(_mixed(self.config.seed, self.own.start))
+        torch.manual_seed(_mixed(self.config.run.seed, self.own.start))
         self.optimiser.zero_grad(set_to_none=True)
 
         def gradient() -> Tensor:
@@ -215,9 +187,9 @@ class Training:
                 return accumulate(
                     self.method,
                     self.model,
-                    Undrawn(self.episodes, self.own.start, len(self.own)),
-                    watch=self.evidence,
-                    tasks_per_chunk=self.config.tasks_per_chunk,
+                    self._chunks(),
+                    tasks=len(self.own),
+                    watch=self.certificates,
                     scaler=self.scaler,
                 )
 
@@ -225,14 +197,15 @@ class Training:
             self.world,
             gradient,
             self.model,
-            self.evidence,
+            self.certificates,
             named=self._named(self.own),
             asked=asked,
             scaled=self.scaler is not None,
             what=f"upper step {self.step + 1}",
         )
-        _descend(self.optimiser, self.scaler)
-        self.losses[self.step], self.asked = agreed.loss, agreed.asked
+        descend(self.optimiser, self.scaler)
+        self.asked = agreed.asked
+        return agreed.loss
 
     def _named(self, episodes: range) -> AbstractContextManager[None]:
         return episodes_named(self.method, self.model, self.sampler, episodes, scaler=self.scaler)
@@ -250,16 +223,16 @@ class Training:
             with self._named(range(at * self.tasks, (at + 1) * self.tasks)):
                 raise NotFiniteError(
                     f"the loss is {self.losses[at].item()} at upper step {at + 1}: lower the "
-                    f"learning rate ({self.configured.learning_rate})."
+                    f"learning rate ({self.preset.learning_rate})."
                 )
         loss = losses.mean().item()
-        found = {"loss": loss} | self.evidence.last(since)
+        found = {"loss": loss} | self.certificates.last(since)
         for name, value in found.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
                     f"the {name} is {value} at upper step {self.step}, of training episodes "
-                    f"{self.evidence.not_finite(since)}: lower the learning rate "
-                    f"({self.configured.learning_rate})."
+                    f"{self.certificates.not_finite(since)}: lower the learning rate "
+                    f"({self.preset.learning_rate})."
                 )
         return found
 
@@ -269,8 +242,8 @@ class Training:
             self.method,
             self.model,
             self.validation,
-            self.config.validation_episodes,
-            tasks_per_chunk=self.config.tasks_per_chunk,
+            self.config.evaluation.validation_episodes,
+            tasks_per_chunk=self.config.memory.tasks_per_chunk,
             world=self.world,
         )
         self.validated = self.step
@@ -291,10 +264,10 @@ class Training:
             NotFiniteError: it is NaN or infinite.
             MemoryExhaustedError: in float64 the tasks need more memory than there is.
         """
-        if not self.config.hypergradient_error:
+        if not self.config.evaluation.hypergradient_error:
             return {}
-        batch = self.sampler.sample(self.config.steps * self.tasks, self.tasks)
-        chunk = self.config.tasks_per_chunk or len(self.own)
+        batch = self.sampler.sample(self.config.optimisation.steps * self.tasks, self.tasks)
+        chunk = self.config.memory.tasks_per_chunk or len(self.own)
         with memory_named(self.step, self.config):
             found = exactness(self.method, self.model, batch, tasks_per_chunk=chunk)
         if found is None:
@@ -309,18 +282,19 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken, or the best validation is too long ago."""
-        patience = self.config.patience
-        return self.step == self.config.steps or (patience is not None and self.stale >= patience)
+        """All steps are taken, or the best validation is too long ago."""
+        upper = self.config.optimisation
+        waited = upper.patience is not None and self.stale >= upper.patience
+        return waited or self.step == upper.steps
 
     def state(
         self, *, key: RunKey, origin: dict[str, Any], metrics: int, seconds: float
     ) -> tuple[dict[str, Tensor], Progress]:
-        """All that decides what comes next, as tensors and plain values; see `restore`.
+        """The complete state, as tensors and plain values, for `restore`.
 
         Args:
-            key: what the state belongs to.
-            origin: of the code, see `metalearn.runs.provenance`.
+            key: identity of the run.
+            origin: version of the code, see `metalearn.runs.provenance`.
             metrics: lines written to the metrics.
             seconds: spent so far.
         """
@@ -330,7 +304,7 @@ class Training:
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in kept.items()}
         if self.best is not None:
             tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
-        tensors |= {f"evidence.{k}": v for k, v in self.evidence.state().items()}
+        tensors |= {f"certificates.{k}": v for k, v in self.certificates.state().items()}
         tensors["losses"] = self.losses[: self.step]
         tensors[f"{_GENERATORS}cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -339,7 +313,7 @@ class Training:
             key=key,
             origin=origin,
             step=self.step,
-            seen=self.evidence.seen,
+            seen=self.certificates.seen,
             metrics=metrics,
             validated=self.validated,
             stale=self.stale,
@@ -352,10 +326,10 @@ class Training:
         return tensors, progress
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Go on from what `state` gave.
+        """Put back what `state` returned.
 
         Raises:
-            RunError: it is not the state of a run with these settings.
+            RunError: the state is that of a run with other settings.
         """
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -371,7 +345,7 @@ class Training:
                 optimiser=self.optimiser,
                 schedule=self.schedule,
                 scaler={} if self.scaler is None else self.scaler.state_dict(),
-                steps=self.config.steps,
+                steps=self.config.optimisation.steps,
                 tasks=self.tasks,
             )
             for name, tensor in part("optimiser").items():
@@ -382,7 +356,7 @@ class Training:
             self.schedule.load_state_dict(progress.schedule)
             if self.scaler is not None:
                 self.scaler.load_state_dict(progress.scaler)
-            self.evidence.restore(part("evidence"), progress.seen)
+            self.certificates.restore(part("certificates"), progress.seen)
             self.losses[: progress.step] = tensors["losses"]
             torch.set_rng_state(tensors[f"{_GENERATORS}cpu"])
             if self.device.type == "cuda":
@@ -390,5 +364,6 @@ class Training:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(f"the checkpoint does not fit the run's settings: {error!r}.") from error
         self.step, self.validated, self.stale = progress.step, progress.validated, progress.stale
+        self._stream = None
         if progress.best is not None:
             self.best = _Best(progress.best, part("best"))

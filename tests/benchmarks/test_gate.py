@@ -13,7 +13,6 @@ from benchmarks.figures import SMALL, Figure, counted, generic
 from benchmarks.gate import MARGINS, load, moved, table
 from hypergrad import Implicit, Unrolled
 from metalearn.methods import LinearHeads, Model
-from metalearn.methods.accumulate import chunks
 from metalearn.tasks.episodes import Episodes
 from verification.subjects.planting import SourceBug, planted
 
@@ -69,7 +68,7 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
     loss = LinearHeads.loss
 
     def looped(self: LinearHeads, model: Model, episodes: Episodes, *, watch: Any) -> Tensor:
-        each = [loss(self, model, one, watch=watch) for one in chunks(episodes, 1)]
+        each = [loss(self, model, one, watch=watch) for one in episodes.split(1)]
         return torch.stack(each).mean()
 
     monkeypatch.setattr(LinearHeads, "loss", looped)

@@ -1,4 +1,4 @@
-"""``check`` on random healthy problems: no false alarm; and as a command."""
+"""``check`` on random healthy problems: no false alarm."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from hypergrad import Bilevel, Cholesky, Newton
 from hypergrad.checks.check import check
-from hypergrad.checks.report import Verdict
+from hypergrad.checks.findings import Verdict
 from hypergrad.objectives.quadratic import Quadratic
 from hypergrad.objectives.ridge import RidgeRegression
 from hypergrad.objectives.softmax import SoftmaxRegression
@@ -87,7 +86,7 @@ def alarms(seeds: range) -> tuple[dict[int, Any], int]:
     """The faults found in healthy problems, and how many hypergradients could be compared."""
     found, compared = {}, 0
     for seed in seeds:
-        report = check(*random_problem(seed), seed=seed)
+        report = check(*random_problem(seed), seed=seed, at_minimiser=seed % 2 == 0, upper_steps=0)
         if not report.passed:
             found[seed] = [(f.name, f.measured, f.limit) for f in report.faults]
         compared += any(
@@ -113,48 +112,3 @@ def test_no_false_alarm_over_random_problems() -> None:
     found, compared = ast.literal_eval(done.stdout)
     assert not found
     assert compared >= 190  # the rest has too much rounding to tell
-
-
-# --- the command
-
-
-PROBLEM = """
-import torch
-from hypergrad import Bilevel
-
-def lower(theta, phi):
-    return (phi - theta).square().sum(-1) / 2
-
-def upper(theta, phi):
-    return (phi - 1).square().sum(-1)
-
-def healthy():
-    theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    return Bilevel(upper=upper, lower=lower), theta, theta.clone()
-
-def far():
-    problem, theta, phi = healthy()
-    return problem, theta, phi + 1
-"""
-
-
-@pytest.mark.parametrize(
-    ("target", "code", "words"),
-    [
-        ("mine:healthy", 0, "Nothing to do"),
-        ("mine:far", 1, "run more lower steps"),
-        ("mine:absent", 2, "where function() returns (problem, theta, phi)"),
-    ],
-)
-def test_the_command(tmp_path: Path, target: str, code: int, words: str) -> None:
-    (tmp_path / "mine.py").write_text(PROBLEM, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "hypergrad", "check", target],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert words in " ".join((done.stdout + done.stderr).split())
-    assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from metalearn.data.published import DatasetName, fine_names, published, superclasses
-from metalearn.data.untrusted.unpickle import unpickle
+from metalearn.data.untrusted.pickles import unpickle
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DRAW = np.random.default_rng(0)
@@ -281,7 +281,7 @@ def torchmeta_omniglot(zips: Mapping[str, bytes]) -> dict[str, bytes]:
 def torchmeta_cifar(folder: Mapping[str, bytes]) -> dict[str, bytes]:
     """As torchmeta makes it of the official pickles."""
     halves = [f for half in ("train", "test") for f in folder if f.endswith(f"/{half}")]
-    batches = [unpickle(folder[file], file) for file in halves]
+    batches = [unpickle(io.BytesIO(folder[file]), file) for file in halves]
     pixels = np.concatenate([batch[b"data"] for batch in batches])
     labels = np.concatenate([batch[b"fine_labels"] for batch in batches])
     whole = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -296,7 +296,7 @@ def torchmeta_mini(pickles: Mapping[str, bytes]) -> dict[str, bytes]:
     """As torchmeta makes it of the cache pickles."""
     files = {}
     for split in SPLITS:
-        value = unpickle(pickles[f"mini-imagenet-cache-{split}.pkl"], split)
+        value = unpickle(io.BytesIO(pickles[f"mini-imagenet-cache-{split}.pkl"]), split)
         classes = {k.decode(): value[b"image_data"][v] for k, v in value[b"class_dict"].items()}
         files[f"{split}_data.hdf5"] = hdf5({f"datasets/{k}": v for k, v in classes.items()})
     return files

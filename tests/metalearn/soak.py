@@ -100,8 +100,8 @@ def main() -> None:
     options = parser.parse_args()
     origin = provenance.commit()
     torch.set_num_threads(1)
-    # buffers for the evidence of all steps are made at the start
-    config = TrainConfig(steps=1_000_000, threads=1, device="cpu", validation_episodes=20)
+    # buffers for the certificates of all steps are made at the start
+    config = TrainConfig().replace(steps=1_000_000, threads=1, device="cpu", validation_episodes=20)
     with tempfile.TemporaryDirectory() as place:
         looks = soak(60 * options.minutes, config, Path(place))
     if len(looks) < 4:
@@ -111,7 +111,7 @@ def main() -> None:
         "looks": [[one.step, one.resident, one.files] for one in looks],
         **origin,
         "versions": provenance.versions(),
-        "seed": config.seed,
+        "seed": config.run.seed,
     }
     sys.stdout.write(f"{ {k: v for k, v in record.items() if k != 'looks'} }\n")
     if options.out is not None:

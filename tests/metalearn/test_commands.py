@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +80,11 @@ def test_a_run_leaves_its_evidence(finished: Path) -> None:
     assert settings["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_evaluate_reproduces_exactly(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["evaluate", f"--run={finished}"])
+@pytest.mark.parametrize("command", ["test", "evaluate"])
+def test_the_recorded_test_is_reproduced_exactly(
+    command: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command, str(finished)])
     said = capsys.readouterr().out
     assert "reproduced exactly: all 30 episodes" in said
     result = Run(finished).result()
@@ -143,11 +143,11 @@ def rewrite(copy: Path, **changes: Any) -> None:
 def test_other_weights_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(copy)
     run.write_weights({name: -weight for name, weight in run.weights().items()})
-    said = refused(["evaluate", f"--run={copy}"], capsys)
+    said = refused(["test", str(copy)], capsys)
     assert "weights.safetensors is not the file that result.json is the result of" in said
     # Were the digest changed with the weights, the episodes would tell.
     rewrite(copy, files=run.digests())
-    said = refused(["evaluate", f"--run={copy}"], capsys)
+    said = refused(["test", str(copy)], capsys)
     assert "RunError: not reproduced" in said
     assert "30 episodes differ" in said
     assert "neither versions nor device" in said
@@ -156,10 +156,10 @@ def test_other_weights_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixt
 def test_other_settings_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"l2": 0.02}))
-    said = refused(["evaluate", f"--run={copy}"], capsys)
+    said = refused(["test", str(copy)], capsys)
     assert "config.json is not the file that result.json is the result of" in said
     rewrite(copy, files=Run(copy).digests())
-    assert "l2 is 0.01, and 0.02 comes out" in refused(["evaluate", f"--run={copy}"], capsys)
+    assert "l2 is 0.01, and 0.02 comes out" in refused(["test", str(copy)], capsys)
 
 
 EDITS: list[dict[str, Any]] = [
@@ -195,7 +195,7 @@ def test_an_edited_result_is_not_reproduced(
 ) -> None:
     rewrite(copy, **edit)
     ((name, value),) = edit.items()
-    assert f"{name} is {value!r}, and" in refused(["evaluate", f"--run={copy}"], capsys)
+    assert f"{name} is {value!r}, and" in refused(["test", str(copy)], capsys)
 
 
 @pytest.mark.parametrize(
@@ -206,20 +206,20 @@ def test_an_edited_protocol_is_not_reproduced(
 ) -> None:
     protocol = json.loads((copy / "result.json").read_text())["protocol"]
     rewrite(copy, protocol=protocol | {name: "train" if name in ("split", "data_sha256") else 20})
-    assert "protocol is TestProtocol(" in refused(["evaluate", f"--run={copy}"], capsys)
+    assert "protocol is TestProtocol(" in refused(["test", str(copy)], capsys)
 
 
 def test_another_version_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     versions = Run(copy).result().versions
     rewrite(copy, accuracy=0.5, versions=versions | {"torch": "0.1"})
-    assert "'torch': '0.1'" in refused(["evaluate", f"--run={copy}"], capsys)
+    assert "'torch': '0.1'" in refused(["test", str(copy)], capsys)
 
 
 def test_episodes_that_are_missing_are_named(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(copy, per_episode=[0.5] * 7)
-    said = refused(["evaluate", f"--run={copy}"], capsys)
+    said = refused(["test", str(copy)], capsys)
     assert "per_episode has 7 values for 30 episodes" in said
 
 
@@ -245,7 +245,7 @@ def test_damaged_runs_are_refused(
         (copy / name).unlink()
     else:
         (copy / name).write_bytes(content)
-    assert message in refused(["evaluate", f"--run={copy}"], capsys)
+    assert message in refused(["test", str(copy)], capsys)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_results_of_another_type_are_refused(
     field: str, value: object, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(copy, **{field: value})
-    said = refused(["evaluate", f"--run={copy}"], capsys)
+    said = refused(["test", str(copy)], capsys)
     assert f"result.json is damaged: it.{field}" in said
 
 
@@ -266,7 +266,7 @@ def test_weights_of_another_backbone_are_refused(
     run = Run(copy)
     run.write_weights({"backbone.convs.0.weight": torch.zeros(1)})
     rewrite(copy, files=run.digests())
-    assert "don't fit its settings" in refused(["evaluate", f"--run={copy}"], capsys)
+    assert "don't fit its settings" in refused(["test", str(copy)], capsys)
 
 
 BAD = [
@@ -291,37 +291,3 @@ def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixtur
     before = (finished / "result.json").read_bytes()
     assert "holds files already" in refused(["train", f"--run={finished}", *SMALL], capsys)
     assert (finished / "result.json").read_bytes() == before
-
-
-def test_help_names_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["train", "--help"])
-    assert exit_.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "--tasks-per-step" in said
-    assert "tasks of one upper step" in said
-
-
-def test_threads_sleep_while_they_wait() -> None:
-    # OpenMP reads its policy when torch loads it, so the setting must come first.
-    code = """
-import os, sys
-from metalearn.cli import main
-assert "torch" not in sys.modules
-try:
-    main(["--help"])
-except SystemExit:
-    pass
-assert "torch" in sys.modules
-print(os.environ["OMP_WAIT_POLICY"])
-"""
-    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=bare | given,
-        )
-        assert done.stdout.splitlines()[-1] == expected

@@ -14,10 +14,13 @@ from rich.console import Console
 
 from hypergrad import GradientDescent, Implicit
 from metalearn.cli import main
-from metalearn.config.train import MethodName, Protocol, TrainConfig, from_json, to_json
+from metalearn.config.checks import parse_bytes
+from metalearn.config.choices import MethodName
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig, from_json, to_json
 from metalearn.config.yaml import settings, split_off
 from metalearn.errors import ConfigError
-from metalearn.memory import LiveBytes, parse_bytes
+from metalearn.memory import LiveBytes
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.lower import direct, steps_of_cg
 from metalearn.methods.overrides import Numbers, describe, numbers
@@ -59,17 +62,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TrainConfig(**change)
+        TrainConfig().replace(**change)
 
 
 def test_unknown_choices_are_refused() -> None:
     # In a process of its own, since the tests' type checker would refuse them before we can.
     code = """
 from metalearn.backbones import Conv4
+from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
 for change in ({"method": "fast"}, {"normalisation": "batch"}, {"device": "tpu"}):
     try:
-        TrainConfig(**change)
+        TrainConfig().replace(**change)
     except ValueError as error:
         print(error)
 try:
@@ -89,24 +93,24 @@ except ValueError as error:
 @pytest.mark.parametrize("name", ["way", "shot", "query"])
 def test_bad_protocols_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} was given as 0"):
-        Protocol(**{name: 0})
+        EpisodeShape(**{name: 0})
 
 
 def test_a_run_from_before_a_setting_had_what_was_done_then() -> None:
     older = to_json(TrainConfig())
     del older["compiled"]
-    assert from_json(older) == TrainConfig(compiled=False)
+    assert from_json(older) == TrainConfig().replace(compiled=False)
 
 
 @pytest.mark.parametrize(
     "config",
     [
         TrainConfig(),
-        TrainConfig(
+        TrainConfig().replace(
             run=Path("here"),
             method="memory-reduced",
             adjoint_steps=7,
-            train=Protocol(way=3, shot=2, query=4),
+            train=EpisodeShape(way=3, shot=2, query=4),
             learning_rate=0.1,
         ),
     ],
@@ -147,45 +151,47 @@ def test_settings_of_another_type_are_refused(name: str, value: object, expected
 
 
 def test_paper_preset_is_the_published_one() -> None:
-    config = TrainConfig(method="memory-reduced")
-    subject = config.subject
+    config = TrainConfig().replace(method="memory-reduced")
+    subject = config.preset().method
     assert isinstance(subject, LinearHeads)
     assert subject.lower.by == GradientDescent(max_steps=20, step_size=0.05)
     assert isinstance(subject.lower.adjoint, Implicit)
     assert numbers(subject) == Numbers(K=20, step_size=0.05, N=20, test_K=20, test_step_size=0.05)
-    assert config.configured().learning_rate == 1e-3
+    assert config.preset().learning_rate == 1e-3
 
 
 def test_every_preset_can_be_chosen() -> None:
     assert get_args(MethodName) == tuple(PRESETS)
     for name in get_args(MethodName):
-        configured = TrainConfig(method=name).configured()
+        configured = TrainConfig().replace(method=name).preset()
         assert configured == PRESETS[name]
         assert "0x" not in describe(configured.method)
 
 
 def test_given_numbers_replace_the_presets_and_are_named() -> None:
-    config = TrainConfig(
+    config = TrainConfig().replace(
         method="memory-reduced", lower_steps=7, step_size=0.1, adjoint_steps=3, l2=0.5
     )
-    assert numbers(config.subject) == Numbers(K=7, step_size=0.1, N=3, test_K=7, test_step_size=0.1)
-    assert "l2=0.5" in describe(config.subject)
+    assert numbers(config.preset().method) == Numbers(
+        K=7, step_size=0.1, N=3, test_K=7, test_step_size=0.1
+    )
+    assert "l2=0.5" in describe(config.preset().method)
     given = "Given: lower_steps = 7, step_size = 0.1, adjoint_steps = 3, l2 = 0.5."
-    assert config.configured().departures.endswith(given)
-    assert config.configured().variant == "best effort"
+    assert config.preset().departures.endswith(given)
+    assert config.preset().variant == "best effort"
     # A step size is that of testing, too; steps of testing have their own setting.
-    unrolled = TrainConfig(method="maml", lower_steps=2, step_size=0.3).configured()
+    unrolled = TrainConfig().replace(method="maml", lower_steps=2, step_size=0.3).preset()
     assert numbers(unrolled.method) == Numbers(K=2, step_size=0.3, test_K=10, test_step_size=0.3)
-    tested = TrainConfig(method="maml", test_lower_steps=0).configured()
+    tested = TrainConfig().replace(method="maml", test_lower_steps=0).preset()
     assert numbers(tested.method).test_K == 0
-    reptile = TrainConfig(method="reptile", lower_steps=2).configured()
+    reptile = TrainConfig().replace(method="reptile", lower_steps=2).preset()
     assert numbers(reptile.method) == Numbers(K=2, test_K=88)
 
 
 def test_another_schedule_is_a_departure() -> None:
-    assert TrainConfig(method="maml-omniglot").configured().variant == "as published"
-    assert TrainConfig(method="maml-omniglot").configured().schedule == "constant"
-    other = TrainConfig(method="maml-omniglot", schedule="cosine").configured()
+    assert TrainConfig().replace(method="maml-omniglot").preset().variant == "as published"
+    assert TrainConfig().replace(method="maml-omniglot").preset().schedule == "constant"
+    other = TrainConfig().replace(method="maml-omniglot", schedule="cosine").preset()
     assert (other.variant, other.departures) == ("best effort", "Given: schedule = cosine.")
 
 
@@ -194,8 +200,8 @@ def test_a_file_gives_settings_and_the_command_line_overrides(
 ) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("method: memory-reduced\nlower_steps: 7\ntrain: {way: 3}\nsteps: 4\n")
-    assert settings(path) == TrainConfig(
-        method="memory-reduced", lower_steps=7, train=Protocol(way=3, shot=1, query=2), steps=4
+    assert settings(path) == TrainConfig().replace(
+        method="memory-reduced", lower_steps=7, train=EpisodeShape(way=3, shot=1, query=2), steps=4
     )
     main(["train", "--config", str(path), "--steps=9", "--dry-run", "--filters=4"])
     said = capsys.readouterr().out
@@ -239,17 +245,17 @@ def test_a_file_is_given_once(arguments: list[str]) -> None:
 
 
 def test_the_plan_predicts_the_memory_of_a_step() -> None:
-    config = TrainConfig(filters=4, tasks_per_step=2, steps=3, device="cpu")
+    config = TrainConfig().replace(filters=4, tasks_per_step=2, steps=3, device="cpu")
     training = Training(config, torch.device("cpu"))
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
     predicted = predicted_bytes(training)
     # It changes nothing ...
     after = training.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (training.step, training.evidence.seen) == (0, 0)
+    assert (training.step, training.certificates.seen) == (0, 0)
     # ... and is what a first step takes.
     weights = list(training.model.parameters())
-    pools = [training.episodes.pool.images, training.validation.pool.images]
+    pools = [training.sampler.pool.images, training.validation.pool.images]
     with LiveBytes([*weights, *pools]) as live:
         training.advance()
     # The heads' solves hold a few vectors of a head (here 2 x 20 x 17 floats) more or fewer.
@@ -267,10 +273,10 @@ def test_amounts_are_read(text: str, amount: int) -> None:
 
 
 def test_the_adjoint_is_a_choice() -> None:
-    found = TrainConfig(adjoint="woodbury").subject
+    found = TrainConfig().replace(adjoint="woodbury").preset().method
     assert isinstance(found, LinearHeads)
     assert found.lower.adjoint == direct()
-    found = TrainConfig(adjoint="cg", adjoint_steps=3).subject
+    found = TrainConfig().replace(adjoint="cg", adjoint_steps=3).preset().method
     assert isinstance(found, LinearHeads)
     assert found.lower.adjoint == steps_of_cg(3)
 
@@ -293,13 +299,13 @@ def test_a_budget_is_kept_where_another_moment_takes_the_most(
 
     counted: list[int] = []
     monkeypatch.setattr(plan, "_peak", peak)
-    asked = TrainConfig(tasks_per_step=16, memory_budget="220B", device="cpu")
+    asked = TrainConfig().replace(tasks_per_step=16, memory_budget="220B", device="cpu")
     said = io.StringIO()
     found = within_budget(Training(asked, torch.device("cpu")), console=Console(file=said))
     # 12 would fit the line through 110 and 120 bytes: two chunks of 8, which take 240; on the line
     # through 110 and 240 it is 6
     assert counted == [1, 2, 8, 6]
-    assert found.tasks_per_chunk == 6
+    assert found.memory.tasks_per_chunk == 6
     assert "chunks of at most 6, predicted to take" in said.getvalue()
 
 
@@ -312,7 +318,7 @@ def test_a_task_that_is_counted_to_more_than_the_budget_is_refused(
         return next(counts)
 
     monkeypatch.setattr(plan, "_peak", peak)
-    asked = TrainConfig(tasks_per_step=16, memory_budget="120B", device="cpu")
+    asked = TrainConfig().replace(tasks_per_step=16, memory_budget="120B", device="cpu")
     with pytest.raises(ConfigError, match="a step was counted to take .* one task at a time"):
         within_budget(Training(asked, torch.device("cpu")), console=Console(quiet=True))
 
@@ -320,8 +326,8 @@ def test_a_task_that_is_counted_to_more_than_the_budget_is_refused(
 @pytest.mark.parametrize("change", BUDGETED, ids=str)
 def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     def settings(**more: Any) -> TrainConfig:
-        asked = Protocol(way=5, shot=2, query=2)
-        return TrainConfig(
+        asked = EpisodeShape(way=5, shot=2, query=2)
+        return TrainConfig().replace(
             filters=8, tasks_per_step=10, train=asked, steps=3, device="cpu", **change, **more
         )
 
@@ -334,18 +340,18 @@ def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     told = re.search(r"chunks of at most (\d+), predicted to take ([\d.]+) MiB", said.getvalue())
     assert told is not None
     # at most 6 at a time are two chunks, which are then of 5
-    assert training.config.memory_budget is None
-    assert training.config.tasks_per_chunk == int(told[1]) == 5
+    assert training.config.memory.budget is None
+    assert training.config.memory.tasks_per_chunk == int(told[1]) == 5
     training.advance()
     kept = [v for s in training.optimiser.state.values() for v in s.values()]
     weights = list(training.model.parameters())
-    pools = [training.episodes.pool.images, training.validation.pool.images]
+    pools = [training.sampler.pool.images, training.validation.pool.images]
     with LiveBytes([*weights, *kept, *pools]) as live:
         training.advance()
     assert live.peak <= budget
     for predicted in (float(told[2]) * 2**20, fit.bytes(5)):
         assert abs(predicted - live.peak) <= 0.1 * live.peak
-    if not training.config.streamed:  # half a task more or less would be seen
+    if not training.config.memory.streamed:  # half a task more or less would be seen
         assert fit.per_task > 0.1 * live.peak / 2
     with pytest.raises(ConfigError, match=r"MiB with one task at a time: give more"):
         fit.tasks(fit.bytes(1) - 1, 10)

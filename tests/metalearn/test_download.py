@@ -5,18 +5,19 @@ import io
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
 from metalearn.cli import main
-from metalearn.data import download as module
-from metalearn.data.download import BY_HAND, REMOTES, Remote, download
-from metalearn.data.prepare import PrepareConfig
-from metalearn.data.published import SPLITS, DatasetName
+from metalearn.config.commands import PrepareConfig
+from metalearn.data import prepare as module
+from metalearn.data.download import download
+from metalearn.data.published import SPLITS, DatasetName, Published, Remote, published
 from metalearn.data.store import open_store
 from metalearn.errors import ConfigError, DataError
 from tests.metalearn import legacy
@@ -81,19 +82,23 @@ def md5(content: bytes) -> str:
     return "md5:" + hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def remotes(served: Served, *paths: str) -> dict[DatasetName, tuple[Remote, ...]]:
-    urls = tuple(served.url + path for path in paths)
-    return {"fc100": (Remote("data.bin", md5(CONTENT), urls),)}
+def at(*urls: str, name: str = "data.bin", content: bytes = CONTENT) -> Published:
+    """A data set that is one file at these places."""
+    return replace(published("fc100"), remotes=(Remote(name, md5(content), urls),))
+
+
+def places(served: Served, *paths: str) -> Published:
+    return at(*(served.url + path for path in paths))
 
 
 def test_mirrors_are_tried_in_turn_and_nothing_is_fetched_twice(
     served: Served, tmp_path: Path
 ) -> None:
     served.content |= {"/page": PAGE, "/other": CONTENT[::-1]}
-    places = remotes(served, "/missing", "/page", "/other", "/good", "/never")
+    known = places(served, "/missing", "/page", "/other", "/good", "/never")
     shown = io.StringIO()
     for _ in range(2):
-        assert download("fc100", tmp_path, remotes=places, console=Console(file=shown)) == tmp_path
+        assert download(known, tmp_path, console=Console(file=shown)) == tmp_path
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert [path for path, _ in served.asked] == ["/missing", "/page", "/other", "/good"]
     assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
@@ -102,12 +107,12 @@ def test_mirrors_are_tried_in_turn_and_nothing_is_fetched_twice(
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_broken_download_is_resumed(served: Served, tmp_path: Path, ranges: bool) -> None:
     served.breaks, served.ranges = {"/good": HALF + 1000}, ranges
-    places = remotes(served, "/good")
+    known = places(served, "/good")
     with pytest.raises(DataError, match="Run the command again to resume"):
-        download("fc100", tmp_path, remotes=places)
+        download(known, tmp_path)
     # Whole blocks are kept.
     assert (tmp_path / "data.bin.part").stat().st_size == HALF
-    download("fc100", tmp_path, remotes=places)
+    download(known, tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert [asked for _, asked in served.asked] == [None, f"bytes={HALF}-"]
     assert not (tmp_path / "data.bin.part").exists()
@@ -116,23 +121,23 @@ def test_a_broken_download_is_resumed(served: Served, tmp_path: Path, ranges: bo
 @pytest.mark.parametrize("part", [b"another file's beginning", CONTENT[::-1]])
 def test_a_part_of_something_else_is_given_up(served: Served, tmp_path: Path, part: bytes) -> None:
     (tmp_path / "data.bin.part").write_bytes(part)
-    download("fc100", tmp_path, remotes=remotes(served, "/good"))
+    download(places(served, "/good"), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert [asked for _, asked in served.asked] == [f"bytes={len(part)}-", None]
 
 
 def test_a_failure_says_what_to_do_by_hand(served: Served, tmp_path: Path) -> None:
     served.content["/page"] = PAGE
-    places = remotes(served, "/missing", "/page")
+    known = places(served, "/missing", "/page")
     with pytest.raises(DataError) as refused:
-        download("fc100", tmp_path, remotes=places)
+        download(known, tmp_path)
     said = str(refused.value)
     assert f"{served.url}/missing: 404" in said
     assert f"{served.url}/page: brought an HTML page" in said
     assert f"get data.bin ({md5(CONTENT)}) by hand, put it into {tmp_path}" in said
     (tmp_path / "data.bin").write_bytes(CONTENT)
     asked = len(served.asked)
-    download("fc100", tmp_path, remotes=places)
+    download(known, tmp_path)
     assert len(served.asked) == asked
 
 
@@ -140,7 +145,7 @@ def test_another_file_in_its_place_is_kept_and_told(served: Served, tmp_path: Pa
     for content, kind in ((PAGE, "an HTML page"), (b"mine", md5(b"mine").replace(":", " "))):
         (tmp_path / "data.bin").write_bytes(content)
         with pytest.raises(DataError, match=kind):
-            download("fc100", tmp_path, remotes=remotes(served, "/good"))
+            download(places(served, "/good"), tmp_path)
         assert (tmp_path / "data.bin").read_bytes() == content
     assert not served.asked
 
@@ -148,21 +153,21 @@ def test_another_file_in_its_place_is_kept_and_told(served: Served, tmp_path: Pa
 def test_an_unreachable_server_is_named(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         port = server.server_address[1]
-    place = Remote("x", md5(b""), (f"http://127.0.0.1:{port}/x",))
     with pytest.raises(DataError) as refused:
-        download("fc100", tmp_path, remotes={"fc100": (place,)})
+        download(at(f"http://127.0.0.1:{port}/x"), tmp_path)
     assert f"127.0.0.1:{port}/x: no connection ([Errno" in str(refused.value)
     assert "HTTPConnection" not in str(refused.value)
 
 
 def test_every_data_set_is_downloaded_or_explained(tmp_path: Path) -> None:
-    assert not set(REMOTES) & set(BY_HAND)
-    for remote in {remote for files in REMOTES.values() for remote in files}:
+    sets = [published(name) for name in get_args(DatasetName)]
+    assert all(bool(known.remotes) != bool(known.by_hand) for known in sets)
+    for remote in {remote for known in sets for remote in known.remotes}:
         assert re.fullmatch("md5:[0-9a-f]{32}", remote.checksum)
         assert len(set(remote.urls)) == len(remote.urls) >= 3
         assert all(url.startswith("https://") for url in remote.urls)
     with pytest.raises(DataError, match="Get mini-imagenet-cache.*put it into"):
-        download("miniimagenet", tmp_path)
+        download(published("miniimagenet"), tmp_path)
 
 
 def test_the_command_downloads_and_prepares(
@@ -170,13 +175,14 @@ def test_the_command_downloads_and_prepares(
 ) -> None:
     archive = legacy.official_tar()["cifar-100-python.tar.gz"]
     served.content["/c"] = archive
-    place = Remote("cifar-100-python.tar.gz", md5(archive), (f"{served.url}/c",))
-    monkeypatch.setitem(module.REMOTES, "cifar-fs", (place,))
+    file = Remote("cifar-100-python.tar.gz", md5(archive), (f"{served.url}/c",))
+    known = replace(published("cifar-fs"), remotes=(file,))
+    monkeypatch.setattr(module, "published", lambda name: known)
     arguments = ["prepare", "cifar-fs", "--download", f"--root={tmp_path}", "--allow-partial"]
     main(arguments)
     store = open_store(tmp_path / "cifar-fs", full=True)
     assert set(store.manifest["splits"]) == set(SPLITS)
-    assert (tmp_path / "downloads" / "cifar-fs" / place.name).read_bytes() == archive
+    assert (tmp_path / "downloads" / "cifar-fs" / file.name).read_bytes() == archive
 
 
 def test_a_source_or_a_download(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from metalearn.methods import LinearHeads, Model, ProtoNet
 from metalearn.methods.lower import Lower, exact, paper
 from metalearn.methods.presets import preset
 from metalearn.training import reference as subject_module
-from metalearn.training.budget import measured_error
+from metalearn.training.dry_run import measured_error
 from metalearn.training.reference import Exactness, exact_of, exactness
 from metalearn.training.state import Training
 from tests.metalearn.methods import subjects
@@ -102,15 +102,15 @@ def test_a_reference_that_is_not_solved_is_said(monkeypatch: pytest.MonkeyPatch)
         exactness(method, subjects.model(method), subjects.episodes())
 
 
-SMALL = TrainConfig(
+SMALL = TrainConfig().replace(
     filters=4, tasks_per_step=2, steps=3, validation_episodes=2, device="cpu", threads=1
 )
 
 
 def trained(**changes: Any) -> tuple[Training, dict[str, float], list[Tensor]]:
-    training = Training(dataclasses.replace(SMALL, **changes), torch.device("cpu"))
+    training = Training(SMALL.replace(**changes), torch.device("cpu"))
     found = {}
-    for _ in range(SMALL.steps):
+    for _ in range(SMALL.optimisation.steps):
         training.advance()
         found = training.exactness()
     return training, found, [weight.detach() for weight in training.model.parameters()]
@@ -122,7 +122,7 @@ def test_training_records_it_where_asked_and_goes_on_the_same() -> None:
     assert nothing == {}
     assert all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True))
     # the first tasks after those of training: 3 steps of 2
-    expected = exactness(training.method, training.model, training.episodes.sample(6, 2))
+    expected = exactness(training.method, training.model, training.sampler.sample(6, 2))
     assert expected is not None
     assert found == {
         "hypergradient_error": expected.error,
@@ -135,7 +135,7 @@ def test_training_records_it_where_asked_and_goes_on_the_same() -> None:
 def test_an_error_that_is_no_number_is_refused(
     found: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(SMALL, method="memory-reduced", hypergradient_error=True)
+    config = SMALL.replace(method="memory-reduced", hypergradient_error=True)
     training = Training(config, torch.device("cpu"))
     planted = Exactness(error=found[0], cosine=found[1])
     monkeypatch.setattr(metalearn.training.state, "exactness", lambda *given, **named: planted)
@@ -149,10 +149,10 @@ def test_the_plan_says_whether_it_is_measured() -> None:
         ({"hypergradient_error": True}, "measured at each validation"),
         ({"hypergradient_error": True, "method": "protonet"}, "not defined"),
     ):
-        config = dataclasses.replace(SMALL, **changes)
+        config = SMALL.replace(**changes)
         assert measured_error(Training(config, torch.device("cpu"))).startswith(expected)
 
 
 def test_float16_is_refused() -> None:
     with pytest.raises(ConfigError, match="only a scaled loss keeps"):
-        TrainConfig(hypergradient_error=True, precision="float16")
+        TrainConfig().replace(hypergradient_error=True, precision="float16")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 
@@ -23,15 +22,16 @@ from experiments.__main__ import (
 from experiments.rates import search
 from metalearn.cli import main
 from metalearn.cli.compare import ensure
-from metalearn.cli.test import load_retested
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError, RunError
 from metalearn.report.collect import collect
 from metalearn.runs.folder import Run
+from metalearn.runs.records import load_retested
 
-SMALL = TrainConfig(
+SMALL = TrainConfig().replace(
     filters=4,
-    train=Protocol(way=5, shot=1, query=2),
+    train=EpisodeShape(way=5, shot=1, query=2),
     tasks_per_step=2,
     steps=2,
     validate_every=1,
@@ -46,12 +46,12 @@ SMALL = TrainConfig(
 
 def test_their_settings_are_those_of_the_published_protocols() -> None:
     found = named("omniglot-20way-1shot")
-    assert (found.data, found.test) == ("omniglot", Protocol(way=20, shot=1, query=5))
-    assert (found.test_episodes, found.filters) == (1000, 64)
+    assert (found.data.name, found.test) == ("omniglot", EpisodeShape(way=20, shot=1, query=5))
+    assert (found.evaluation.test_episodes, found.backbone.filters) == (1000, 64)
     shared = named("cifar-fs-5way-5shot")
     assert (shared.test.way, shared.test.shot, shared.test.query) == (5, 5, 15)
     for method in METHODS:  # each can be made under these settings, with the same episodes
-        assert dataclasses.replace(shared, method=method).configured().tasks_per_step == 4
+        assert shared.replace(method=method).preset().tasks_per_step == 4
 
 
 def test_a_comparison_keeps_what_its_tables_read(
@@ -69,20 +69,20 @@ def test_a_comparison_keeps_what_its_tables_read(
     )
     out = tmp_path / "results" / "cifar-fs-5way-5shot"
     assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
-    assert Run(out / "protonet-0").config().learning_rate == 2e-3
+    assert Run(out / "protonet-0").config().optimisation.learning_rate == 2e-3
     assert "| protonet |" in (out / "rates.md").read_text()
     for name in ("accuracy", "hypergradient", "memory"):
         assert "memory-reduced" in (out / f"{name}.md").read_text()
         with Image.open(out / f"{name}.png") as image:
             assert min(image.size) > 400
     main(["table", "accuracy", f"--runs={out}"])
-    assert "less memory-reduced" in capsys.readouterr().out
+    assert "minus memory-reduced" in capsys.readouterr().out
     assert [run.result.method for run in collect(out)] == ["memory-reduced", "protonet"]
 
 
 def test_each_method_trains_at_the_rate_that_validates_best(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
-    asked = dataclasses.replace(SMALL, steps=20, validation_episodes=20)
+    asked = SMALL.replace(steps=20, validation_episodes=20)
     rates, table = search(
         tmp_path, asked, methods=("protonet",), seeds=(0,), rates=(1e-9, 1e-2), console=console
     )
@@ -96,7 +96,7 @@ def test_each_method_trains_at_the_rate_that_validates_best(tmp_path: Path) -> N
 
 def test_a_rate_that_diverges_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverging(asked: TrainConfig, *, console: Console) -> None:
-        if asked.learning_rate == 1.0:
+        if asked.optimisation.learning_rate == 1.0:
             raise NotFiniteError("the loss is nan")
         ensure(asked, console=console)
 
@@ -118,7 +118,7 @@ def test_rates_are_chosen_from_none_of_the_seeds_compared(
     searched = []
 
     def noting(asked: TrainConfig, *, console: Console) -> None:
-        searched.append(asked.seed)
+        searched.append(asked.run.seed)
         raise NotFiniteError("the loss is nan")
 
     monkeypatch.setattr(experiment_rates, "ensure", noting)
@@ -133,7 +133,7 @@ def test_rates_are_chosen_from_none_of_the_seeds_compared(
 def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     config = ExperimentConfig(name="omniglot", runs=tmp_path / "runs", results=tmp_path / "results")
-    asked = dataclasses.replace(SMALL, method="protonet")
+    asked = SMALL.replace(method="protonet")
     name = "omniglot-20way-1shot"
     run, results = tmp_path / "runs" / name, tmp_path / "results" / name
     omniglot(config, asked, ways=3, console=console)
@@ -145,4 +145,4 @@ def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
     assert Run(results).result().per_episode == kept.per_episode
     assert (results / "events.jsonl").read_text().count("resumed") == 1
     with pytest.raises(RunError, match="has other settings"):
-        omniglot(config, dataclasses.replace(asked, seed=1), console=console)
+        omniglot(config, asked.replace(seed=1), console=console)

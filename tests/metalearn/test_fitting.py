@@ -14,7 +14,7 @@ from metalearn.errors import RunError
 from metalearn.training.checkpoint import Progress, RunKey
 from metalearn.training.state import Training
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().replace(
     steps=4, filters=4, tasks_per_step=1, validation_episodes=2, schedule="cosine", threads=1
 )
 KEY = RunKey(config="c", configured="m", data="d")
@@ -48,7 +48,7 @@ def test_its_own_state_fits(state: tuple[dict[str, Tensor], Progress]) -> None:
         ("optimiser.-1.exp_avg", torch.zeros(1), "optimiser.-1.exp_avg has shape"),
         ("optimiser.x.exp_avg", torch.zeros(1), "optimiser.x.exp_avg has shape"),
         ("losses", torch.zeros(1), "losses has shape"),
-        ("evidence.residual", torch.zeros(1), "evidence.residual has shape"),
+        ("certificates.residual", torch.zeros(1), "certificates.residual has shape"),
         ("best.backbone.convs.0.weight", torch.zeros(1), "best.backbone.convs.0.weight has shape"),
         ("model.backbone.convs.0.weight", torch.zeros(1), "convs.0.weight has shape"),
         ("another", torch.zeros(1), "another has shape"),
@@ -85,7 +85,7 @@ def test_an_optimiser_that_has_moved_without_its_tensors_is_refused(
 def test_an_optimiser_that_has_not_moved_has_none() -> None:
     untouched = Training(CONFIG, torch.device("cpu"))
     restored(*untouched.state(key=KEY, origin={}, metrics=0, seconds=0.0))
-    plain = dataclasses.replace(CONFIG, method="reptile", train=CONFIG.test)
+    plain = CONFIG.replace(method="reptile", train=CONFIG.test)
     training = Training(plain, torch.device("cpu"))  # by SGD, which keeps nothing
     training.advance()
     kept = training.state(key=KEY, origin={}, metrics=0, seconds=0.0)
@@ -95,7 +95,7 @@ def test_an_optimiser_that_has_not_moved_has_none() -> None:
 # torch's schedules don't know of steps that a scaler leaves out
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_scaler_may_have_skipped_every_step_so_far() -> None:
-    half = dataclasses.replace(CONFIG, precision="float16")
+    half = CONFIG.replace(precision="float16")
     training = Training(half, torch.device("cpu"))
     weight = next(training.model.parameters())
     hook = weight.register_hook(lambda grad: grad * torch.inf)

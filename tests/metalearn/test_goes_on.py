@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,17 @@ import torch
 from rich.console import Console
 
 from metalearn.cli.compare import ensure
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.distributed import World
 from metalearn.errors import ConfigError
-from metalearn.methods.accumulate import chunks
 from metalearn.runs.folder import Run
-from metalearn.tasks.episodes import Undrawn
 from metalearn.training import budget as plan
-from metalearn.training.state import Training, upper_step
+from metalearn.training.state import Training
+from metalearn.training.step import upper_step
 
 CPU = torch.device("cpu")
-ASKED = TrainConfig(
+ASKED = TrainConfig().replace(
     memory_budget="1GiB",
     steps=2,
     validate_every=2,
@@ -29,23 +28,23 @@ ASKED = TrainConfig(
     test_episodes=2,
     filters=4,
     tasks_per_step=2,
-    train=Protocol(way=5, shot=1, query=1),
+    train=EpisodeShape(way=5, shot=1, query=1),
     threads=1,
     tracker="none",
 )
 
 
 def test_recorded_settings_answer_to_what_they_came_from() -> None:
-    came_to = dataclasses.replace(ASKED, memory_budget=None, tasks_per_chunk=2, device="cpu")
+    came_to = ASKED.replace(memory_budget=None, tasks_per_chunk=2, device="cpu")
     assert came_to.answers(ASKED)
-    assert not came_to.answers(dataclasses.replace(ASKED, steps=3))
-    assert not came_to.answers(dataclasses.replace(ASKED, device="cuda"))
-    other = dataclasses.replace(ASKED, memory_budget=None, tasks_per_chunk=1)
+    assert not came_to.answers(ASKED.replace(steps=3))
+    assert not came_to.answers(ASKED.replace(device="cuda"))
+    other = ASKED.replace(memory_budget=None, tasks_per_chunk=1)
     assert not came_to.answers(other)
 
 
 def test_a_run_with_a_budget_is_left_as_it_is_the_second_time(tmp_path: Path) -> None:
-    asked = dataclasses.replace(ASKED, run=tmp_path / "run")
+    asked = ASKED.replace(run=tmp_path / "run")
     ensure(asked, console=Console(quiet=True))
     run = Run(tmp_path / "run")
     assert run.finished
@@ -61,30 +60,31 @@ def test_counting_bytes_draws_nothing_of_the_run(monkeypatch: pytest.MonkeyPatch
         return upper_step(*arguments, **settings)
 
     monkeypatch.setattr(plan, "upper_step", dropping)
-    training = Training(dataclasses.replace(ASKED, memory_budget=None), CPU)
+    training = Training(ASKED.replace(memory_budget=None), CPU)
     before = torch.get_rng_state()
     assert plan.predicted_bytes(training) > 0
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_budget_is_chunks_to_running_averages_of_several_ranks() -> None:
-    config = dataclasses.replace(ASKED, normalisation="stored")
+    config = ASKED.replace(normalisation="stored")
     with pytest.raises(ConfigError, match="memory_budget, to several ranks"):
         Training(config, CPU, World(rank=0, size=2))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_what_is_drawn_ahead_is_what_comes_next(rank: int, chunk: int | None) -> None:
-    config = dataclasses.replace(ASKED, memory_budget=None, tasks_per_step=5, tasks_per_chunk=chunk)
+def test_each_step_of_a_rank_gets_its_own_episodes(rank: int, chunk: int | None) -> None:
+    config = ASKED.replace(memory_budget=None, tasks_per_step=5, tasks_per_chunk=chunk, steps=4)
     training = Training(config, CPU, World(rank=rank, size=2))
-    asked_for = list[tuple[int, int]]()
-    for step in range(3):
-        training.step = step
+    training.step = 1
+    for step in (1, 2, 3):
+        chunks = list(training._chunks())
         own = training.own
-        starts = range(own.start, own.stop, chunk or len(own))
-        drawn = chunks(Undrawn(training.sampler, own.start, len(own)), chunk or len(own))
-        sizes = [len(part.images) for part in drawn]
-        asked_for += zip(starts, sizes, strict=True)
-    foreseen = [training._after(*one) for one in asked_for[:-1]]
-    assert foreseen == asked_for[1:]
+        assert (own.start, own.stop) == (5 * step + 2 * rank, 5 * step + 2 + 3 * rank)
+        size = chunk or 5
+        sizes = [min(size, len(own) - first) for first in range(0, len(own), size)]
+        assert [part.tasks for part in chunks] == sizes
+        expected = training.sampler.sample(own.start, len(own))
+        assert torch.equal(torch.cat([chunk.images for chunk in chunks]), expected.images)
+        training.step += 1

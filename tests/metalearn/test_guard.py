@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import metalearn.training.failures
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError
 from metalearn.methods import Model, ProtoNet
 from metalearn.methods.method import Watch
@@ -18,12 +19,12 @@ from metalearn.tasks.episodes import Episodes, Sampler
 from metalearn.training.failures import episodes_named
 from metalearn.training.state import Training
 
-CONFIG = TrainConfig(
+CONFIG = TrainConfig().replace(
     method="memory-reduced",
     filters=4,
     tasks_per_step=4,
     steps=8,
-    train=Protocol(way=3),
+    train=EpisodeShape(way=3),
     device="cpu",
     threads=1,
 )
@@ -85,7 +86,7 @@ def test_a_residual_that_is_no_number_is_that_of_a_task() -> None:
     subject = training()
     subject.advance()
     subject.advance()
-    subject.evidence._residual[6] = torch.nan
+    subject.certificates._residual[6] = torch.nan
     with pytest.raises(
         NotFiniteError, match=r"residual is nan at .* step 2, of .* episodes \[6\]:"
     ):
@@ -107,7 +108,7 @@ def test_the_task_that_stops_a_step_is_named(
         r"are, these of training episodes 4 to 7 are not finite: 6 \(the lower level or its adjo",
     ):
         subject.advance()
-    assert subject.evidence.seen == 4
+    assert subject.certificates.seen == 4
     assert torch.equal(torch.get_rng_state(), drawn)
     after = subject.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -124,7 +125,7 @@ class _Kinked(ProtoNet):
 
 
 def test_what_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = training(method="protonet", train=Protocol(way=5))
+    subject = training(method="protonet", train=EpisodeShape(way=5))
     poison(monkeypatch, 4, 7, 8)
     assert "these of training episodes 4 to 7 are not finite: 4 (loss), 7 (loss)." in blamed(
         subject

@@ -7,7 +7,7 @@ import torch
 
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.methods.presets import preset
-from metalearn.training.layout import channels_last_is_faster, lay_out
+from metalearn.training.build import channels_last_is_faster, lay_out
 from tests.metalearn.methods.subjects import model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

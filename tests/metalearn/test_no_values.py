@@ -21,15 +21,16 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.fewshot import METHODS
 from hypergrad.guards import Deferred, deferred
 from metalearn.backbones import Backbone, Conv4, ResNet12
-from metalearn.backbones.norm import Normalisation
+from metalearn.config.choices import Normalisation
 from metalearn.data import Pool
 from metalearn.methods import LinearHeads, Method, Model
 from metalearn.methods.lower import Lower, direct, paper
 from metalearn.methods.overrides import adjusted, numbers
 from metalearn.methods.presets import PRESETS
-from metalearn.tasks.episodes import Sampler, Undrawn
-from metalearn.training.certificates import Evidence
-from metalearn.training.state import upper_step
+from metalearn.tasks.episodes import Sampler, chunked
+from metalearn.tasks.stream import drawn
+from metalearn.training.certificates import Certificates
+from metalearn.training.step import upper_step
 from tests.metalearn.operations import Operations
 
 META = torch.device("meta")
@@ -110,13 +111,14 @@ def take(
     own = method.variables(features=body.features, way=3, generator=None)
     model = Model(body, own, streamed=streamed).to(META)
     optimiser = torch.optim.Adam(model.parameters())
-    evidence = Evidence(steps=2, tasks=TASKS, fixed_steps=True, device=META)
-    batch = Undrawn(Sampler(pool=pool.to(META), way=3, shot=2, query=1, seed=0), 0, TASKS)
+    certificates = Certificates(steps=2, tasks=TASKS, fixed_steps=True, device=META)
+    sampler = Sampler(pool=pool.to(META), way=3, shot=2, query=1, seed=0)
     checks = Unread()
     monkeypatch.setattr("hypergrad.guards.Deferred", lambda: checks)
     with Travel() as travel, deferred():
         for _ in range(2):  # the second with the optimiser's state
-            upper_step(method, model, optimiser, batch, watch=evidence, tasks_per_chunk=1)
+            chunks = drawn(sampler, chunked(range(TASKS), 1))
+            upper_step(method, model, optimiser, chunks, tasks=TASKS, watch=certificates)
     return model, checks, travel
 
 

@@ -1,4 +1,4 @@
-"""Prefetched episodes are the sampler's own."""
+"""Episodes that are drawn ahead are the sampler's own."""
 
 import threading
 from dataclasses import replace
@@ -9,51 +9,56 @@ import torch
 from metalearn.data import Pool
 from metalearn.errors import EpisodeError
 from metalearn.tasks.episodes import Episodes, Sampler
-from metalearn.tasks.stream import Prefetch
-from metalearn.tasks.stream import ahead as drawn_ahead
+from metalearn.tasks.stream import drawn
+
+CHUNKS = [range(2), range(2, 4), range(2), range(2, 5), range(7, 8)]
 
 
-def test_the_same_episodes_in_any_order(train_pool: Pool) -> None:
-    sampler = Sampler(pool=train_pool, way=3, shot=1, query=1, seed=0)
-    with Prefetch(sampler) as ahead:
-        assert ahead.pool is train_pool
-        for start, count in ((0, 2), (2, 2), (4, 2), (0, 2), (2, 3), (7, 1)):
-            assert torch.equal(
-                ahead.sample(start, count).images, sampler.sample(start, count).images
-            )
-
-
-def test_the_next_batch_is_drawn_meanwhile_and_only_once(
-    train_pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, int]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, range]]:
+    """Each call of a sampler: the thread and the episodes; images for elsewhere stay here."""
+    made: list[tuple[str, range]] = []
     plain = Sampler.sample
 
     def spy(self: Sampler, start: int, count: int) -> Episodes:
-        calls.append((threading.current_thread().name.partition("_")[0], start))
-        return plain(self, start, count)
+        thread = threading.current_thread().name.partition("_")[0]
+        made.append((thread, range(start, start + count)))
+        return plain(replace(self, pool=replace(self.pool, target=None)), start, count)
 
     monkeypatch.setattr(Sampler, "sample", spy)
-    with Prefetch(Sampler(pool=train_pool, way=3, shot=1, query=1, seed=0)) as ahead:
-        for start in (0, 2, 4):
-            ahead.sample(start, 2)
-    # The batch after the last may have been begun or not.
-    assert calls[:3] == [("MainThread", 0), ("prefetch", 2), ("prefetch", 4)]
-    assert calls[3:] in ([], [("prefetch", 6)])
+    return made
 
 
-def test_a_refusal_comes_through(train_pool: Pool) -> None:
-    with (
-        Prefetch(Sampler(pool=train_pool, way=3, shot=1, query=1, seed=0)) as ahead,
-        pytest.raises(EpisodeError, match="index of at least 0"),
-    ):
-        ahead.sample(-1, 1)
+def sampler(pool: Pool, *, elsewhere: bool) -> Sampler:
+    target = torch.device("meta") if elsewhere else None
+    return Sampler(pool=replace(pool, target=target), way=3, shot=1, query=1, seed=0)
 
 
-def test_only_images_that_are_elsewhere_are_drawn_ahead(train_pool: Pool) -> None:
-    sampler = Sampler(pool=train_pool, way=3, shot=1, query=1, seed=0)
-    assert drawn_ahead(sampler) is sampler
-    elsewhere = replace(sampler, pool=replace(train_pool, target=torch.device("meta")))
-    found = drawn_ahead(elsewhere)
-    assert isinstance(found, Prefetch)
-    found.close()
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_same_episodes_in_any_order(
+    elsewhere: bool, train_pool: Pool, calls: list[tuple[str, range]]
+) -> None:
+    plain = sampler(train_pool, elsewhere=False)
+    found = list(drawn(sampler(train_pool, elsewhere=elsewhere), CHUNKS))
+    assert calls == [("prefetch" if elsewhere else "MainThread", chunk) for chunk in CHUNKS]
+    for chunk, episodes in zip(CHUNKS, found, strict=True):
+        assert torch.equal(episodes.images, plain.sample(chunk.start, len(chunk)).images)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_at_most_one_chunk_is_drawn_ahead(
+    elsewhere: bool, train_pool: Pool, calls: list[tuple[str, range]]
+) -> None:
+    stream = drawn(sampler(train_pool, elsewhere=elsewhere), CHUNKS)
+    for given in range(1, 4):
+        next(stream)
+        # The thread may not have begun the chunk ahead.
+        assert given <= len(calls) <= given + elsewhere
+    stream.close()  # type: ignore[attr-defined]
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_refusal_comes_through(elsewhere: bool, train_pool: Pool) -> None:
+    with pytest.raises(EpisodeError, match="index of at least 0"):
+        next(drawn(sampler(train_pool, elsewhere=elsewhere), [range(-1, 0)]))

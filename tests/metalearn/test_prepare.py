@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from metalearn.cli import main
+from metalearn.config.commands import PrepareConfig
 from metalearn.data import Pool, Residency, Split, prepared, prepared_identity, prepared_pool
-from metalearn.data.prepare import PrepareConfig, compare, find_source, join, prepare
+from metalearn.data.complete import compare
+from metalearn.data.prepare import prepare
 from metalearn.data.published import SPLITS, DatasetName, published
+from metalearn.data.reading import find_source, join
 from metalearn.data.store import Store, open_store
 from metalearn.errors import ConfigError, DataError, EpisodeError
 from metalearn.tasks.episodes import Sampler
@@ -182,7 +185,7 @@ def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="HTML page"):
         find_source(tmp_path / "j.zip", "cifar-fs")
     with pytest.raises(DataError, match="does not exist"):
-        find_source(tmp_path / "nowhere", "cifar-fs")
+        stored("cifar-fs", tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="side was given as 0"):
         PrepareConfig(dataset="fc100", source=(tmp_path,), side=0)
 
@@ -191,8 +194,8 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path: Path) 
     files = legacy.folders("cifar-fs")
     last = sorted(files)[-1]
     files[last] = files[last][:100]
-    assert f"{last} can't be read as an image" in refusal("cifar-fs", tmp_path, files)
-    assert not list((tmp_path / "prepared").iterdir())
+    assert f"{last} can't be read as a PNG or JPEG image" in refusal("cifar-fs", tmp_path, files)
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:
@@ -200,8 +203,10 @@ def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:
     splits = stored("cifar-fs", source, source).split("test")
     assert set(splits.counts.tolist()) == {4}  # below 600 it can't be told
     sources = [find_source(source, "cifar-fs")] * 301
+    joined = join(sources)
+    sizes = {split: [(p.name, p.count) for p in parts] for split, parts in joined.items()}
     with pytest.raises(DataError, match="up to 602 a class, more than published"):
-        compare(join(sources), published("cifar-fs"))
+        compare(sizes, published("cifar-fs"))
 
 
 def test_a_store_notices_changes(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 from rich.console import Console
 
 from metalearn.cli import main
-from metalearn.cli.measure import Measured, load
 from metalearn.errors import RunError
 from metalearn.report.collect import Finished, by_method, collect
 from metalearn.report.paired import paired
@@ -26,19 +25,20 @@ from metalearn.report.tables import (
     reaching,
     usual_best,
 )
+from metalearn.runs.records import Measured, load_measured
 
 SETTINGS = [
-    "--settings.steps=2",
-    "--settings.validate-every=1",
-    "--settings.validation-episodes=4",
-    "--settings.test-episodes=4",
-    "--settings.filters=4",
-    "--settings.tasks-per-step=2",
-    "--settings.train.way=5",
-    "--settings.threads=1",
-    "--settings.device=cpu",
-    "--settings.tracker=none",
-    "--settings.hypergradient-error",
+    "--steps=2",
+    "--validate-every=1",
+    "--validation-episodes=4",
+    "--test-episodes=4",
+    "--filters=4",
+    "--tasks-per-step=2",
+    "--train.way=5",
+    "--threads=1",
+    "--device=cpu",
+    "--tracker=none",
+    "--hypergradient-error",
 ]
 COMPARE = ["--methods", "protonet", "memory-reduced", "--seeds", "0", "1", *SETTINGS]
 
@@ -81,9 +81,9 @@ def test_compare_keeps_what_is_finished_and_resumes_the_rest(
     assert collect(copy)[0].result.per_episode == before.per_episode
     said = capsys.readouterr().out
     assert "resuming" in said
-    assert "less protonet" in said
+    assert "minus protonet" in said
     assert "memory-reduced" in (copy / "accuracy.md").read_text()
-    said = refused(["compare", f"--out={copy}", *COMPARE, "--settings.schedule=cosine"], capsys)
+    said = refused(["compare", f"--out={copy}", *COMPARE, "--schedule=cosine"], capsys)
     assert "has other settings: give --out a new folder" in said
 
 
@@ -122,10 +122,10 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
     other = dataclasses.replace(first.result.protocol, way=7)
     with pytest.raises(RunError, match="different protocols"):
         by_method([first, altered(second, protocol=other)])
-    wider = dataclasses.replace(second, config=dataclasses.replace(second.config, filters=8))
+    wider = dataclasses.replace(second, config=second.config.replace(filters=8))
     with pytest.raises(RunError, match="all runs should have the same filters, but have 4, 8"):
         by_method([first, wider])
-    longer = dataclasses.replace(second, config=dataclasses.replace(second.config, steps=3))
+    longer = dataclasses.replace(second, config=second.config.replace(steps=3))
     with pytest.raises(RunError, match="the runs of protonet should have the same steps"):
         by_method([first, longer])
     with pytest.raises(RunError, match="different numbers of episodes"):
@@ -171,7 +171,8 @@ def test_names_are_never_cut_short(folder: Path) -> None:
         page = io.StringIO()
         rows.show(Console(file=page, width=60, force_terminal=terminal, color_system=None))
         assert any(line.startswith("│ memory-reduced ") for line in page.getvalue().splitlines())
-        whole = [line for line in page.getvalue().splitlines() if rows.columns[5] in line]
+        heading = [line for line in page.getvalue().splitlines() if line.startswith("┃")]
+        whole = [line for line in heading if rows.columns[5] in line]
         assert len(whole) == (0 if terminal else 1)
 
 
@@ -186,7 +187,7 @@ def test_tables_and_figures_are_written(
             "--methods",
             "memory-reduced",
             "maml",
-            "--steps",
+            "--k",
             "2",
             "4",
             "6",
@@ -246,8 +247,8 @@ def test_runs_without_the_error_are_told(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_a_gpu_the_allocators_peak_is_measured(tmp_path: Path) -> None:
     settings = [each for each in SETTINGS if "device" not in each]
-    main(["measure", f"--out={tmp_path / 'm.json'}", "--methods=itd-bio", "--steps=2", *settings])
-    found = load(tmp_path / "m.json")
+    main(["measure", f"--out={tmp_path / 'm.json'}", "--methods=itd-bio", "--k=2", *settings])
+    found = load_measured(tmp_path / "m.json")
     assert found.measure == "CUDA allocator's peak"
     assert found.peaks["itd-bio"]["2"] > 2 * 5 * 3 * 28 * 28 * 4  # at least the images
 
@@ -270,18 +271,18 @@ def test_a_learner_can_be_tested_otherwise(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = folder / "memory-reduced-0", tmp_path / "test.json"
-    main(["test", f"--run={run}", f"--out={out}", "--episodes=4"])
+    main(["test", str(run), f"--out={out}", "--split=test"])
+    assert "reproduced exactly" not in capsys.readouterr().out
     (point,) = json.loads(out.read_text())["points"]
     # The same episodes as its own test: the same answers.
     assert point["per_episode"] == collect(folder)[0].result.per_episode
     main(
         [
             "test",
-            f"--run={run}",
+            str(run),
             f"--out={out}",
-            "--episodes=4",
-            "--protocol.way=3",
-            "--protocol.shot=2",
+            "--way=3",
+            "--shot=2",
             "--lower-steps",
             "0",
             "5",
@@ -302,11 +303,11 @@ def test_a_learner_can_be_tested_otherwise(
     assert later["per_episode"] != start["per_episode"]
     assert "3-way 2-shot" in " ".join(capsys.readouterr().out.split())
     said = refused(
-        ["test", f"--run={folder / 'protonet-0'}", f"--out={out}", "--lower-steps", "3"], capsys
+        ["test", str(folder / "protonet-0"), f"--out={out}", "--lower-steps", "3"], capsys
     )
     assert "lower_steps 3 was given with ProtoNet" in said
     other = tmp_path / "other.json"
-    main(["test", f"--run={folder / 'protonet-0'}", f"--out={other}", "--episodes=4"])
+    main(["test", str(folder / "protonet-0"), f"--out={other}"])
     said = refused(["figure", "adaptation", "--tested", str(out), str(other)], capsys)
     assert "are of different episodes" in said
     said = refused(["figure", "adaptation", "--tested", str(folder / "accuracy.md")], capsys)

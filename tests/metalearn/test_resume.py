@@ -18,7 +18,8 @@ import torch
 
 import metalearn.training.loop
 from metalearn.cli import main
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.data import Identity
 from metalearn.errors import RunError
 from metalearn.methods import presets
@@ -166,8 +167,8 @@ def test_one_bit_is_a_difference(whole: Path, tmp_path: Path) -> None:
 
 
 def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
-    config = TrainConfig(
-        steps=3, filters=4, tasks_per_step=2, train=Protocol(way=3), validation_episodes=4
+    config = TrainConfig().replace(
+        steps=3, filters=4, tasks_per_step=2, train=EpisodeShape(way=3), validation_episodes=4
     )
     device = torch.device("cpu")
     whole = Training(config, device)
@@ -180,7 +181,7 @@ def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
         return path
 
     paths = []
-    for step in range(config.steps):
+    for step in range(config.optimisation.steps):
         whole.advance()
         whole.validate()
         paths.append(save(whole, f"{step}.safetensors"))

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 import metalearn.training.state
+import metalearn.training.step
 from metalearn.cli import main
 from metalearn.config.train import TrainConfig
 from metalearn.errors import NotFiniteError
@@ -19,13 +20,15 @@ from tests.metalearn.commands import SMALL, refused
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = metalearn.training.state.upper_step
+    honest = metalearn.training.step.upper_step
 
     def diverging(*arguments: Any, **settings: Any) -> torch.Tensor:
         return honest(*arguments, **settings) * torch.nan
 
     monkeypatch.setattr(metalearn.training.state, "upper_step", diverging)
-    config = TrainConfig(run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu")
+    config = TrainConfig().replace(
+        run=tmp_path / "run", steps=4, tasks_per_step=1, threads=1, device="cpu"
+    )
     said = io.StringIO()
     with pytest.raises(
         NotFiniteError, match=r"the loss is nan at upper step .* lower the learning"

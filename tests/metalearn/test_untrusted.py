@@ -1,36 +1,29 @@
-"""Files that attack, or are merely broken, end in a refusal and in nothing else."""
+"""Files that ask for more than data, or are broken, end in a typed error and in nothing else."""
 
+import _codecs
 import io
 import os
 import pickle
-import re
-import resource
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from metalearn.data.untrusted import archives, images
 from metalearn.data.untrusted.archives import open_tree
 from metalearn.data.untrusted.images import decode
 from metalearn.data.untrusted.npz import read_npz
-from metalearn.data.untrusted.unpickle import unpickle
+from metalearn.data.untrusted.pickles import unpickle
 from metalearn.errors import DataError
 from tests.metalearn import fuzz, legacy
-
-
-@pytest.fixture
-def sentinel() -> Iterator[None]:
-    """Fails a test in which code was run or a global imported by Python's unpickler."""
-    with fuzz.listening() as heard:
-        yield
-    assert not heard
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -49,11 +42,11 @@ def test_plain_data_is_read_as_it_was_written(protocol: int) -> None:
         "long": np.zeros(100_000, np.uint8),
     }
     value["again"] = value["data"]
-    found = unpickle(pickle.dumps(value, protocol=protocol), "file")
+    found = unpickle(io.BytesIO(pickle.dumps(value, protocol=protocol)), "file")
     for name in ("data", "fortran", "big", "long", "again"):
         expected = value[name]
         assert isinstance(expected, np.ndarray)
-        assert found[name].dtype == expected.dtype
+        assert found[name].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
         assert np.array_equal(found[name], expected)
     assert found["labels"] == value["labels"]
     assert found["nested"] == (1, (2, 3), [b"bytes", "text\u20ac", b"x"])
@@ -64,7 +57,7 @@ def test_plain_data_is_read_as_it_was_written(protocol: int) -> None:
     assert found["set"] == {1, 2}
 
 
-class Attack:
+class Call:
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
 
@@ -72,88 +65,55 @@ class Attack:
         return self.call
 
 
-def _attacks() -> dict[str, bytes]:
-    target = "touch attacked"
-    return {
-        "os.system": pickle.dumps(Attack(os.system, target)),
-        "eval": pickle.dumps(Attack(eval, target)),
-        "exec inside data": pickle.dumps({"data": [Attack(exec, target)]}, protocol=2),
-        "getattr": pickle.dumps(Attack(getattr, [], "append")),
-        "codec": pickle.dumps(Attack(__import__("_codecs").encode, "x", "rot13")),
-        "bytearray of a size": pickle.dumps(Attack(bytearray, 10**12)),
-        "endless list": pickle.dumps(Attack(list, range(10**15))),
-        "object array": pickle.dumps(np.array([{}, []], dtype=object)),
-        "compound array": pickle.dumps(np.zeros(2, dtype=[("a", "O")])),
-        "instance": pickle.dumps(ValueError("x")),
-        "system by name": b"\x80\x02cposix\nsystem\n(S'touch attacked'\ntR.",
-        "INST": b"\x80\x02(S'touch attacked'\nios\nsystem\n.",
-        "OBJ": b"\x80\x02(cos\nsystem\nS'touch attacked'\no.",
-        "persistent": b"\x80\x02X\x01\x00\x00\x00aQ.",
-        "extension": b"\x80\x02\x82\x01.",
-        "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0ef2py.os.system\x93.",
-        "state of a callee": b"\x80\x02c__builtin__\nlist\n}U\x04calls}sb.",
-        "huge array": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
-        b"(K\x00tU\x01btR(K\x01(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ftcnumpy\ndtype\n(U\x02u1K\x00K\x01tR\x89U\x01xtb.",
-        "ndarray by itself": b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7f\x85tR.",
-        "string of announced size": b"\x80\x02T\xff\xff\xff\x7fabc.",
-        "bytes of announced size": b"\x80\x04\x8e" + b"\xff" * 8 + b"abc.",
-        "set flood": b"\x80\x04" + b"\x8f" * 2**18 + b".",
-        "copy flood": b"\x80\x02]("
-        + b"N" * 10**5
-        + b"eq\x00"
-        + b"c__builtin__\nlist\nh\x00\x85R" * 10**4
-        + b".",
-        "colliding keys": pickle.dumps({i * (2**61 - 1): 0 for i in range(10**4)}),
-        "deep key": b"\x80\x02}" + b"N" + b"\x85" * 2 * 10**5 + b"Ns.",
-        "nothing": b"\x80\x02.",
-        "empty stack": b"\x80\x02R.",
-    }
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "a class": (pickle.dumps(Fraction(1, 2)), "asks for 'fractions.Fraction'"),
+    "an exception": (pickle.dumps(ValueError("x")), "asks for 'builtins.ValueError'"),
+    "a function": (pickle.dumps(Call(os.getcwd)), r"asks for '(posix|nt)\.getcwd'"),
+    "a builtin": (
+        pickle.dumps({"a": [Call(len, "a")]}, protocol=2),
+        r"asks for '__builtin__\.len'",
+    ),
+    "by name, of Python 2": (b"\x80\x02cos\ngetcwd\n)R.", r"asks for 'os\.getcwd'"),
+    "INST": (b"\x80\x02(ios\ngetcwd\n.", r"asks for 'os\.getcwd'"),
+    "OBJ": (b"\x80\x02(cos\ngetcwd\no.", r"asks for 'os\.getcwd'"),
+    "dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x08f2py.sys\x93.", r"asks for 'numpy\.f2py\.sys'"),
+    "other codec": (pickle.dumps(Call(_codecs.encode, "x", "rot13")), "encodes with 'rot13'"),
+    "objects": (pickle.dumps(np.array([{}, []], dtype=object)), "array of type 'O8'"),
+    "compound": (pickle.dumps(np.zeros(2, dtype=[("a", "u1")])), "array of type 'V1'"),
+    "dates": (pickle.dumps(np.zeros(2, dtype="M8[s]")), "array of type 'M8'"),
+    "persistent": (b"\x80\x02X\x01\x00\x00\x00aQ.", "persistent"),
+    "extension": (b"\x80\x02\x82\x01.", "extension code"),
+    "too short for its shape": (
+        pickle.dumps(np.zeros(9, np.uint8)).replace(b"K\t\x85", b"K\x08\x85"),
+        "can't be read as a pickle",
+    ),
+    "nothing": (b"\x80\x02.", "can't be read as a pickle"),
+    "truncated": (pickle.dumps([1, 2, 3])[:-3], "truncated or damaged"),
+    "empty": (b"", "is an empty file"),
+    "page": (b"<!DOCTYPE html>", "is an HTML page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+}
 
 
-ATTACKS = _attacks()
+@pytest.mark.parametrize("name", REFUSED)
+def test_pickles_of_more_than_data_are_refused(name: str) -> None:
+    content, said = REFUSED[name]
+    with fuzz.listening() as heard, pytest.raises(DataError, match=said):
+        unpickle(io.BytesIO(content), "file")
+    assert not heard
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.usefixtures("sentinel")
-def test_attacks_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="that is refused|truncated or damaged"):
-        unpickle(ATTACKS[name], "file")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "most"),
-    [
-        # Budget: (bytes / 4 + 1024) containers. A set weighs 4, a tuple 1; both take a byte here.
-        ("set flood", (2**18 / 4 + 1024) / 4),
-        ("deep key", 2 * 10**5 / 4 + 1024),
-        # Budget: 4 times the bytes, 10^5 to begin with and 23 a copy; a copy has 10^5 elements.
-        ("copy flood", 10**5 + 23 * 4 * (10**5 + 23 * 10**4) / 10**5),
-    ],
-)
-def test_floods_end_when_the_budget_does(name: str, most: float) -> None:
-    with pytest.raises(DataError, match="it (builds|copies) more") as refused:
-        unpickle(ATTACKS[name], "file")
-    found = re.search(r"\(byte (\d+) of", str(refused.value))
-    assert found is not None
-    assert int(found[1]) <= most + 30  # the header, and the opcode that was refused
-
-
-@pytest.mark.usefixtures("sentinel")
-def test_the_refusal_names_what_was_asked_for() -> None:
-    with pytest.raises(DataError, match=r"asks for '(posix|nt)\.system'.*source you trust"):
-        unpickle(ATTACKS["os.system"], "file")
-    with pytest.raises(DataError, match="array of Python objects"):
-        unpickle(ATTACKS["object array"], "file")
-
-
-def test_a_memo_index_costs_no_memory() -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    bomb = b"\x80\x02Nr\xff\xff\xff\xff."
-    assert unpickle(bomb, "file") is None
-    # The same file makes Python's own unpickler ask for 2^33 pointers at once.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17
+def test_a_dtype_takes_its_order_from_a_file_and_nothing_else() -> None:
+    written = pickle.dumps(np.arange(3, dtype=">u2"), protocol=2)
+    swapped = written.replace(b"X\x01\x00\x00\x00>", b"X\x01\x00\x00\x00<")
+    assert written != swapped
+    assert unpickle(io.BytesIO(swapped), "file").tolist() == [0, 256, 512]
+    state = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    assert state in written
+    other = written.replace(state, b"NNNK\x01K\x01K\x00t")  # another size and alignment
+    found = unpickle(io.BytesIO(other), "file")
+    assert found.itemsize == 2
+    assert found.tolist() == [0, 1, 2]
 
 
 def write_tar(path: Path, *infos: tarfile.TarInfo, mode: str = "w") -> Path:
@@ -191,32 +151,58 @@ def test_links_and_devices_are_refused(kind: bytes, mode: str, tmp_path: Path) -
         open_tree(tmp_path / "a.zip")
 
 
-def test_bombs_are_refused(tmp_path: Path) -> None:
-    size = 2**27
-    content = bytes(size)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+def test_what_unpacks_to_far_more_than_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ordinary files, and limits that are tiny."""
+    content = bytes(10_000)
+    whole, packed = tmp_path / "a.zip", tmp_path / "a.tar.gz"
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train", content)
-    with pytest.raises(DataError, match="bomb"):
-        open_tree(tmp_path / "a.zip")
     info = tarfile.TarInfo("train")
-    info.size = size
-    with pytest.raises(DataError, match="bomb"):
-        open_tree(write_tar(tmp_path / "a.tar.gz", info, mode="w:gz"))
-    with pytest.raises(DataError, match="bomb"):
-        read_npz(legacy.npz(images=np.frombuffer(content, np.uint8)), "file")
-    with pytest.raises(DataError, match="bomb"):
-        decode(legacy.encoded(np.zeros((6000, 6000), bool)), "file", side=28, channels=1)
+    info.size = len(content)
+    write_tar(packed, info, mode="w:gz")
+    npz = legacy.npz(images=np.frombuffer(content, np.uint8))
+    image = legacy.encoded(np.zeros((60, 60), bool))
+
+    def read_all() -> list[Callable[[], object]]:
+        return [
+            lambda: open_tree(whole),
+            lambda: open_tree(packed),
+            lambda: read_npz(io.BytesIO(npz), "file"),
+            lambda: decode(image, "file", side=28, channels=1),
+        ]
+
+    for read in read_all():
+        read()
+    monkeypatch.setattr(archives, "FREE", 1000)
+    monkeypatch.setattr(archives, "RATIO", 2)
+    monkeypatch.setattr(images, "PIXELS", 1000)
+    for read in read_all():
+        with pytest.raises(DataError, match="bomb"):
+            read()
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("train", b"x")
     with pytest.raises(DataError, match="another method"):
         open_tree(tmp_path / "b.zip")
 
 
+def test_members_are_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    info = tarfile.TarInfo("train")
+    info.size = 10_000
+    write_tar(file, info)
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(DataError, match="truncated"):
+        open_tree(file).read("train")
+
+
 def test_an_npz_of_objects_is_refused() -> None:
     file = io.BytesIO()
     np.savez(file, features=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match="unpickling"):
-        read_npz(file.getvalue(), "file")
+    file.seek(0)
+    with pytest.raises(DataError, match="Python objects"):
+        read_npz(file, "file")
 
 
 def test_mutated_files_end_in_typed_refusals() -> None:
@@ -234,12 +220,7 @@ def test_the_fuzzer_notices_what_it_looks_for() -> None:
     def refusing() -> None:
         raise DataError("x")
 
-    def endless() -> None:
-        while True:
-            pass
-
-    assert fuzz.judge(refusing, patience=5) == fuzz.REFUSED
-    assert fuzz.judge(lambda: None, patience=5) == fuzz.READ
-    assert fuzz.judge(broken, patience=5) == "KeyError: 'x'"
-    assert fuzz.judge(endless, patience=0.1).startswith("more than 0.1 s")
-    assert "os.system" in fuzz.judge(lambda: os.system("true") and None, patience=5)
+    assert fuzz.judge(refusing) == fuzz.REFUSED
+    assert fuzz.judge(lambda: None) == fuzz.READ
+    assert fuzz.judge(broken) == "KeyError: 'x'"
+    assert "os.system" in fuzz.judge(lambda: os.system("true") and None)

@@ -11,10 +11,10 @@ from hypergrad import deferred
 from hypergrad.errors import NotFiniteError
 from metalearn.backbones import Conv4
 from metalearn.data import Pool
-from metalearn.methods import LinearHeads, Method, Model, ProtoNet, RidgeHeads, accumulate
+from metalearn.methods import LinearHeads, Method, Model, ProtoNet, RidgeHeads
 from metalearn.methods.lower import Lower, direct, exact, paper
-from metalearn.tasks.episodes import Sampler, Undrawn
-from tests.metalearn.methods.subjects import ignore
+from metalearn.tasks.episodes import Episodes, Sampler
+from tests.metalearn.methods.subjects import accumulate_batch
 from tests.metalearn.operations import Operations
 
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "item"}
@@ -44,8 +44,8 @@ def subject(method: Method) -> Model:
     return Model(backbone, own)
 
 
-def drawn(pool: Pool) -> Undrawn:
-    return Undrawn(Sampler(pool=pool, way=3, shot=1, query=1, seed=0), 0, 2)
+def drawn(pool: Pool) -> Episodes:
+    return Sampler(pool=pool, way=3, shot=1, query=1, seed=0).sample(0, 2)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -53,19 +53,19 @@ def test_the_host_looks_once_and_at_the_end(name: str, train_pool: Pool) -> None
     method = METHODS[name]
     model, batch = subject(method), drawn(train_pool)
     with Waits() as within, deferred() as checks:
-        accumulate(method, model, batch, watch=ignore, tasks_per_chunk=1)
+        accumulate_batch(method, model, batch, size=1)
         assert not within.calls.total()
         checks.settle()
     assert sum(within.calls.values()) == (0 if name == "protonet" else 1)
     with Waits() as whole:
-        accumulate(method, model, batch, watch=ignore, tasks_per_chunk=1)
+        accumulate_batch(method, model, batch, size=1)
     assert sum(whole.calls.values()) == (0 if name == "protonet" else 1)
 
 
 def test_solvers_with_a_tolerance_are_seen_to_look(train_pool: Pool) -> None:
     method = LinearHeads(lower=exact(), l2=0.1)
     with Waits() as waits:
-        accumulate(method, subject(method), drawn(train_pool), watch=ignore)
+        accumulate_batch(method, subject(method), drawn(train_pool))
     assert sum(waits.calls.values()) > 5
 
 
@@ -75,9 +75,9 @@ def test_what_is_not_finite_is_still_refused_before_a_step(train_pool: Pool) -> 
     with torch.no_grad():
         next(iter(model.parameters())).fill_(torch.nan)
     with pytest.raises(NotFiniteError, match="the lower objective of task 0 is not finite"):
-        accumulate(method, model, drawn(train_pool), watch=ignore, tasks_per_chunk=1)
+        accumulate_batch(method, model, drawn(train_pool), size=1)
     with deferred() as checks:
-        accumulate(method, model, drawn(train_pool), watch=ignore)
+        accumulate_batch(method, model, drawn(train_pool))
         with pytest.raises(NotFiniteError, match=r"of task 0 .* \(2 of 2 tasks\)"):
             checks.settle()
 
@@ -87,11 +87,11 @@ def test_what_is_not_finite_is_still_refused_before_a_step(train_pool: Pool) -> 
 def test_cuda_agrees(name: str, train_pool: Pool) -> None:
     method, device = METHODS[name], torch.device("cuda")
     model, batch = subject(method).to(device), drawn(train_pool.to(device))
-    accumulate(method, model, batch, watch=ignore)  # what is loaded at first use
+    accumulate_batch(method, model, batch)  # what is loaded at first use
     try:
         with deferred() as checks:
             torch.cuda.set_sync_debug_mode("error")
-            accumulate(method, model, batch, watch=ignore, tasks_per_chunk=1)
+            accumulate_batch(method, model, batch, size=1)
             torch.cuda.set_sync_debug_mode("default")
             checks.settle()
     finally:

@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from metalearn.cli import main
 from metalearn.config.train import TrainConfig, to_json
-from metalearn.data.download import REMOTES
+from metalearn.data.published import DatasetName, published
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hypergrad", "metalearn", "verification", "benchmarks", "examples")
@@ -122,7 +123,7 @@ def test_what_is_innocent_is_not(innocent: str) -> None:
     assert found(innocent, "metalearn/somewhere.py") == set()
 
 
-SMALL = TrainConfig(
+SMALL = TrainConfig().replace(
     steps=2,
     validate_every=2,
     checkpoint_every=1,
@@ -173,9 +174,8 @@ def test_a_file_that_is_added_to_is_no_link(
 
 
 def test_every_download_has_a_checksum() -> None:
-    assert REMOTES
-    for dataset, remotes in REMOTES.items():
-        assert remotes, dataset
-        for remote in remotes:
-            # the algorithm is the publisher's
-            assert re.fullmatch(r"(md5|sha256):[0-9a-f]{32,64}", remote.checksum), remote
+    remotes = [r for name in get_args(DatasetName) for r in published(name).remotes]
+    assert remotes
+    for remote in remotes:
+        # the algorithm is the publisher's
+        assert re.fullmatch(r"(md5|sha256):[0-9a-f]{32,64}", remote.checksum), remote

@@ -1,7 +1,11 @@
 """The command line and its report: exit status, JSON, a page that stands by itself."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +13,18 @@ from typing import Any
 import pytest
 
 from verification import __main__ as command
-from verification import checkouts
 from verification.claims.certificates import Certified, certified
 from verification.problems.drawn import Instance
 from verification.report import curves as series
-from verification.report.curves import Series
+from verification.report.curves import Series, tightness
 from verification.report.page import html
 from verification.report.record import record, write
-from verification.report.tightness import tightness
 from verification.subjects.algorithm1 import memory_reduced
-from verification.subjects.planting import SourceBug
+from verification.subjects.bugs import ALGORITHM
 from verification.suite.registry import suite
 from verification.suite.runner import run
 
+ROOT = Path(__file__).parents[2]
 LINE = Series(
     name="error against K",
     x_label="K, steps",
@@ -36,11 +39,11 @@ LINE = Series(
 def test_a_run_writes_a_report_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["run", "--size", "small", "--claims", "C7", "--workers", "1"]
+    arguments = ["run", "--size", "small", "--claims", "warm starts,saved bytes", "--workers", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"]
-    assert {cell["bug"] for cell in report["detection"]} >= {"M13", "M14", "M15"}
+    assert {cell["bug"] for cell in report["detection"]} >= {"W01", "W05", "B03"}
     assert set(report["provenance"]) == {"commit", "changed", "versions", "device"}
     assert "the run passes" in capsys.readouterr().out
     drawn = (tmp_path / "report.html").read_text()
@@ -50,11 +53,12 @@ def test_a_run_writes_a_report_and_says_so(
 
 
 def test_a_page_stands_by_itself_and_shows_everything(tmp_path: Path) -> None:
-    outcome = run(suite, "small", claims=("C7", "C9"), bug_seeds=1)
-    outcome.failures = ["claim C7 fails <because>"]
+    outcome = run(suite, "small", claims=("warm starts", "saved bytes"), bug_seeds=1)
+    outcome.failures = ["claim warm starts fails <because>"]
     page = html(json.loads(json.dumps(record(outcome, [LINE], seconds=1.0), allow_nan=False)))
     assert not re.search(r'(src|href)="https?:|<script|<link|@import', page)
-    for words in ("C7", "C9", "M14", "B03", "Error against K", "claim C7 fails &lt;because&gt;"):
+    failure = "claim warm starts fails &lt;because&gt;"
+    for words in ("warm starts", "saved bytes", "W04", "B03", "Error against K", failure):
         assert words in page
     assert page.count("<svg") == 2
     assert len(set(re.findall(r'<clipPath id="([^"]+)"', page))) >= 2
@@ -63,7 +67,7 @@ def test_a_page_stands_by_itself_and_shows_everything(tmp_path: Path) -> None:
 def test_a_failing_run_exits_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series.Series, "violations", lambda self: ["series 'x': 2 against 1"])
     monkeypatch.setattr(command, "SERIES", (lambda: [LINE],))
-    monkeypatch.setattr(command, "suite", lambda: suite().only(("C7",)))
+    monkeypatch.setattr(command, "suite", lambda: suite().only(("saved bytes",)))
     assert command.main(["run", "--workers", "1", "--out", str(tmp_path)]) == 1
     assert json.loads((tmp_path / "report.json").read_text())["failures"] == [
         "series 'x': 2 against 1"
@@ -117,32 +121,23 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_every_source_bug_can_be_put_into_a_checkout(tmp_path: Path) -> None:
-    names = set()
-    for each in checkouts.checkouts():
-        root = tmp_path / each.name
-        for module in {change.module for change in each.changes}:
-            place = Path(*module.split(".")).with_suffix(".py")
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (root / place).write_text((checkouts.ROOT / place).read_text())
-        for change in each.changes:
-            path = root.joinpath(*change.module.split(".")).with_suffix(".py")
-            before = path.read_text()
-            checkouts.apply(change, root)
-            compile(path.read_text(), each.name, "exec")
-            assert path.read_text() != before
-        names.add(each.name)
-    # all of theory.md, section 5, but the bugs of a sampler, which hypergrad has none of
-    assert {f"M{number:02d}" for number in (*range(1, 13), *range(16, 26))} <= names
-    with pytest.raises(ValueError, match="0 times, not once"):
-        checkouts.apply(
-            SourceBug("hypergrad.implicit.pullback", "no such text", ""), checkouts.ROOT
-        )
-
-
-@pytest.mark.timeout(600)
-def test_a_checkout_with_a_bug_fails_and_names_the_claim() -> None:
-    chosen = {each.name: each for each in checkouts.checkouts()}
-    assert checkouts.verdict(chosen["M01"]) == ""
-    # It is the bug that fails, not the planting: on Quad H is the same at phi_0 and at phi_K.
-    assert checkouts.run(chosen["M09"], "D2")[0] == 0
+def test_a_run_on_source_with_a_bug_fails_and_names_the_claim(tmp_path: Path) -> None:
+    """A copy of the packages, one line changed, and the command as anybody would run it there."""
+    for package in ("hypergrad", "verification"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignore)
+    (bug,) = (bug for bug in ALGORITHM.bugs if bug.name == "M16")
+    (change,) = bug.subject.bugs
+    path = tmp_path.joinpath(*change.module.split(".")).with_suffix(".py")
+    text = path.read_text(encoding="utf-8")
+    assert text.count(change.old) == 1
+    path.write_text(text.replace(change.old, change.new), encoding="utf-8")
+    command = [sys.executable, "-m", "verification", "run", "--size", "small", "--out", "out"]
+    command += ["--claims", bug.claim, "--bugs", "none", "--workers", "1"]
+    # -m puts the working folder first: the copy is what is imported
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"FAILS: claim {bug.claim} fails for 60 of 60 seeds" in done.stdout

@@ -10,8 +10,10 @@ import torch
 
 from verification.claims import Evidence
 from verification.problems import drawn as instances
+from verification.subjects.bug import Bug, Kind
+from verification.subjects.bugs import ALGORITHM
 from verification.subjects.planting import InSource, SourceBug
-from verification.suite.model import ALARMS, ALGORITHM, Bug, Entry, Kind, Size, Suite
+from verification.suite.model import ALARMS, Entry, Size, Suite
 from verification.suite.registry import suite
 from verification.suite.runner import run
 
@@ -43,12 +45,13 @@ def toy(
     *bugs: float, honest: float = 0.0, more: tuple[Entry, ...] = (), statistical: bool = False
 ) -> Suite:
     seeds: dict[Size, int] = {"small": 30, "full": 60}
+    planted = tuple(Bug(f"is {bug}", f"the number is {bug}", "near", bug) for bug in bugs)
+    kind = Kind("number", honest, planted)
     entries = (
-        Entry("near", "near the seed's number", "number", near, seeds, statistical=statistical),
-        Entry("one", "at most one", "number", at_most_one, {"small": 5, "full": 5}),
+        Entry("near", "near the seed's number", kind, near, seeds, statistical=statistical),
+        Entry("one", "at most one", kind, at_most_one, {"small": 5, "full": 5}),
     )
-    planted = tuple(Bug(f"is {bug}", f"the number is {bug}", bug) for bug in bugs)
-    return Suite((*entries, *more), (Kind("number", honest, planted),))
+    return Suite((*entries, *(replace(entry, kind=kind) for entry in more)))
 
 
 three = partial(toy, 3.0, 13.0, -3.0)
@@ -90,8 +93,7 @@ def test_a_surviving_bug_fails_the_run() -> None:
 
 def test_a_bug_that_no_claim_is_shown_fails_the_run() -> None:
     def shy() -> Suite:
-        whole = toy(3.0, 4.0)
-        return Suite(tuple(replace(e, shown=("is 3.0",)) for e in whole.entries), whole.kinds)
+        return Suite(tuple(replace(e, shown=("is 3.0",)) for e in toy(3.0, 4.0).entries))
 
     assert run(shy, "small").failures == [
         "planted bug is 4.0 of number (the number is 4.0) is shown to no claim"
@@ -100,7 +102,9 @@ def test_a_bug_that_no_claim_is_shown_fails_the_run() -> None:
 
 
 def test_a_claim_that_notices_nothing_fails_the_run() -> None:
-    more = Entry("any", "anything goes", "number", anything_goes, {"small": 1, "full": 1})
+    more = Entry(
+        "any", "anything goes", Kind("number", 0.0, ()), anything_goes, {"small": 1, "full": 1}
+    )
     outcome = run(partial(toy, 3.0, more=(more,)), "small")
     assert outcome.failures == ["claim any notices no planted bug"]
     assert run(partial(toy, more=(more,)), "small", bug_seeds=0).failures == []
@@ -108,10 +112,10 @@ def test_a_claim_that_notices_nothing_fails_the_run() -> None:
 
 def test_a_bug_that_cannot_be_planted_is_not_a_bug_noticed() -> None:
     stale = InSource((SourceBug("hypergrad.linear.cg", "no such text", ""),), lambda: 1.0)
-    kind = Kind("planting", lambda: 1.0, (Bug("stale", "not there", stale),))
+    kind = Kind("planting", lambda: 1.0, (Bug("stale", "not there", "planting", stale),))
     seeds: dict[Size, int] = {"small": 1, "full": 1}
-    entry = Entry("planting", "returns one", "planting", planting, seeds)
-    outcome = run(lambda: Suite((entry,), (kind,)), "small")
+    entry = Entry("planting", "returns one", kind, planting, seeds)
+    outcome = run(lambda: Suite((entry,)), "small")
     assert "bug stale of planting is not planted: hypergrad.linear.cg contains" in str(
         outcome.failures[0]
     )
@@ -148,15 +152,17 @@ def test_the_registry_is_sound() -> None:
     whole = suite()
     names = [entry.name for entry in whole.entries]
     assert len(set(names)) == len(names)
+    assert not any("," in name for name in names)  # --claims divides by commas
     for entry in whole.entries:
-        kind = whole.kind(entry)
-        bugs = [bug.name for bug in kind.bugs]
+        bugs = [bug.name for bug in entry.kind.bugs]
         assert len(set(bugs)) == len(bugs) > 0
         assert entry.statement
         assert 0 < entry.seeds["small"] <= entry.seeds["full"]
         assert entry.shown is None or set(entry.shown) <= set(bugs)
-    assert {entry.kind for entry in whole.entries} == {kind.name for kind in whole.kinds}
-    assert ALGORITHM in {kind.name for kind in whole.kinds}
+    assert ALGORITHM in whole.kinds
+    for kind in whole.kinds:
+        claims = {entry.name for entry in whole.entries if entry.kind is kind}
+        assert {bug.claim for bug in kind.bugs} <= claims, kind.name
     assert math.isclose(
         whole.allowance("full") * sum(e.seeds["full"] for e in whole.entries if e.statistical),
         ALARMS,

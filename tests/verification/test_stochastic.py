@@ -48,12 +48,12 @@ def test_floor() -> None:
 def test_simulated_floor() -> None:
     # tasks are drawn anew in each replicate: what only shifts the mean a little is not seen
     seen = "M01 M04 M08"
-    check("floor, simulated", seeds=range(1), seen=seen, blind="M06")
+    check("simulated floor", seeds=range(1), seen=seen, blind="M06")
 
 
 def test_simulated_batches() -> None:
     seen = "M01 M04 M05"
-    check("batches, simulated", seeds=range(1), seen=seen, blind="M18")
+    check("simulated batches", seeds=range(1), seen=seen, blind="M18")
 
 
 def drawn(rng: np.random.Generator, tasks: int, p: int, *, shared: bool) -> Affine:

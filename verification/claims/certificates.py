@@ -21,6 +21,7 @@ from verification.oracles import gradient
 from verification.oracles.bounds import a_posteriori, rounding
 from verification.problems.base import FamilyConstants
 from verification.problems.drawn import Instance
+from verification.subjects.bug import Kind, source_bugs
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,71 @@ def _comparisons(subject: Certifier, seed: int) -> Iterator[Evidence]:
             scale=float(np.linalg.norm(formula)),
             where=f"certificate against formula; {case}",
         )
+
+
+KIND = Kind(
+    "certificate",
+    certified,
+    source_bugs(
+        certified,
+        "Theorem B",
+        (
+            (
+                "C01",
+                "rJ left out",
+                "implicit.certificate",
+                "(upper_coupling.value + rJ.value * v)",
+                "upper_coupling.value",
+            ),
+            (
+                "C02",
+                "rH left out",
+                "implicit.certificate",
+                "(upper_smoothness.value + rH.value * v)",
+                "upper_smoothness.value",
+            ),
+            (
+                "C03",
+                "residual left out",
+                "implicit.certificate",
+                "* v) * distance + residual",
+                "* v) * distance",
+            ),
+            (
+                "C04",
+                "residual taken as relative",
+                "implicit.certificate",
+                "residual = self.adjoint.residual * scale",
+                "residual = self.adjoint.residual",
+            ),
+            (
+                "C05",
+                "|d g/d phi| not over mu",
+                "implicit.certificate",
+                "self.stationarity / mu.value",
+                "self.stationarity",
+            ),
+            (
+                "C06",
+                "L12 not over mu",
+                "implicit.certificate",
+                "coupling.value / mu.value * system",
+                "coupling.value * system",
+            ),
+            (
+                "C07",
+                "the sign of J v, which no residual shows",
+                "implicit.pullback",
+                "[-part for part in point.cross(solution.x)]",
+                "[part for part in point.cross(solution.x)]",
+            ),
+            (
+                "C08",
+                "d f/d theta dropped",
+                "implicit.pullback",
+                "(left + right) / tasks",
+                "right / tasks",
+            ),
+        ),
+    ),
+)

@@ -24,6 +24,7 @@ from verification.oracles.rounding import RECOMMENDED, unit_roundoff
 from verification.problems import LC, Quad
 from verification.problems import drawn as instances
 from verification.problems.drawn import Instance
+from verification.subjects.bug import Kind, source_bugs
 
 UPPER_STEPS = 6
 ROUND = (3, 1)  # K and N of one round: too few by themselves
@@ -105,3 +106,32 @@ def _comparisons(subject: CertifiedStep, instance: Instance, nu: float) -> Itera
             scale=squares,
             where=f"Theorem 3 for T = {step + 1}; {where}",
         )
+
+
+KIND = Kind(
+    "certified steps",
+    certified_step,
+    source_bugs(
+        certified_step,
+        "Theorem 3",
+        (
+            ("T01", "accepts 2 nu", "theory.adaptive", "share <= nu", "share <= 2 * nu"),
+            ("T02", "accepts the first round", "theory.adaptive", "share <= nu", "True"),
+            (
+                "T03",
+                "the best task for the mean",
+                "theory.adaptive",
+                "bounds.value).mean()",
+                "bounds.value).min()",
+            ),
+            (
+                "T04",
+                "forgets v between rounds",
+                "theory.adaptive",
+                "start = like(phi, unflatten(answer.certificate.adjoint.x, leaves(phi)))",
+                "start = None",
+            ),
+            ("T05", "share of 1 + |h|", "theory.adaptive", "error / size", "error / (1 + size)"),
+        ),
+    ),
+)

@@ -47,7 +47,7 @@ def rounded(data: Data, dtype: type[np.floating]) -> Data:
 
 
 def exact_arithmetic(subject: Subject, seed: int) -> Evidence:
-    """C1b: rationals on Quad and enclosures on Quad and LC, float64 and float32."""
+    """Rationals on Quad and enclosures on Quad and LC, float64 and float32."""
     return worst(_comparisons(subject, seed))
 
 

@@ -1,9 +1,14 @@
 """Solved to round-off, the subject returns the hypergradient of the implicit function theorem.
 
-The limit of K and N: what D2 and D3 cannot see, a lower solver that does not converge or an adjoint
-that is not solved, shows here; what shows there is invisible here.
+The limit of K and N. A lower solver that does not converge and an adjoint that is not solved show
+here, and are invisible to `finite_steps`. A wrong number of steps shows there, and not here.
+
+For softmax heads, the few-shot learner's lower level, the oracle's minimiser is Newton's with dense
+Hessians in NumPy, down to the rounding of a gradient, and its adjoint a dense solve. The tolerance
+is 1e2 u kappa Xi for them, too.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -15,11 +20,13 @@ from hypergrad import Bilevel, Cholesky, Newton, hypergradient
 from verification.claims.evidence import Evidence, worst
 from verification.oracles import gradient, tolerance
 from verification.problems import drawn as instances
+from verification.problems.base import Batch
 from verification.problems.drawn import Instance
-from verification.subjects.planting import InSource, SourceBug
-from verification.suite.model import Bug
+from verification.subjects.bug import Kind, source_bugs
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
+
+LARGEST_HEAD_CONDITION = 1e3
 
 
 @runtime_checkable
@@ -68,52 +75,78 @@ def solved(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> t
     return hypergradient(problem, theta, phi, solver=Cholesky()).grad
 
 
-def c1a(subject: ExactSubject, seed: int) -> Evidence:
-    """C1a: within 1e2 u kappa Xi of the exact hypergradient; four families, kappa to 1e6."""
+def solved_exactly(subject: ExactSubject, seed: int) -> Evidence:
+    """Within 1e2 u kappa Xi of the exact hypergradient; four families, kappa to 1e6."""
     return worst(
         against_exact_oracle({"subject": subject}, instances.of_family(family, seed=seed))
         for family in instances.FAMILIES
     )
 
 
-def _bug(name: str, what: str, module: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource((SourceBug(f"hypergrad.{module}", old, new),), solved))
+def heads_solved_exactly(subject: ExactSubject, seed: int) -> Evidence:
+    """Softmax heads on drawn features and on those of real images; kappa to 1e3."""
+    rng = np.random.default_rng([seed, 21])
+    batch: Batch = ((), (2,), (2, 2))[int(rng.integers(3))]
+    way, shot, features = (int(rng.integers(*ends)) for ends in ((2, 6), (1, 4), (2, 7)))
+    condition = float(math.exp(rng.uniform(math.log(2), math.log(LARGEST_HEAD_CONDITION))))
+    return worst(
+        against_exact_oracle(
+            {name: subject},
+            make(
+                seed=seed,
+                batch=batch,
+                way=way,
+                shot=shot,
+                features=features,
+                condition=condition,
+            ),
+        )
+        for name, make in (("drawn", instances.head), ("real", instances.real_head))
+    )
 
 
-BUGS: tuple[Bug, ...] = (
-    _bug(
-        "N01",
-        "Newton stops at 1e-3 of the first gradient",
-        "lower.newton",
-        "goal = tolerance.goal(point.gradient, lambda: probe.at(x / 2).gradient)",
-        "goal = 1e-3 * size",
-    ),
-    _bug(
-        "N02",
-        "Newton's direction has the wrong sign",
-        "lower.newton",
-        "newton = -self.solver",
-        "newton = self.solver",
-    ),
-    _bug(
-        "N03",
-        "the line search takes no step below 1/2",
-        "lower.line_search",
-        "taken = active & ~pending",
-        "taken = active & ~pending & (length > 0.5)",
-    ),
-    _bug(
-        "N04",
-        "dense matrices are built from vectors of length 2",
-        "linear.cholesky",
-        "units = _eye(shaped_as)",
-        "units = 2 * _eye(shaped_as)",
-    ),
-    _bug(
-        "N05",
-        "answers are set to zero where the factorisation succeeds",
-        "linear.cholesky",
-        "(finite & ~indefinite)[..., None], x, 0.0",
-        "(finite & indefinite)[..., None], x, 0.0",
+KIND = Kind(
+    "solved to round-off",
+    solved,
+    source_bugs(
+        solved,
+        "exact solves",
+        (
+            (
+                "N01",
+                "Newton stops at 1e-3 of the first gradient",
+                "lower.newton",
+                "goal = tolerance.goal(point.gradient, lambda: probe.at(x / 2).gradient)",
+                "goal = 1e-3 * size",
+            ),
+            (
+                "N02",
+                "Newton's direction has the wrong sign",
+                "lower.newton",
+                "newton = -self.solver",
+                "newton = self.solver",
+            ),
+            (
+                "N03",
+                "the line search takes no step below 1/2",
+                "lower.line_search",
+                "taken = active & ~pending",
+                "taken = active & ~pending & (length > 0.5)",
+            ),
+            (
+                "N04",
+                "dense matrices are built from vectors of length 2",
+                "linear.cholesky",
+                "units = _eye(shaped_as)",
+                "units = 2 * _eye(shaped_as)",
+            ),
+            (
+                "N05",
+                "answers are set to zero where the factorisation succeeds",
+                "linear.cholesky",
+                "(finite & ~indefinite)[..., None], x, 0.0",
+                "(finite & indefinite)[..., None], x, 0.0",
+            ),
+        ),
     ),
 )

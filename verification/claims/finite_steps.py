@@ -1,11 +1,10 @@
-"""D2 and D3: with K and N finite, the subject returns exactly what Algorithm 1 returns.
+"""With K and N finite, the subject returns exactly what Algorithm 1 returns.
 
 Finite K and N are what makes these checks sharp: one step too many or too few, half a step size, a
 Hessian at the wrong iterate all disappear in the limit (theory.md, section 5).
 """
 
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,8 +15,6 @@ from verification.problems import drawn as instances
 from verification.problems import take
 from verification.problems.drawn import Instance
 from verification.subjects.algorithm1 import Subject
-
-Claim: TypeAlias = Callable[[Subject, int], Evidence]
 
 # theory.md, section 5: few enough steps that none is lost in convergence.
 DESCENT_STEPS = 3
@@ -87,15 +84,15 @@ def drawn_sizes(seed: int) -> tuple[int, float]:
     return int(rng.integers(3, 7)), float(np.exp(rng.uniform(np.log(4), np.log(100))))
 
 
-def d2(subject: Subject, seed: int) -> Evidence:
-    """D2: finite K and N on Quad, two tasks, against matrix power and Krylov-Galerkin."""
+def finite_steps_on_quad(subject: Subject, seed: int) -> Evidence:
+    """Finite K and N on Quad, two tasks, against matrix power and Krylov-Galerkin."""
     size, condition = drawn_sizes(seed)
     instance = instances.quad(seed=seed, batch=(2,), p=size, q=size, condition=condition)
-    return against_finite_oracle("D2 finite K, N on Quad", subject, instance)
+    return against_finite_oracle("finite steps on Quad", subject, instance)
 
 
-def d3(subject: Subject, seed: int) -> Evidence:
-    """D3: finite K and N on LC, where H and J depend on phi; two tasks."""
+def finite_steps_on_lc(subject: Subject, seed: int) -> Evidence:
+    """Finite K and N on LC, where H and J depend on phi; two tasks."""
     size, condition = drawn_sizes(seed)
     instance = instances.lc(seed=seed, batch=(2,), p=size, q=size, condition=condition)
-    return against_finite_oracle("D3 finite K, N on LC", subject, instance)
+    return against_finite_oracle("finite steps on LC", subject, instance)

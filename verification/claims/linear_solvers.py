@@ -1,4 +1,4 @@
-"""L1: a Krylov solver ends after as many steps as the matrix it sees has different eigenvalues.
+"""A Krylov solver ends after as many steps as the matrix it sees has different eigenvalues.
 
     H = X'X/n + D, X of n << q rows                                    (theory.md, section 8)
 
@@ -29,8 +29,7 @@ from verification.claims.evidence import Evidence, worst
 from verification.oracles.rounding import unit_roundoff
 from verification.problems import drawn as instances
 from verification.problems.base import norm
-from verification.subjects.planting import InSource, SourceBug
-from verification.suite.model import Bug
+from verification.subjects.bug import Bug, Kind, in_source, source_bugs
 
 RTOL = 1e-9
 EXTRA = 3
@@ -159,7 +158,7 @@ def _comparisons(solvers: Solvers, seed: int) -> Iterator[Evidence]:
 def _per_task(error: np.ndarray, allowed: np.ndarray, size: np.ndarray, where: str) -> Evidence:
     task = int(np.argmax(np.where(np.isnan(error), np.inf, error / allowed)))
     return Evidence(
-        claim="L1 linear solvers",
+        claim="linear solvers",
         error=float(error[task]),
         tolerance=float(allowed[task]),
         scale=float(size[task]),
@@ -167,90 +166,92 @@ def _per_task(error: np.ndarray, allowed: np.ndarray, size: np.ndarray, where: s
     )
 
 
-def l1(solvers: Solvers, seed: int) -> Evidence:
-    """L1: solved in as many steps as eigenvalues differ, residual as reported; all solvers."""
+def solved_in_few_steps(solvers: Solvers, seed: int) -> Evidence:
+    """Solved in as many steps as eigenvalues differ, residual as reported; all solvers."""
     return worst(_comparisons(solvers, seed))
 
 
-def _bug(name: str, what: str, module: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource((SourceBug(f"hypergrad.{module}", old, new),), solve))
-
-
-BUGS: tuple[Bug, ...] = (
-    _bug(
-        "L01",
-        "Jacobi divides by the root of the diagonal",
-        "linear.preconditioners",
-        "return lambda vector: inverse * vector",
-        "return lambda vector: inverse.sqrt() * vector",
+_BUGS = source_bugs(
+    solve,
+    "linear solvers",
+    (
+        (
+            "L01",
+            "Jacobi divides by the root of the diagonal",
+            "linear.preconditioners",
+            "return lambda vector: inverse * vector",
+            "return lambda vector: inverse.sqrt() * vector",
+        ),
+        (
+            "L02",
+            "Nystrom's shift is not taken off the sketch",
+            "linear.preconditioners",
+            "torch.stack(columns, dim=-1) - self.shift * test",
+            "torch.stack(columns, dim=-1)",
+        ),
+        (
+            "L03",
+            "Nystrom keeps the identity on the space it knows",
+            "linear.preconditioners",
+            "torch.where(known, values, 1.0) - 1, 0.0)",
+            "torch.where(known, values, 1.0), 0.0)",
+        ),
+        (
+            "L04",
+            "MINRES forgets the rotation of two steps back",
+            "linear.minres",
+            "torch.addcmul(v, eps_old[..., None], w_old, value=-1)",
+            "v.clone()",
+        ),
+        (
+            "L05",
+            "MINRES: Lanczos without the previous vector",
+            "linear.minres",
+            "u.addcmul_(beta[..., None], v_old, value=-1)",
+            "",
+        ),
+        ("L06", "CGLS's beta inverted", "linear.normal_cg", "(rho / old)", "(old / rho)"),
+        (
+            "L07",
+            "Woodbury: the Gram matrix is shifted by l2, not n l2",
+            "objectives.ridge",
+            "n * l2 * eye",
+            "l2 * eye",
+        ),
+        (
+            "L08",
+            "the residual reported is the recurrence's",
+            "linear.krylov",
+            "run.residual, previous = b - product.exact(run.x), true",
+            "previous = true",
+        ),
+        (
+            "L09",
+            "a solve ends at the precision of float32",
+            "linear.krylov",
+            "torch.finfo(rhs.dtype).eps",
+            "torch.finfo(torch.float32).eps",
+        ),
     ),
-    _bug(
-        "L02",
-        "Nystrom's shift is not taken off the sketch",
-        "linear.preconditioners",
-        "torch.stack(columns, dim=-1) - self.shift * test",
-        "torch.stack(columns, dim=-1)",
-    ),
-    _bug(
-        "L03",
-        "Nystrom keeps the identity on the space it knows",
-        "linear.preconditioners",
-        "torch.where(known, values, 1.0) - 1, 0.0)",
-        "torch.where(known, values, 1.0), 0.0)",
-    ),
-    _bug(
-        "L04",
-        "MINRES forgets the rotation of two steps back",
-        "linear.minres",
-        "torch.addcmul(v, eps_old[..., None], w_old, value=-1)",
-        "v.clone()",
-    ),
-    _bug(
-        "L05",
-        "MINRES: Lanczos without the previous vector",
-        "linear.minres",
-        "u.addcmul_(beta[..., None], v_old, value=-1)",
-        "",
-    ),
-    _bug("L06", "CGLS's beta inverted", "linear.normal_cg", "(rho / old)", "(old / rho)"),
-    _bug(
-        "L07",
-        "Woodbury: the Gram matrix is shifted by l2, not n l2",
-        "objectives.ridge",
-        "n * l2 * eye",
-        "l2 * eye",
-    ),
-    _bug(
-        "L08",
-        "the residual reported is the recurrence's",
-        "linear.krylov",
-        "run.residual, previous = b - product.exact(run.x), true",
-        "previous = true",
-    ),
-    _bug(
-        "L09",
-        "a solve ends at the precision of float32",
-        "linear.krylov",
-        "torch.finfo(rhs.dtype).eps",
-        "torch.finfo(torch.float32).eps",
-    ),
-    Bug(
-        "L10",
-        "the preconditioned residual is not what rho is made of",
-        InSource(
-            (
-                SourceBug(
-                    "hypergrad.linear.cg",
+)
+KIND = Kind(
+    "linear solvers",
+    solve,
+    (
+        *_BUGS,
+        Bug(
+            "L10",
+            "the preconditioned residual is not what rho is made of",
+            "linear solvers",
+            in_source(
+                solve,
+                (
+                    "linear.cg",
                     "            rho = dot(r, z)\n        beta",
                     "            rho = square\n        beta",
                 ),
-                SourceBug(
-                    "hypergrad.linear.cg_single",
-                    "            rho = float(dot(r, z))",
-                    "            rho = square",
-                ),
+                ("linear.alone", "            rho = float(dot(r, z))", "            rho = square"),
             ),
-            solve,
         ),
     ),
 )

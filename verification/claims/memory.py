@@ -1,4 +1,4 @@
-"""C9: what the method keeps does not grow with K; what iterative differentiation keeps does.
+"""What the method keeps does not grow with K; what iterative differentiation keeps does.
 
 Counted are the bytes of the distinct storages that autograd has saved and not let go, at their
 peak over the lower solve and the backward pass (theory.md, section 7). On a problem whose own
@@ -21,7 +21,7 @@ import torch
 
 from hypergrad import CG, Adjoint, Bilevel, GradientDescent, Implicit, Truncated, Unrolled, argmin
 from verification.claims.evidence import Evidence, worst
-from verification.suite.model import Bug
+from verification.subjects.bug import Bug, Kind
 
 CG_STEPS = 3
 STEPS = (1, 2, 3, 4, 8, 16, 32)
@@ -111,7 +111,7 @@ def peak_bytes(
 
 
 def _exact(error: int, scale: int, where: str) -> Evidence:
-    return Evidence("C9 saved bytes", float(abs(error)), 0.5, float(scale), where)
+    return Evidence("saved bytes", float(abs(error)), 0.5, float(scale), where)
 
 
 def _comparisons(subject: Differentiator, seed: int) -> Iterator[Evidence]:
@@ -150,8 +150,8 @@ def _comparisons(subject: Differentiator, seed: int) -> Iterator[Evidence]:
         )
 
 
-def c9(subject: Differentiator, seed: int) -> Evidence:
-    """C9: saved bytes constant in K for the method, affine for Unrolled, O(max(p, q)) in p, q."""
+def saved_bytes(subject: Differentiator, seed: int) -> Evidence:
+    """Saved bytes constant in K for the method, affine for Unrolled, O(max(p, q)) in p, q."""
     return worst(_comparisons(subject, seed))
 
 
@@ -196,8 +196,12 @@ def _dense_cross(
     return phi + 0 * (block * block).sum(-2)
 
 
-BUGS: tuple[Bug, ...] = (
-    Bug("B01", "the method keeps every step", _always_unrolled),
-    Bug("B02", "unrolled keeps two steps only", _cut_short),
-    Bug("B03", "a p x q block is kept", _dense_cross),
+KIND = Kind(
+    "differentiable lower solve",
+    by_argmin,
+    (
+        Bug("B01", "the method keeps every step", "saved bytes", _always_unrolled),
+        Bug("B02", "unrolled keeps two steps only", "saved bytes", _cut_short),
+        Bug("B03", "a p x q block is kept", "saved bytes", _dense_cross),
+    ),
 )

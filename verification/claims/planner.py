@@ -23,6 +23,7 @@ from verification.problems import drawn as instances
 from verification.problems.base import norm
 from verification.problems.drawn import Instance
 from verification.subjects.algorithm1 import memory_reduced
+from verification.subjects.bug import Bug, Kind, in_source
 
 AFFORDABLE = 20.0  # condition up to which the planned steps are run: a few hundred
 # of a logarithm, a power and their quotient, relative: K ln q with |K ln q| < 100 and 4 operations
@@ -53,7 +54,7 @@ def _plan_warm(constants: Constants, eta: float) -> tuple[int, int]:
 PLANNER = Planner(plan=_plan, plan_warm=_plan_warm)
 
 
-def delivers(subject: Planner, seed: int) -> Evidence:
+def planned_steps(subject: Planner, seed: int) -> Evidence:
     """The planned K0 and N0 make the hypergradient as exact as was asked for, and are no larger."""
     return worst([*_a_priori(subject, seed), *_measured(subject, seed), _warm(subject, seed)])
 
@@ -183,3 +184,35 @@ def _within(what: str, error: float, tolerance: float, where: str) -> Evidence:
         scale=error,
         where=f"{what}; {where}",
     )
+
+
+_PLACES = (
+    ("P01", "K for twice the accuracy", "2 * rates.c1", "rates.c1"),
+    ("P02", "N for twice the accuracy", "2 + 4 * rates.s", "2 + 2 * rates.s"),
+    ("P03", "s left out of N", "rates.s * b", "b"),
+    ("P04", "sqrt(kappa) left out of a warm N", "rates.root * (2", "(2"),
+    ("P05", "rJ left out of c1", "c1=lam12 + rJ * V", "c1=lam12"),
+    ("P06", "rH left out of c1", "s * (lam22 + rH * V)", "s * lam22"),
+    ("P07", "half the rate of CG", "2 * torch.atanh", "torch.atanh"),
+    ("P08", "rounded down", ".ceil()", ".floor()"),
+    ("P09", "half the steps", "needed.max()", "0.5 * needed.max()"),
+    ("P10", "Theorem 2 with 9 for 18", "18 * upper_step_size", "9 * upper_step_size"),
+    ("P11", "Theorem 2 with 2 for 8", "(8 * upper_step_size", "(2 * upper_step_size"),
+)
+
+KIND = Kind(
+    "planner",
+    PLANNER,
+    tuple(
+        Bug(
+            name,
+            what,
+            "planned steps",
+            Planner(
+                plan=in_source(PLANNER.plan, ("theory.planning", old, new)),
+                plan_warm=in_source(PLANNER.plan_warm, ("theory.planning", old, new)),
+            ),
+        )
+        for name, what, old, new in _PLACES
+    ),
+)

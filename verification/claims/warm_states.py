@@ -1,4 +1,4 @@
-"""W1: warm starts are each task's own last phi and v, and a new task's start is cold.
+"""Warm starts are each task's own last phi and v, and a new task's start is cold.
 
 Upper descent over drawn batches of tasks, K and N few, is followed by an oracle that keeps its own
 phi_K and v_N (matrix power or plain iterations, and Krylov-Galerkin; `verification.oracles`). The
@@ -26,8 +26,7 @@ from verification.claims.finite_steps import step_size_for
 from verification.oracles import finite, finite_tolerance
 from verification.problems import drawn as instances
 from verification.problems import take
-from verification.subjects.planting import InSource, SourceBug
-from verification.suite.model import Bug
+from verification.subjects.bug import Kind, source_bugs
 
 TASKS, BATCH, UPPER_STEPS = 4, 2, 5
 STEPS, CG_STEPS = 2, 2
@@ -119,7 +118,7 @@ def _comparisons(subject: WarmSubject, seed: int) -> Iterator[Evidence]:
         off = max(off, float((fresh.phi + fresh.v).max()))
         through = float((k.c1 + k.L12).max())
         yield Evidence(
-            claim="W1 warm starts",
+            claim="warm starts",
             error=float(np.linalg.norm(answer.numpy() - oracle.mean)),
             tolerance=fresh.mean + through * growth * off,
             scale=float(np.linalg.norm(oracle.mean)),
@@ -129,44 +128,53 @@ def _comparisons(subject: WarmSubject, seed: int) -> Iterator[Evidence]:
         visits[batch] += 1
 
 
-def w1(subject: WarmSubject, seed: int) -> Evidence:
-    """W1: each task starts from its own last phi and v, a new one cold; upper steps in batches."""
+def remembered_starts(subject: WarmSubject, seed: int) -> Evidence:
+    """Each task starts from its own last phi and v, a new one cold; upper steps in batches."""
     return worst(_comparisons(subject, seed))
 
 
-def _bug(name: str, what: str, old: str, new: str) -> Bug:
-    return Bug(name, what, InSource((SourceBug("hypergrad.theory.warm", old, new),), remembered))
-
-
-BUGS: tuple[Bug, ...] = (
-    _bug(
-        "W01",
-        "v is forgotten",
-        "leaves(self.v[key]) if key in self.v else zero",
-        "zero",
-    ),
-    _bug(
-        "W02",
-        "phi is forgotten",
-        "leaves(self.phi[key]) if key in self.phi else first",
-        "first",
-    ),
-    _bug(
-        "W03",
-        "every task keeps the first one's phi",
-        "(_dense(part[i]) for part in tasks)",
-        "(part[0].detach().clone() for part in tasks)",
-    ),
-    _bug(
-        "W04",
-        "tasks that are not in the batch are forgotten",
-        "new_phi, new_v = dict(self.phi), dict(self.v)",
-        "new_phi, new_v = {}, {}",
-    ),
-    _bug(
-        "W05",
-        "a task keeps the v of its first visit",
-        "new_v[key] = like(self.first, (_dense(part[i]) for part in adjoints))",
-        "new_v.setdefault(key, like(self.first, (_dense(part[i]) for part in adjoints)))",
+KIND = Kind(
+    "warm starts",
+    remembered,
+    source_bugs(
+        remembered,
+        "warm starts",
+        (
+            (
+                "W01",
+                "v is forgotten",
+                "theory.warm",
+                "leaves(self.v[key]) if key in self.v else zero",
+                "zero",
+            ),
+            (
+                "W02",
+                "phi is forgotten",
+                "theory.warm",
+                "leaves(self.phi[key]) if key in self.phi else first",
+                "first",
+            ),
+            (
+                "W03",
+                "every task keeps the first one's phi",
+                "theory.warm",
+                "(_dense(part[i]) for part in tasks)",
+                "(part[0].detach().clone() for part in tasks)",
+            ),
+            (
+                "W04",
+                "tasks that are not in the batch are forgotten",
+                "theory.warm",
+                "new_phi, new_v = dict(self.phi), dict(self.v)",
+                "new_phi, new_v = {}, {}",
+            ),
+            (
+                "W05",
+                "a task keeps the v of its first visit",
+                "theory.warm",
+                "new_v[key] = like(self.first, (_dense(part[i]) for part in adjoints))",
+                "new_v.setdefault(key, like(self.first, (_dense(part[i]) for part in adjoints)))",
+            ),
+        ),
     ),
 )

@@ -43,6 +43,16 @@ class Instance:
         return theta, phi0, v0
 
 
+def pick(instance: Instance, index: tuple[int, ...] | np.ndarray) -> Instance:
+    """The instance's tasks at an index of the leading dimensions."""
+    return Instance(
+        family=take(instance.family, index),
+        theta=instance.theta,
+        phi0=instance.phi0[index],
+        v0=instance.v0[index],
+    )
+
+
 def spectrum(
     rng: Generator, batch: Batch, size: int, largest: float, condition: float
 ) -> Float64[np.ndarray, "*batch q"]:

@@ -1,11 +1,10 @@
-"""The curves of the report: what was measured, and the bound on it, for figures drawn from them.
+"""Curves of the report: what was measured, and what theory says of it, for figures.
 
-Error against K and against N on one LC problem, where every assumption of Theorem A holds with the
-family's constants; the bound is theory.md, section 2, cold start:
-
-    |h - grad F| <= c1 q_a^K D0 + s ch_N (b* + lam22 q_a^K D0).
-
-Bytes kept for backward against K, for the method and for iterative differentiation (section 7).
+error against K, N      on one LC problem, with the bound of Theorem A (theory.md, section 2)
+tightness               error/bound of Theorems A and B on drawn problems, as quantiles
+memory against K        bytes kept for backward, by the method and by unrolling (section 7)
+gradient against T      on a quadratic whose decay is known in closed form (section 4)
+floor against |B|       the stationary E|grad F|^2 of sampled tasks
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +13,25 @@ from typing import TypeAlias
 
 import numpy as np
 
+from verification.claims.certificates import Certifier, certified
+from verification.claims.error_bounds import FAMILIES, cases
+from verification.claims.floor import POPULATION, gaussian, probed_maps, reached_at_once
 from verification.claims.memory import by_argmin, peak_bytes
-from verification.oracles import gradient, tolerance
+from verification.claims.tight_rates import CLOSED_FORM, trajectory
+from verification.oracles import finite, gradient, tolerance
+from verification.oracles.bounds import a_priori, rounding
+from verification.oracles.moments import SampledDescent, omega, shared_floor, squared_gradient
 from verification.problems import drawn as instances
-from verification.problems.base import norm
-from verification.problems.drawn import Instance
+from verification.problems.tight import LogUniform, embedded
 from verification.subjects.algorithm1 import Subject, memory_reduced
 
 CONDITION = 30.0
 LOWER_STEPS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 125, 200, 300, 400, 600)
 CG_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 25, 30, 40, 60, 80)
+UPPER_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SEEDS = 20  # of the problems that tightness is measured on
+# Below, error and bound are both rounding; the figure has a logarithmic axis.
+LEAST = 1e-8
 MANY = 600  # of the steps that are not varied: their share is below rounding at this condition
 
 
@@ -33,14 +41,14 @@ class Series:
 
     Attributes:
         name: title of the figure.
-        x_label: what the axis counts, with its unit.
-        y_label: what is measured, with its unit.
-        x: where.
+        x_label: label of the axis, with its unit.
+        y_label: the measured quantity, with its unit.
+        x: points on the axis.
         measured: curves by name.
-        problem: what was measured on.
+        problem: the problem in words.
         bounds: upper bounds on the measured curves of the same names.
-        values: what theory says the measured curves of the same names are.
-        slack: what rounding may add to a bound or part from a value.
+        values: predictions for the measured curves of the same names.
+        slack: allowance for rounding, added to a bound or to the distance from a value.
     """
 
     name: str
@@ -54,7 +62,7 @@ class Series:
     slack: float = 0.0
 
     def violations(self) -> list[str]:
-        """Where a measurement contradicts theory, in words."""
+        """Measurements that contradict theory, in words."""
         return [
             f"series {self.name!r}, {name}: {found:.6e} at {at:g}, {what} {expected:.6e}"
             for what, theory in (("bound", self.bounds), ("value", self.values))
@@ -66,21 +74,6 @@ class Series:
 
 
 Draw: TypeAlias = Callable[[], list[Series]]
-
-
-def a_priori(instance: Instance, *, steps: int, max_steps: int, step_size: float) -> float:
-    """Theorem A for one task, cold start, alpha <= 2/(mu + L): q_a = 1 - alpha mu."""
-    family, theta = instance.family, instance.theta
-    phi = family.minimiser(theta)
-    start = norm(instance.phi0 - phi)
-    k = family.constants(theta, radius=float(start.max()))
-    b = norm(family.upper_gradients(theta, phi)[1])
-    rest = (1 - step_size * k.strong_convexity) ** steps * start
-    root = np.sqrt(k.condition)
-    tau = (root - 1) / (root + 1)
-    chebyshev = 2 * tau**max_steps / (1 + tau ** (2 * max_steps))
-    s = k.L12 / k.strong_convexity
-    return float((k.c1 * rest + s * chebyshev * (b + k.lam22 * rest)).mean())
 
 
 def theorem_a(subject: Subject = memory_reduced) -> list[Series]:
@@ -95,9 +88,13 @@ def theorem_a(subject: Subject = memory_reduced) -> list[Series]:
     def curve(pairs: list[tuple[int, int]]) -> tuple[list[float], list[float]]:
         errors, bounds = [], []
         for K, N in pairs:
-            h = subject(problem, theta, phi0, None, steps=K, max_steps=N, step_size=step_size)
+            counts = {"steps": K, "max_steps": N}
+            h = subject(problem, theta, phi0, None, **counts, step_size=step_size)
             errors.append(float(np.linalg.norm(h.numpy() - exact)))
-            bounds.append(a_priori(drawn, steps=K, max_steps=N, step_size=step_size))
+            bound = a_priori(
+                drawn.family, drawn.theta, drawn.phi0, None, **counts, step_size=step_size
+            )
+            bounds.append(float(bound.mean()))
         return errors, bounds
 
     found = []
@@ -120,8 +117,50 @@ def theorem_a(subject: Subject = memory_reduced) -> list[Series]:
     return found
 
 
+def tightness(subject: Certifier = certified, *, seeds: int = SEEDS) -> list[Series]:
+    """Sorted error/bound over the seeds, for each family; the bound allows for rounding.
+
+    The claims on Theorems A and B hold that no ratio exceeds 1. Their worst ratio is 1, on problems
+    on which the bounds are equalities; here are the others.
+    """
+    ratios: dict[str, dict[str, list[float]]] = {
+        name: {family: [] for family in FAMILIES} for name in ("A", "B")
+    }
+    for seed in range(seeds):
+        for case in cases(seed):
+            if case.name not in FAMILIES:
+                continue
+            family, theta, counts = case.instance.family, case.instance.theta, case.counts
+            found = subject(case.instance, case.warm, **counts)
+            error = float(np.linalg.norm(found.h - gradient(family, theta)))
+            v0 = case.instance.v0 if case.warm else None
+            start = np.zeros_like(case.instance.v0) if v0 is None else v0
+            end = finite(family, theta, case.instance.phi0, start, **counts)
+            bounds = {
+                "A": a_priori(family, theta, case.instance.phi0, v0, **counts),
+                "B": found.bound,
+            }
+            slack = rounding(family, theta, end.phi, end.v)
+            for name, bound in bounds.items():
+                ratios[name][case.name].append(error / float((bound + slack).mean()))
+    shares = [(rank + 0.5) / seeds for rank in range(seeds)]
+    return [
+        Series(
+            name=f"tightness of Theorem {name}",
+            x_label="share of the drawn problems, sorted",
+            y_label="error / bound",
+            x=shares,
+            measured={f: sorted(max(r, LEAST) for r in found) for f, found in of.items()},
+            bounds={f: [1.0] * seeds for f in of},
+            problem=f"{seeds} problems a family, two tasks, kappa to 1e3, random K, N, alpha; "
+            f"below {LEAST:g} drawn at {LEAST:g}",
+        )
+        for name, of in ratios.items()
+    ]
+
+
 def memory() -> list[Series]:
-    """Peak of the bytes saved for backward against K: claim C9's law on one problem."""
+    """Peak of the bytes saved for backward against K, on one problem of `saved_bytes`."""
     p, q, tasks, steps = 20, 50, 4, (1, 2, 4, 8, 16, 32, 64, 128)
     counts = {
         name: [
@@ -145,3 +184,69 @@ def memory() -> list[Series]:
             problem=f"{tasks} tasks, p = {p}, q = {q}, float64; predicted from K = 1 and 2",
         )
     ]
+
+
+def gradient_against_steps(subject: Subject = memory_reduced) -> list[Series]:
+    """|grad F(theta_T)|^2 on one fixed quadratic whose decay is 1/T over six decades."""
+    fixed = LogUniform(size=12, L=1.0, ratio=1e6, gap=1.0)
+    problem = embedded(fixed.psi, fixed.size, np.random.default_rng(0))
+    thetas = trajectory(subject, problem, fixed.start, eta=1 / fixed.L, upper_steps=UPPER_STEPS[-1])
+    exact = [fixed.squared_gradient(T) for T in UPPER_STEPS]
+    measured = [float(np.square(fixed.psi.gradient(thetas[T])).sum()) for T in UPPER_STEPS]
+    return [
+        Series(
+            name="gradient norm against T",
+            x_label="T, upper steps",
+            y_label="|grad F(theta_T)|^2",
+            x=[float(T) for T in UPPER_STEPS],
+            measured={"Algorithm 1": measured},
+            # on the least of all gradients up to T, here the last
+            bounds={"Algorithm 1": [4 * fixed.L * fixed.gap / (3 * T + 2) for T in UPPER_STEPS]},
+            values={"Algorithm 1": exact},
+            problem="quadratic, 12 log-uniform eigenvalues from 1e-6 to 1, eta = 1/L",
+            slack=CLOSED_FORM * exact[-1],
+        )
+    ]
+
+
+def floor_against_batch(subject: Subject = memory_reduced) -> list[Series]:
+    """The stationary E|grad F|^2 of the subject's maps, with and without replacement."""
+    shared = reached_at_once(gaussian(0, 3))
+    z = np.random.default_rng(0).standard_normal((POPULATION, shared.size))
+    exact, seen = shared.maps(z), probed_maps(subject, shared, z)
+    H, _ = exact.mean
+    L = float(np.linalg.norm(H, 2))
+    eta, covariance = 0.5 / L, np.cov(exact.d.T, bias=True)
+    sizes = range(1, POPULATION)  # the whole population, without replacement, leaves no floor
+    measured, bounds, values = {}, {}, {}
+    for replacement in (True, False):
+        name = "with replacement" if replacement else "without"
+        shares = [omega(POPULATION, b, replacement=replacement) / b for b in sizes]
+        reached = [SampledDescent(seen, eta, share).stationary() for share in shares]
+        measured[name] = [squared_gradient(at, *exact.mean) for at in reached]
+        values[name] = [shared_floor(H, covariance, eta, share) for share in shares]
+        # Theorem 1's last term, T to infinity, no bias: L_F eta (omega/b) sigma^2
+        bounds[name] = [L * eta * share * float(np.trace(covariance)) for share in shares]
+    return [
+        Series(
+            name="floor against |B|",
+            x_label="|B|, tasks in a batch",
+            y_label="limit of E|grad F|^2",
+            x=[float(b) for b in sizes],
+            measured=measured,
+            bounds=bounds,
+            values=values,
+            problem=f"Quad, M = {POPULATION} tasks with one H, p = 3, eta = 1/(2L)",
+            slack=CLOSED_FORM * min(map(min, values.values())),
+        )
+    ]
+
+
+SERIES: tuple[Draw, ...] = (
+    theorem_a,
+    tightness,
+    memory,
+    gradient_against_steps,
+    floor_against_batch,
+)
+"""Every curve of a whole run."""

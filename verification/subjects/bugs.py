@@ -5,7 +5,8 @@ code with one line wrong. A bug of composition (the right derivative at the wron
 subject that composes the library wrongly: there is no line of the library to change, which is given
 phi_K, never sees phi_0, and leaves it to its caller which tasks there are.
 
-M13 to M15 are bugs of a sampler, and stand beside its claim; so do the bugs of other kinds.
+Each names the claim that must notice it. M13 to M15 are missing: they are bugs of a sampler of
+tasks, which hypergrad does not have. The bugs of other kinds stand beside their claims.
 """
 
 from collections.abc import Callable
@@ -16,31 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad import CG, Bilevel, GradientDescent, hypergradient
+from hypergrad.implicit.curvature import Point
 from hypergrad.implicit.linearise import Linearisation
 from verification.subjects.algorithm1 import Subject, memory_reduced
-from verification.subjects.planting import InSource, SourceBug
+from verification.subjects.bug import Bug, Kind, in_source
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A subject with a bug, and the claim that must notice.
-
-    Attributes:
-        name: its number in theory.md, section 5.
-        bug: what is wrong, in words.
-        assigned: the claim that theory.md assigns it to.
-        subject: Algorithm 1 with the bug.
-    """
-
-    name: str
-    bug: str
-    assigned: str
-    subject: Subject
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.bug}"
 
 
 @dataclass(frozen=True)
@@ -120,9 +102,7 @@ class Composed:
         return self.compose(Run(problem, theta, phi0, v0, steps, max_steps, step_size))
 
 
-def transposed_cross(
-    point: Linearisation[torch.Tensor, torch.Tensor], v: torch.Tensor
-) -> list[torch.Tensor]:
+def transposed_cross(point: Point, v: torch.Tensor) -> list[torch.Tensor]:
     """J' v instead of J v, summed over the tasks; p = q."""
     total = torch.zeros_like(v[(0,) * (v.ndim - 1)])
     size = v.shape[-1]
@@ -146,215 +126,223 @@ def _leaked(run: Run) -> torch.Tensor:
 
 
 def _source(module: str, old: str, new: str) -> Subject:
-    return InSource((SourceBug(f"hypergrad.{module}", old, new),), memory_reduced)
+    return in_source(memory_reduced, (module, old, new))
 
 
 def _cg(old: str, new: str) -> Subject:
     """The same in both of CG's sweeps: for many tasks, and for one."""
-    modules = ("hypergrad.linear.cg", "hypergrad.linear.cg_single")
-    return InSource(tuple(SourceBug(module, old, new) for module in modules), memory_reduced)
+    return in_source(memory_reduced, ("linear.cg", old, new), ("linear.alone", old, new))
 
 
 _CROSS = "gradients = [-part for part in point.cross(solution.x)]"
 _MEAN = "tasks = max(values.numel(), 1)"
 _SHARE = "(left + right) / tasks"
 
-MUTANTS: tuple[Mutant, ...] = (
-    Mutant(
-        "M01",
-        "sign of the cross term",
-        "D2",
-        _source("implicit.pullback", _CROSS, _CROSS.replace("-part", "part")),
-    ),
-    Mutant(
-        "M02",
-        "cross term dropped",
-        "D2",
-        _source("implicit.pullback", _CROSS, _CROSS.replace("-part", "0 * part")),
-    ),
-    Mutant(
-        "M03",
-        "cross block transposed",
-        "D2",
-        _source(
-            "implicit.pullback",
-            _CROSS,
-            "from verification.subjects.bugs import transposed_cross\n"
-            "    gradients = [-part for part in transposed_cross(point, solution.x)]",
+ALGORITHM = Kind(
+    "Algorithm 1",
+    memory_reduced,
+    (
+        Bug(
+            "M01",
+            "sign of the cross term",
+            "finite steps on Quad",
+            _source("implicit.pullback", _CROSS, _CROSS.replace("-part", "part")),
         ),
-    ),
-    Mutant("M04", "sum over tasks", "D6", _source("implicit.pullback", _MEAN, "tasks = 1")),
-    Mutant(
-        "M05",
-        "mean over all M = 20 tasks there are",
-        "D6",
-        _source("implicit.pullback", _MEAN, "tasks = 20"),
-    ),
-    Mutant(
-        "M06",
-        "CG one step short",
-        "D2",
-        _cg("range(budget)", "range(budget - 1)"),
-    ),
-    Mutant(
-        "M07",
-        "CG takes r_0 = b though v_0 != 0",
-        "D2",
-        _source("linear.krylov", "if start is None else b - product.exact(x)", ""),
-    ),
-    Mutant(
-        "M08",
-        "CG's beta inverted",
-        "D2",
-        _cg("rho / old", "old / rho"),
-    ),
-    Mutant(
-        "M09",
-        "Hessian at phi_0",
-        "D3",
-        Composed(lambda run: run.outcome(hessian_at=run.phi0)),
-    ),
-    Mutant(
-        "M10",
-        "cross block at phi_0",
-        "D3",
-        Composed(lambda run: run.outcome(cross_at=run.phi0)),
-    ),
-    Mutant(
-        "M11",
-        "grad f at phi_0",
-        "D2",
-        Composed(lambda run: run.outcome(upper_at=run.phi0)),
-    ),
-    Mutant(
-        "M12",
-        "grad f at phi_{K-1}",
-        "D2",
-        Composed(lambda run: run.outcome(upper_at=run.descend(run.steps - 1, run.phi0))),
-    ),
-    Mutant(
-        "M16",
-        "K - 1 steps",
-        "D2",
-        _source(
-            "lower.gradient_descent",
-            "range(self.max_steps)",
-            "range(self.max_steps - 1)",
+        Bug(
+            "M02",
+            "cross term dropped",
+            "finite steps on Quad",
+            _source("implicit.pullback", _CROSS, _CROSS.replace("-part", "0 * part")),
         ),
-    ),
-    Mutant(
-        "M17",
-        "K + 1 steps",
-        "D2",
-        _source(
-            "lower.gradient_descent",
-            "range(self.max_steps)",
-            "range(self.max_steps + 1)",
+        Bug(
+            "M03",
+            "cross block transposed",
+            "finite steps on Quad",
+            _source(
+                "implicit.pullback",
+                _CROSS,
+                "from verification.subjects.bugs import transposed_cross\n"
+                "    gradients = [-part for part in transposed_cross(point, solution.x)]",
+            ),
         ),
-    ),
-    Mutant(
-        "M18",
-        "damping by 1e-3 mu",
-        "D2",
-        Composed(lambda run: run.outcome(damping=1e-3)),
-    ),
-    Mutant(
-        "M19",
-        "damping by 1e-8 mu",
-        "D2",
-        Composed(lambda run: run.outcome(damping=1e-8)),
-    ),
-    Mutant(
-        "M20",
-        "vectors in float32",
-        "D2",
-        _source(
-            "tree",
-            "return vector.float() if vector.dtype in _HALF else vector",
-            "return vector.float().to(vector.dtype)",
+        Bug(
+            "M04",
+            "sum over tasks",
+            "independence of tasks",
+            _source("implicit.pullback", _MEAN, "tasks = 1"),
         ),
-    ),
-    Mutant(
-        "M21",
-        "mean over the tasks in float32",
-        "D6",
-        _source("implicit.pullback", _SHARE, "((left + right).float() / tasks).to(left.dtype)"),
-    ),
-    Mutant(
-        "M22",
-        "direct part d_theta f dropped",
-        "D2",
-        _source("implicit.pullback", _SHARE, "right / tasks"),
-    ),
-    Mutant(
-        "M23",
-        "v = grad f, no solve",
-        "D2",
-        _source("implicit.pullback", _CROSS, _CROSS.replace("solution.x", "rhs")),
-    ),
-    Mutant(
-        "M24",
-        "half the step size",
-        "D2",
-        _source(
-            "lower.gradient_descent",
-            "self.step_size *",
-            "self.step_size / 2 *",
+        Bug(
+            "M05",
+            "mean over all M = 20 tasks there are",
+            "independence of tasks",
+            _source("implicit.pullback", _MEAN, "tasks = 20"),
         ),
-    ),
-    Mutant("M25", "phi leaks between tasks", "D6", Composed(_leaked)),
-    Mutant(
-        "A01",
-        "the right-hand side's scale is not put back",
-        "D2",
-        _source("linear.krylov", "x=product.scaled(run.x, scale)", "x=run.x"),
-    ),
-    Mutant(
-        "A02",
-        "the warm start is not scaled as the right-hand side is",
-        "D2",
-        _source("linear.krylov", "start / scale", "start"),
-    ),
-    Mutant(
-        "A03",
-        "one step length for all tasks: inner products over the whole batch",
-        "D6",
-        _source(
-            "linear.vectors",
-            "torch.linalg.vecdot(left, right)",
-            "(left * right).sum().expand(left.shape[:-1]).clone()",
+        Bug(
+            "M06",
+            "CG one step short",
+            "finite steps on Quad",
+            _cg("range(budget)", "range(budget - 1)"),
         ),
-    ),
-    Mutant(
-        "A04",
-        "steepest descent: directions are not conjugate",
-        "D2",
-        _cg("rho / old", "0 * rho"),
-    ),
-    Mutant(
-        "A05",
-        "each Hessian product is taken twice",
-        "C8",
-        _cg("ap = product(p)", "product(p)\n        ap = product(p)"),
-    ),
-    Mutant(
-        "A06",
-        "descent follows the mean over the tasks",
-        "D6",
-        _source(
-            "lower.descent",
-            "torch.autograd.grad(values.sum(), points)",
-            "torch.autograd.grad(values.mean(), points)",
+        Bug(
+            "M07",
+            "CG takes r_0 = b though v_0 != 0",
+            "finite steps on Quad",
+            _source("linear.krylov", "if start is None else b - product.exact(x)", ""),
         ),
-    ),
-    Mutant(
-        "A07",
-        "the products' graph is built at a float32 copy of phi",
-        "D3",
-        _source(
-            "implicit.linearise",
-            "fresh_leaf(leaf) for leaf in leaves(phi)]",
-            "fresh_leaf(leaf.float().to(leaf.dtype)) for leaf in leaves(phi)]",
+        Bug(
+            "M08",
+            "CG's beta inverted",
+            "finite steps on Quad",
+            _cg("rho / old", "old / rho"),
+        ),
+        Bug(
+            "M09",
+            "Hessian at phi_0",
+            "finite steps on LC",
+            Composed(lambda run: run.outcome(hessian_at=run.phi0)),
+        ),
+        Bug(
+            "M10",
+            "cross block at phi_0",
+            "finite steps on LC",
+            Composed(lambda run: run.outcome(cross_at=run.phi0)),
+        ),
+        Bug(
+            "M11",
+            "grad f at phi_0",
+            "finite steps on Quad",
+            Composed(lambda run: run.outcome(upper_at=run.phi0)),
+        ),
+        Bug(
+            "M12",
+            "grad f at phi_{K-1}",
+            "finite steps on Quad",
+            Composed(lambda run: run.outcome(upper_at=run.descend(run.steps - 1, run.phi0))),
+        ),
+        Bug(
+            "M16",
+            "K - 1 steps",
+            "finite steps on Quad",
+            _source(
+                "lower.gradient_descent",
+                "range(self.max_steps)",
+                "range(self.max_steps - 1)",
+            ),
+        ),
+        Bug(
+            "M17",
+            "K + 1 steps",
+            "finite steps on Quad",
+            _source(
+                "lower.gradient_descent",
+                "range(self.max_steps)",
+                "range(self.max_steps + 1)",
+            ),
+        ),
+        Bug(
+            "M18",
+            "damping by 1e-3 mu",
+            "finite steps on Quad",
+            Composed(lambda run: run.outcome(damping=1e-3)),
+        ),
+        Bug(
+            "M19",
+            "damping by 1e-8 mu",
+            "finite steps on Quad",
+            Composed(lambda run: run.outcome(damping=1e-8)),
+        ),
+        Bug(
+            "M20",
+            "vectors in float32",
+            "finite steps on Quad",
+            _source(
+                "tree",
+                "return vector.float() if vector.dtype in _HALF else vector",
+                "return vector.float().to(vector.dtype)",
+            ),
+        ),
+        Bug(
+            "M21",
+            "mean over the tasks in float32",
+            "independence of tasks",
+            _source("implicit.pullback", _SHARE, "((left + right).float() / tasks).to(left.dtype)"),
+        ),
+        Bug(
+            "M22",
+            "direct part d_theta f dropped",
+            "finite steps on Quad",
+            _source("implicit.pullback", _SHARE, "right / tasks"),
+        ),
+        Bug(
+            "M23",
+            "v = grad f, no solve",
+            "finite steps on Quad",
+            _source("implicit.pullback", _CROSS, _CROSS.replace("solution.x", "rhs")),
+        ),
+        Bug(
+            "M24",
+            "half the step size",
+            "finite steps on Quad",
+            _source(
+                "lower.gradient_descent",
+                "self.step_size *",
+                "self.step_size / 2 *",
+            ),
+        ),
+        Bug("M25", "phi leaks between tasks", "independence of tasks", Composed(_leaked)),
+        Bug(
+            "A01",
+            "the right-hand side's scale is not put back",
+            "finite steps on Quad",
+            _source("linear.krylov", "x=product.scaled(run.x, scale)", "x=run.x"),
+        ),
+        Bug(
+            "A02",
+            "the warm start is not scaled as the right-hand side is",
+            "finite steps on Quad",
+            _source("linear.krylov", "start / scale", "start"),
+        ),
+        Bug(
+            "A03",
+            "one step length for all tasks: inner products over the whole batch",
+            "independence of tasks",
+            _source(
+                "linear.solution",
+                "torch.linalg.vecdot(left, right)",
+                "(left * right).sum().expand(left.shape[:-1]).clone()",
+            ),
+        ),
+        Bug(
+            "A04",
+            "steepest descent: directions are not conjugate",
+            "finite steps on Quad",
+            _cg("rho / old", "0 * rho"),
+        ),
+        Bug(
+            "A05",
+            "each Hessian product is taken twice",
+            "oracle calls",
+            _cg("ap = product(p)", "product(p)\n        ap = product(p)"),
+        ),
+        Bug(
+            "A06",
+            "descent follows the mean over the tasks",
+            "independence of tasks",
+            _source(
+                "lower.descent",
+                "torch.autograd.grad(values.sum(), points)",
+                "torch.autograd.grad(values.mean(), points)",
+            ),
+        ),
+        Bug(
+            "A07",
+            "the products' graph is built at a float32 copy of phi",
+            "finite steps on LC",
+            _source(
+                "implicit.linearise",
+                "fresh_leaf(leaf) for leaf in leaves(phi)]",
+                "fresh_leaf(leaf.float().to(leaf.dtype)) for leaf in leaves(phi)]",
+            ),
         ),
     ),
 )

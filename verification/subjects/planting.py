@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -24,7 +25,7 @@ class SourceBug:
     Attributes:
         module: its full name.
         old: the text to be replaced; must occur exactly once in the module.
-        new: what replaces it.
+        new: the text in its place.
     """
 
     module: str
@@ -37,32 +38,37 @@ class SourceBug:
         Raises:
             SnippetError: `old` does not occur exactly once, or in no function.
         """
-        module = importlib.import_module(self.module)
-        source = inspect.getsource(module)
-        if (count := source.count(self.old)) != 1:
-            raise SnippetError(
-                f"{self.module} contains {self.old!r} {count} times; a bug is planted where it "
-                "occurs once. The source has changed: state the bug in its new words."
-            )
-        for path, node in _functions(ast.parse(source), ()):
-            text = ast.get_source_segment(source, node, padded=True)
-            if text is None or self.old not in text:
-                continue
-            found: Any = module
-            for name in path:
-                found = getattr(found, name)
-            # annotations stay text, as in the module, and are not evaluated here
-            code = compile(
-                textwrap.dedent(text).replace(self.old, self.new),
-                filename=f"<bug in {self.module}>",
-                mode="exec",
-                flags=__future__.annotations.compiler_flag,
-                dont_inherit=True,
-            )
-            names: dict[str, Any] = {}
-            exec(code, vars(module), names)
-            return _innermost(found), _innermost(names[node.name])
-        raise SnippetError(f"{self.module} contains {self.old!r} outside its functions.")
+        return _plan(self)
+
+
+@cache  # a subject plants its bug at every call, and a claim calls it hundreds of times
+def _plan(bug: SourceBug) -> tuple[FunctionType, FunctionType]:
+    module = importlib.import_module(bug.module)
+    source = inspect.getsource(module)
+    if (count := source.count(bug.old)) != 1:
+        raise SnippetError(
+            f"{bug.module} contains {bug.old!r} {count} times; a bug is planted where it "
+            "occurs once. The source has changed: state the bug in its new words."
+        )
+    for path, node in _functions(ast.parse(source), ()):
+        text = ast.get_source_segment(source, node, padded=True)
+        if text is None or bug.old not in text:
+            continue
+        found: Any = module
+        for name in path:
+            found = getattr(found, name)
+        # annotations stay text, as in the module, and are not evaluated here
+        code = compile(
+            textwrap.dedent(text).replace(bug.old, bug.new),
+            filename=f"<bug in {bug.module}>",
+            mode="exec",
+            flags=__future__.annotations.compiler_flag,
+            dont_inherit=True,
+        )
+        names: dict[str, Any] = {}
+        exec(code, vars(module), names)
+        return _innermost(found), _innermost(names[node.name])
+    raise SnippetError(f"{bug.module} contains {bug.old!r} outside its functions.")
 
 
 def _functions(
@@ -104,7 +110,7 @@ class InSource:
     """A subject, run on the library with a bug in its source.
 
     Attributes:
-        bugs: what is changed, once in each place that has the mistake.
+        bugs: the changes, one in each place that has the mistake.
         subject: any implementation under test.
     """
 
@@ -112,7 +118,7 @@ class InSource:
     subject: Callable[..., Any]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """What the subject returns while the bug is planted."""
+        """The subject's answer while the bug is planted."""
         with ExitStack() as planting:
             for bug in self.bugs:
                 planting.enter_context(planted(bug))

@@ -1,93 +1,128 @@
-"""Every claim there is, and everything claims are put to. A new one is one line here."""
+"""Every claim there is, by name. A new claim is one entry here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from verification.claims import d2, d3, d6
-from verification.claims.complexity import c8
+from verification.claims import (
+    certificates,
+    certified_steps,
+    exact_solves,
+    linear_solvers,
+    memory,
+    planner,
+    warm_states,
+)
+from verification.claims.cold_floor import cold_floor
+from verification.claims.complexity import oracle_calls, total_cost
+from verification.claims.error_bounds import a_priori_bound
 from verification.claims.evidence import Evidence
 from verification.claims.exact_arithmetic import exact_arithmetic
-from verification.claims.exact_solves import BUGS as SOLVE_BUGS
-from verification.claims.exact_solves import c1a, solved
-from verification.claims.heads import c1h
-from verification.claims.independence import c10
-from verification.claims.linear_solvers import BUGS as LINEAR_BUGS
-from verification.claims.linear_solvers import l1, solve
-from verification.claims.memory import BUGS as MEMORY_BUGS
-from verification.claims.memory import by_argmin, c9
-from verification.claims.sampler import BUGS as SAMPLER_BUGS
-from verification.claims.sampler import c7, uniform
-from verification.claims.total_cost import c8b
-from verification.claims.warm_states import BUGS as WARM_BUGS
-from verification.claims.warm_states import remembered, w1
-from verification.report.convergence_series import SERIES as CONVERGENCE_SERIES
-from verification.report.curves import Draw, memory, theorem_a
-from verification.report.tightness import tightness
-from verification.subjects.algorithm1 import memory_reduced
-from verification.subjects.bugs import MUTANTS
-from verification.suite import convergence
-from verification.suite.model import ALGORITHM, SIZES, Bug, Entry, Kind, Suite
-
-SAMPLER = "task sampler"
-DIFFERENTIATOR = "differentiable lower solve"
-SOLVED = "solved to round-off"
-LINEAR = "linear solvers"
-WARM = "warm starts"
+from verification.claims.finite_steps import finite_steps_on_lc, finite_steps_on_quad
+from verification.claims.floor import chi_square, proportional_floor, sequential
+from verification.claims.independence import independent_tasks
+from verification.claims.stochastic import enumerated_moments, theorem_1, theorem_2s
+from verification.claims.tight_rates import (
+    closed_forms,
+    energy_sandwich,
+    fat_tail,
+    huber,
+    sawtooth,
+)
+from verification.claims.warm_starts import warm_descent
+from verification.subjects.bug import Kind
+from verification.subjects.bugs import ALGORITHM
+from verification.suite.model import Entry, Suite
 
 
-def statement(claim: object) -> str:
-    """The first line of a claim's docstring, without its name."""
-    return (claim.__doc__ or "").splitlines()[0].split(": ", 1)[-1].rstrip(".")
+@dataclass(frozen=True)
+class WithoutChance:
+    """A claim that no chance is part of, as a suite calls it."""
+
+    claim: Callable[[Any, int], Evidence]
+
+    def __call__(self, subject: Any, seed: int, size: float) -> Evidence:
+        """The claim's evidence, whatever the size."""
+        return self.claim(subject, seed)
 
 
-def _entry(name: str, kind: str, claim: Callable[[Any, int], Evidence], **seeds: int) -> Entry:
-    """A claim that no chance is part of."""
+def _statement(claim: Callable[..., Evidence]) -> str:
+    return (claim.__doc__ or "").splitlines()[0].rstrip(".")
+
+
+def _claim(
+    name: str,
+    claim: Callable[[Any, int], Evidence],
+    kind: Kind = ALGORITHM,
+    *,
+    small: int = 3,
+    full: int = 300,
+    shown: str | None = None,
+) -> Entry:
+    """A claim by its function, with the number of seeds for each size of run."""
     return Entry(
         name=name,
-        statement=statement(claim),
+        statement=_statement(claim),
         kind=kind,
-        evaluate=lambda subject, seed, _: claim(subject, seed),
-        seeds={size: seeds[size] for size in SIZES},
+        evaluate=WithoutChance(claim),
+        seeds={"small": small, "full": full},
+        shown=None if shown is None else tuple(shown.split()),
     )
 
 
-ENTRIES: tuple[Entry, ...] = (
-    _entry("C1a", SOLVED, c1a, small=40, full=3_000),
-    _entry("C1h", SOLVED, c1h, small=10, full=500),
-    _entry("C1b", ALGORITHM, exact_arithmetic, small=20, full=550),
-    _entry("D2", ALGORITHM, d2, small=60, full=5_000),
-    _entry("D3", ALGORITHM, d3, small=60, full=2_500),
-    _entry("D6", ALGORITHM, d6, small=40, full=3_000),
-    Entry(
-        name="C7",
-        statement=statement(c7),
-        kind=SAMPLER,
-        evaluate=c7,
-        seeds={"small": 20, "full": 100},
+def _statistical(name: str, claim: Callable[[Any, int, float], Evidence], *, shown: str) -> Entry:
+    return Entry(
+        name=name,
+        statement=_statement(claim),
+        kind=ALGORITHM,
+        evaluate=claim,
+        seeds={"small": 1, "full": 20},
         statistical=True,
+        shown=tuple(shown.split()),
+    )
+
+
+# In a small run the slow claims are shown a few of the bugs that they must notice.
+ENTRIES: tuple[Entry, ...] = (
+    _claim("exact solves", exact_solves.solved_exactly, exact_solves.KIND, small=40, full=3_000),
+    _claim(
+        "softmax heads", exact_solves.heads_solved_exactly, exact_solves.KIND, small=10, full=500
     ),
-    _entry("C8", ALGORITHM, c8, small=40, full=3_000),
-    _entry("C8b", ALGORITHM, c8b, small=2, full=100),
-    _entry("C9", DIFFERENTIATOR, c9, small=10, full=300),
-    _entry("C10", ALGORITHM, c10, small=20, full=1_000),
-    _entry("L1", LINEAR, l1, small=20, full=2_000),
-    _entry("W1", WARM, w1, small=20, full=6_000),
-    *convergence.ENTRIES,
+    _claim("exact arithmetic", exact_arithmetic, small=20, full=550),
+    _claim("finite steps on Quad", finite_steps_on_quad, small=60, full=5_000),
+    _claim("finite steps on LC", finite_steps_on_lc, small=60, full=2_500),
+    _claim("oracle calls", oracle_calls, small=40, full=3_000),
+    _claim("total cost", total_cost, small=2, full=100),
+    _claim("saved bytes", memory.saved_bytes, memory.KIND, small=10),
+    _claim("independence of tasks", independent_tasks, small=20, full=1_000),
+    _claim(
+        "linear solvers",
+        linear_solvers.solved_in_few_steps,
+        linear_solvers.KIND,
+        small=20,
+        full=2_000,
+    ),
+    _claim("warm starts", warm_states.remembered_starts, warm_states.KIND, small=20, full=6_000),
+    _claim("Theorem A", a_priori_bound, full=1_000, shown="M01 M07 M09 M16"),
+    _claim("Theorem B", certificates.a_posteriori_bound, certificates.KIND, full=600),
+    _claim("planned steps", planner.planned_steps, planner.KIND, full=1_500),
+    _claim("cold floor", cold_floor, full=200, shown="M03 M12 M18"),
+    _claim("Theorem 2", warm_descent, small=2, full=100, shown="M01 M07 M18"),
+    _claim("Theorem 3", certified_steps.certified_descent, certified_steps.KIND, full=200),
+    _claim("sawtooth", sawtooth, shown="M01 M06 M16"),
+    _claim("Huber", huber, shown="M01 M05 M11"),
+    _claim("closed forms", closed_forms, small=2, full=100, shown="M01 M06 M18"),
+    _claim("non-convex", fat_tail, shown="M01 M02 M11"),
+    _claim("energy sandwich", energy_sandwich, shown="M04 M05 M22"),
+    _claim("moments", enumerated_moments, shown="M01 M04 M17 M25"),
+    _claim("Theorem 1", theorem_1, full=200, shown="M01 M04 M22"),
+    _claim("Theorem 2s", theorem_2s, full=200, shown="M01 M07 M24"),
+    _claim("floor", proportional_floor, shown="M01 M05 M18"),
+    _statistical("simulated floor", chi_square, shown="M01 M04 M08"),
+    _statistical("simulated batches", sequential, shown="M01 M04 M05"),
 )
-
-KINDS: tuple[Kind, ...] = (
-    Kind(ALGORITHM, memory_reduced, tuple(Bug(m.name, m.bug, m.subject) for m in MUTANTS)),
-    Kind(SAMPLER, uniform, SAMPLER_BUGS),
-    Kind(DIFFERENTIATOR, by_argmin, MEMORY_BUGS),
-    Kind(SOLVED, solved, SOLVE_BUGS),
-    Kind(LINEAR, solve, LINEAR_BUGS),
-    Kind(WARM, remembered, WARM_BUGS),
-    *convergence.KINDS,
-)
-
-SERIES: tuple[Draw, ...] = (theorem_a, tightness, memory, *CONVERGENCE_SERIES)
 
 
 def suite() -> Suite:
-    """What `python -m verification run` runs."""
-    return Suite(entries=ENTRIES, kinds=KINDS)
+    """The suite that `python -m verification run` runs."""
+    return Suite(ENTRIES)

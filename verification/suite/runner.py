@@ -27,20 +27,20 @@ PIECES = 20  # that the seeds of a claim are divided into
 
 @dataclass
 class Row:
-    """What became of a claim on the honest subject.
+    """Outcome of a claim on the honest subject.
 
     Attributes:
-        name: of the claim.
-        statement: in one line.
-        kind: what it was put to.
-        seeds: how many there are.
-        done: how many of them have been put.
-        comparisons: made so far.
-        failures: seeds for which it did not hold.
+        name: name of the claim.
+        statement: the claim in one line.
+        kind: name of the kind of subject.
+        seeds: number of seeds.
+        done: number of seeds evaluated so far.
+        comparisons: number of comparisons made so far.
+        failures: seeds for which the claim did not hold.
         ratios: error/tolerance by seed.
         worst: the worst evidence.
-        worst_seed: where it was met.
-        seconds: of processor time, of all processes together.
+        worst_seed: seed of the worst evidence.
+        seconds: processor time of all processes together.
     """
 
     name: str
@@ -73,15 +73,15 @@ class Row:
 
 @dataclass
 class Cell:
-    """What a claim said about a planted bug.
+    """Outcome of a claim on a planted bug.
 
     Attributes:
-        claim: its name.
-        kind: what the claim is put to.
-        bug: the bug's name.
+        claim: name of the claim.
+        kind: name of the kind of subject.
+        bug: name of the bug.
         what: the bug in words.
-        shown: with how many seeds.
-        noticed: for how many of them.
+        shown: number of seeds that the claim was shown the bug with.
+        noticed: number of seeds for which the claim noticed.
         ratio: the least error/tolerance.
         reason: why the bug could not be planted; empty if it was.
     """
@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def caught(self) -> bool:
-        """Whether every seed noticed."""
+        """True if the claim noticed the bug for every seed."""
         return self.noticed == self.shown
 
 
@@ -111,7 +111,7 @@ class Outcome:
         rows: the claims on their honest subjects.
         cells: the claims on the bugs of their kind.
         problems: digests of the different tasks that were drawn for honest subjects.
-        failures: what makes the run fail, in words that name the claim; empty if it passes.
+        failures: reasons why the run fails, each naming the claim; empty if it passes.
     """
 
     size: Size
@@ -137,7 +137,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a piece."""
+    """Outcome of a piece."""
 
     piece: Piece
     evidence: list[Evidence]
@@ -147,7 +147,11 @@ class Done:
 
 
 def put(entry: Entry, subject: object, seed: int, allowance: float) -> Evidence:
-    """The evidence; an implementation that raises does not hold, one never planted is no answer."""
+    """The evidence; for a subject that raises, an infinite error.
+
+    Raises:
+        SnippetError: the subject's bug cannot be planted, which says nothing about the claim.
+    """
     try:
         return entry.evaluate(subject, seed, allowance)
     except SnippetError:
@@ -164,10 +168,7 @@ def put(entry: Entry, subject: object, seed: int, allowance: float) -> Evidence:
 
 def _do(suite: Suite, piece: Piece) -> Done:
     entry = suite.entry(piece.claim)
-    kind = suite.kind(entry)
-    subject = kind.honest
-    if piece.bug is not None:
-        (subject,) = (bug.subject for bug in kind.bugs if bug.name == piece.bug)
+    subject = entry.kind.honest if piece.bug is None else entry.bug(piece.bug).subject
     began = time.process_time()
     with noting() as problems:
         try:
@@ -205,12 +206,12 @@ def run(
     Args:
         make: claims and what they are put to; a function that a process can import, if there are
             several.
-        size: how many seeds.
+        size: small or full, which says how many seeds.
         claims: the names of those to run; None means all. With some left out nobody can tell
             whether a planted bug survives, so that this is not asked.
-        bug_seeds: how many seeds a planted bug is shown with; None means as the size says, 0 plants
-            none, and then nothing is said about what claims notice.
-        workers: how many processes; 1 means this one.
+        bug_seeds: number of seeds that a planted bug is shown with; None means as the size says, 0
+            plants none, and then nothing is said about what claims notice.
+        workers: number of processes; 1 means this one.
         watch: is shown the outcome as it grows.
 
     Raises:
@@ -218,7 +219,7 @@ def run(
     """
     suite = make() if claims is None else make().only(claims)
     outcome = Outcome(size=size, allowance=make().allowance(size))
-    rows = {e.name: Row(e.name, e.statement, e.kind, e.seeds[size]) for e in suite.entries}
+    rows = {e.name: Row(e.name, e.statement, e.kind.name, e.seeds[size]) for e in suite.entries}
     outcome.rows = list(rows.values())
     cells: dict[tuple[str, str], Cell] = {}
     pieces = list(_pieces(suite, outcome, BUG_SEEDS[size] if bug_seeds is None else bug_seeds))
@@ -232,10 +233,10 @@ def run(
             outcome.problems |= done.problems
         else:
             entry = suite.entry(piece.claim)
-            (bug,) = (bug for bug in suite.kind(entry).bugs if bug.name == piece.bug)
+            bug = entry.bug(piece.bug)
             cells[piece.claim, piece.bug] = Cell(
                 claim=piece.claim,
-                kind=entry.kind,
+                kind=entry.kind.name,
                 bug=bug.name,
                 what=bug.what,
                 shown=len(piece.seeds),
@@ -267,9 +268,8 @@ def _pieces(suite: Suite, outcome: Outcome, shown: int) -> Iterator[Piece]:
             last = min(first + length, seeds)
             yield Piece(entry.name, None, range(first, last), outcome.allowance)
     for entry in suite.entries if shown else ():
-        for bug in suite.kind(entry).bugs:
-            if entry.is_shown(bug, outcome.size):
-                yield Piece(entry.name, bug.name, range(shown), outcome.allowance)
+        for bug in entry.bugs(outcome.size):
+            yield Piece(entry.name, bug.name, range(shown), outcome.allowance)
 
 
 def _share(
@@ -291,7 +291,7 @@ def _share(
 
 
 def judge(rows: Sequence[Row], cells: Sequence[Cell], *, whole: bool = True) -> list[str]:
-    """What makes a run fail, in words; ``whole`` if no claim was left out."""
+    """Reasons why a run fails, in words; ``whole`` if no claim was left out."""
     failures = [
         f"claim {row.name} fails for {len(row.failures)} of {row.done} seeds; "
         f"seed {row.worst_seed}: {row.worst}"

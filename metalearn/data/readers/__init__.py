@@ -6,18 +6,20 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from metalearn.data.published import DatasetName, Published
-from metalearn.data.readers.cache_pickles import read_cache_pickles
 from metalearn.data.readers.cifar100 import read_cifar100
-from metalearn.data.readers.cifar100_images import read_cifar100_images
 from metalearn.data.readers.folders import (
+    read_cifar100_images,
     read_csv,
     read_folders,
     read_json,
     read_tiny_imagenet,
 )
-from metalearn.data.readers.labelled_pickles import read_labelled_pickles
+from metalearn.data.readers.labelled import (
+    read_cache_pickles,
+    read_labelled_pickles,
+    read_tadam,
+)
 from metalearn.data.readers.omniglot import read_omniglot
-from metalearn.data.readers.tadam import read_tadam
 from metalearn.data.readers.tiered import read_tiered
 from metalearn.data.readers.torchmeta import read_torchmeta
 from metalearn.data.source import Source
@@ -55,30 +57,4 @@ READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
     ),
     "tieredimagenet": (read_tiered, read_csv, read_json, read_tiny_imagenet, read_folders),
     "folders": (read_csv, read_json, read_folders),
-}
-
-# What each reader looks for, for the message when none finds it.
-EXPECTED: Final[dict[DatasetName, str]] = {
-    "omniglot": (
-        "images_background.zip and images_evaluation.zip, the folders in them, or torchmeta's "
-        "data.hdf5"
-    ),
-    "cifar-fs": (
-        "cifar-100-python.tar.gz or its folder, cifar100.zip, CIFAR_FS_{train,val,test}.pickle, "
-        "torchmeta's data.hdf5, or folders {train,val,test}/CLASS"
-    ),
-    "fc100": (
-        "cifar-100-python.tar.gz or its folder, cifar100.zip, FC100_{train,val,test}.pickle, "
-        "few-shot-{train,val,test}.npz, torchmeta's data.hdf5, or folders {train,val,test}/CLASS"
-    ),
-    "miniimagenet": (
-        "mini-imagenet-cache-{train,val,test}.pkl, miniImageNet_category_split_*.pickle, "
-        "few-shot-{train,val,test}.npz, torchmeta's {train,val,test}_data.hdf5, images with "
-        "{train,val,test}.csv or .json, or folders {train,val,test}/WNID"
-    ),
-    "tieredimagenet": (
-        "{train,val,test}_images.npz or _images_png.pkl, each with _labels.pkl, images with "
-        "{train,val,test}.csv or .json, or folders {train,val,test}/WNID"
-    ),
-    "folders": "folders {train,val,test}/CLASS, or images with {train,val,test}.csv or .json",
 }

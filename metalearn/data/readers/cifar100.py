@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from metalearn.data.published import SPLITS, Published, fine_names
+from metalearn.data.readers.checks import fields, require_labels, text
 from metalearn.data.source import Part, Source, record
 from metalearn.data.untrusted.archives import Tree
-from metalearn.data.untrusted.npz import fields, require_labels, text
-from metalearn.data.untrusted.unpickle import unpickle
+from metalearn.data.untrusted.pickles import unpickle
 from metalearn.errors import DataError
 
 _FOLDER = "cifar-100-python"
@@ -25,7 +25,7 @@ def _batch(
     tree: Tree, name: str
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Integer[np.ndarray, " n"]]:
     label = f"{tree.name}/{name}"
-    batch = fields(unpickle(tree.read(name), label), label, "data", "fine_labels")
+    batch = fields(unpickle(tree.open(name), label), label, "data", "fine_labels")
     data = batch["data"]
     if not (
         isinstance(data, np.ndarray)
@@ -52,7 +52,7 @@ def read_cifar100(tree: Tree, published: Published, side: int) -> Source | None:
     if meta is None or not files:
         return None
     label = f"{tree.name}/{meta}"
-    names = fields(unpickle(tree.read(meta), label), label, "fine_label_names")["fine_label_names"]
+    names = fields(unpickle(tree.open(meta), label), label, "fine_label_names")["fine_label_names"]
     if not isinstance(names, list) or tuple(map(text, names)) != fine_names():
         raise DataError(f"{label} does not hold CIFAR-100's class names: get the official file.")
     batches = [_batch(tree, name) for name in files]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from metalearn.data.pool import Split
-from metalearn.data.published import SPLIT_NAMES, SPLITS, Published
+from metalearn.data.published import SPLIT_NAMES, SPLITS, Published, Split
 from metalearn.data.source import Source, image_part, record_images
 from metalearn.data.untrusted.archives import Tree
 from metalearn.data.untrusted.damage import reading
@@ -21,6 +20,9 @@ _BY_CLASS: Final = re.compile(
     rf"(?:.*/)?(train|val|valid|validation|test)/([^/]+)/{_IMAGE}", re.IGNORECASE
 )
 _TINY: Final = re.compile(rf"(?:.*/)?train/(n\d{{8}})/images/{_IMAGE}", re.IGNORECASE)
+_CIFAR: Final = re.compile(r"(?:.*/)?data/([^/]+)/[^/]+\.png")
+_CIFAR_LIST: Final = re.compile(r"(?:.*/)?splits/bertinetto/(train|val|test)\.txt")
+_UNREAD: Final = ("webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "heic", "jp2")
 _FILE: Final = re.compile(_IMAGE, re.IGNORECASE)
 _Files = Mapping[Split, Mapping[str, Sequence[str]]]
 
@@ -30,13 +32,21 @@ def _source(
 ) -> Source:
     splits = {
         split: tuple(
-            image_part(tree, name, sorted(found), published, side=side, invert=False)
-            for name, found in sorted(files.get(split, {}).items())
+            image_part(tree, name, sorted(found), published, side=side)
+            for name, found in files.get(split, {}).items()
         )
         for split in SPLITS
     }
+    others = Counter(name.rpartition(".")[2].lower() for name in tree.sizes)
+    left = [f"{others[end]} .{end}" for end in _UNREAD if others[end]]
+    if left:
+        notes += (f"images of other formats than PNG and JPEG were left out: {', '.join(left)}",)
     used = [name for classes in files.values() for found in classes.values() for name in found]
     return Source(layout, splits, record_images(tree, used), notes)
+
+
+def _sorted(files: _Files) -> _Files:
+    return {split: dict(sorted(classes.items())) for split, classes in files.items()}
 
 
 def read_folders(tree: Tree, published: Published, side: int) -> Source | None:
@@ -50,7 +60,7 @@ def read_folders(tree: Tree, published: Published, side: int) -> Source | None:
         match = _BY_CLASS.fullmatch(name)
         if match:
             files[SPLIT_NAMES[match[1].lower()]][match[2]].append(name)
-    return _source(tree, files, published, side, "image folders") if files else None
+    return _source(tree, _sorted(files), published, side, "image folders") if files else None
 
 
 def read_tiny_imagenet(tree: Tree, published: Published, side: int) -> Source | None:
@@ -74,7 +84,40 @@ def read_tiny_imagenet(tree: Tree, published: Published, side: int) -> Source | 
             raise DataError(f"{tree.name} holds no class of {published.name}: give another source.")
         return None
     note = f"{len(others)} classes that are in no split of {published.name} were left out"
-    return _source(tree, files, published, side, "tiny-imagenet folders", note)
+    return _source(tree, _sorted(files), published, side, "tiny-imagenet folders", note)
+
+
+def read_cifar100_images(tree: Tree, published: Published, side: int) -> Source | None:
+    """`cifar100.zip` of R2-D2 and learn2learn: `cifar100/data/CLASS/*.png` and lists of classes.
+
+    The split is the published one of the data set asked for.
+
+    Raises:
+        DataError: the lists in the archive are not those of CIFAR-FS, or a file is damaged.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in tree.sizes:
+        match = _CIFAR.fullmatch(name)
+        if match:
+            found[match[1]].append(name)
+        listed = _CIFAR_LIST.fullmatch(name)
+        if listed and published.name == "cifar-fs" and published.names:
+            content = tree.read(name).decode("utf-8", "replace").split()
+            if set(content) != set(published.names[SPLIT_NAMES[listed[1]]]):
+                raise DataError(
+                    f"{tree.name}/{name} lists other classes than CIFAR-FS has in this split: get "
+                    "the official archive."
+                )
+    if not found:
+        return None
+    unknown = sorted(name for name in found if published.split_of(name) is None)
+    if unknown:
+        raise DataError(f"{tree.name} has folders that are no class of CIFAR-100: {unknown[:5]}.")
+    files = {
+        split: {name: found[name] for name in names if name in found}
+        for split, names in (published.names or {}).items()
+    }
+    return _source(tree, files, published, side, "CIFAR-100 images by class")
 
 
 def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
@@ -107,7 +150,12 @@ def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
             continue
         label = f"{tree.name}/{listed[split]}"
         with reading(label, "a csv file"):
-            rows = list(csv.DictReader(bytes(tree.read(listed[split])).decode().splitlines()))
+            # a spreadsheet's mark of its encoding is no part of the first column's name
+            lines = tree.read(listed[split]).decode("utf-8-sig").splitlines()
+            rows = [
+                {k.strip(): v.strip() for k, v in row.items() if k is not None and v is not None}
+                for row in csv.DictReader(lines)
+            ]
         classes: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             image = row.get("filename") or row.get("image_name")
@@ -117,14 +165,19 @@ def read_csv(tree: Tree, published: Published, side: int) -> Source | None:
                     f"{label} has columns {list(row)[:4]}, where filename and label (or image_name "
                     "and class_name) were expected."
                 )
+            image = image.replace("\\", "/").removeprefix("./")
             there = places.get(image.rpartition("/")[2], [])
+            if len(there) > 1:
+                there = [name for name in there if f"/{name}".endswith(f"/{image}")]
             if len(there) > 1:
                 raise DataError(f"{tree.name} has several files {image}: leave one.")
             absent += not there
             classes[class_name] += there
         files[split] = {name: found for name, found in classes.items() if found}
     note = f"{absent} images that the csv files name are absent"
-    return _source(tree, files, published, side, "csv and images", *([note] if absent else []))
+    return _source(
+        tree, _sorted(files), published, side, "csv and images", *([note] if absent else [])
+    )
 
 
 def _roots(content: object) -> list[tuple[str, str]] | None:
@@ -158,7 +211,7 @@ def read_json(tree: Tree, published: Published, side: int) -> Source | None:
             continue
         label = f"{tree.name}/{listed}"
         with reading(label, "a json file"):
-            roots = _roots(json.loads(bytes(tree.read(listed))))
+            roots = _roots(json.loads(tree.read(listed)))
         if roots is None:
             continue
         classes: dict[str, list[str]] = {}
@@ -180,4 +233,4 @@ def read_json(tree: Tree, published: Published, side: int) -> Source | None:
             last = root.rpartition("/")[2]
             classes[last if published.split_of(last) else class_name] = folders[there[0]]
         files[SPLIT_NAMES[stem]] = classes
-    return _source(tree, files, published, side, "json and images") if files else None
+    return _source(tree, _sorted(files), published, side, "json and images") if files else None

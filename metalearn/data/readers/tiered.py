@@ -11,26 +11,26 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from metalearn.data.pool import Split
-from metalearn.data.published import Published
+from metalearn.data.published import Published, Split
+from metalearn.data.readers.checks import fields, require_images, require_labels, text
 from metalearn.data.source import Part, Source, labelled, record
 from metalearn.data.untrusted.archives import Tree
 from metalearn.data.untrusted.images import decode
-from metalearn.data.untrusted.npz import fields, read_npz, require_images, require_labels, text
-from metalearn.data.untrusted.unpickle import unpickle
+from metalearn.data.untrusted.npz import read_npz
+from metalearn.data.untrusted.pickles import unpickle
 from metalearn.errors import DataError
 
 _NAMES: Final[dict[Split, str]] = {"train": "train", "validation": "val", "test": "test"}
 
 
 def _named(split: str, kind: str) -> tuple[str, str]:
-    """As few-shot-ssl-public names a file, and as learn2learn's record does."""
+    """File names of few-shot-ssl-public, and of learn2learn's record."""
     return f"{split}_{kind}", f"tiered-imagenet-{split}_{kind}"
 
 
 def _labels(tree: Tree, name: str, count: int) -> tuple[Integer[np.ndarray, " n"], dict[int, str]]:
     label = f"{tree.name}/{name}"
-    content = fields(unpickle(tree.read(name), label), label)
+    content = fields(unpickle(tree.open(name), label), label)
     key = "label_specific" if "label_specific" in content else "labels"
     labels = require_labels(content.get(key), label, count)
     words = content.get("label_specific_str")
@@ -90,13 +90,13 @@ def read_tiered(tree: Tree, published: Published, side: int) -> Source | None:
         files += [found, named]
         label = f"{tree.name}/{found}"
         if arrays is not None:
-            content = fields(read_npz(tree.read(found), label), label, "images")
+            content = fields(read_npz(tree.open(found), label), label, "images")
             images = require_images(content["images"], label, published.side)
             labels, names = _labels(tree, named, len(images))
             splits[split] = labelled(images[..., ::-1], labels, names, file=label)
             notes.add("BGR in the source, RGB here")
             continue
-        streams = unpickle(tree.read(found), label)
+        streams = unpickle(tree.open(found), label)
         if not isinstance(streams, list):
             raise DataError(f"{label} holds {type(streams).__name__}, where a list belongs.")
         labels, names = _labels(tree, named, len(streams))

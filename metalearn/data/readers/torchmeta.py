@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from metalearn.data.pool import Split
-from metalearn.data.published import Published, superclasses
+from metalearn.data.published import Published, Split, superclasses
 from metalearn.data.readers.omniglot import HALVES
 from metalearn.data.source import Part, Source, record
 from metalearn.data.untrusted.archives import Tree
@@ -63,7 +62,7 @@ def read_torchmeta(tree: Tree, published: Published, side: int) -> Source | None
             for place in _places(published, name)
         }
         parts: dict[str, Part] = {}
-        for place, images in read_hdf5(tree.read(file), label, places, shape).items():
+        for place, images in read_hdf5(tree.open(file), label, places, shape).items():
             name = places[place]
             if name in parts:
                 raise DataError(f"{label} has {name} in both halves: get it again.")

@@ -1,1 +1,1 @@
-"""Readers of files that strangers made."""
+"""Readers of files that strangers made; `child` runs them in a process with limits."""

@@ -1,12 +1,14 @@
 """Folders, zip and tar archives behind one face: names, and the bytes of each.
 
-Nothing is ever extracted to a path that an archive names. An archive with an absolute path, `..`,
-a link or a device, or one that claims to unpack to far more than its size, is refused as a whole.
+Nothing is extracted to a path that an archive names. An archive with an absolute path, `..`, a link
+or a device, or one that claims to unpack to far more than its size, is refused as a whole.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
+import mmap
 import os
 import stat
 import tarfile
@@ -14,16 +16,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
-from metalearn.data.untrusted.buffers import as_file, mapped
-from metalearn.data.untrusted.damage import reading
-from metalearn.data.untrusted.sniff import Kind, expect
+from metalearn.data.untrusted.damage import explained, reading
 from metalearn.errors import DataError
 
 ENTRIES: Final = 3_000_000
-MEMBER: Final = 2**31  # bytes of one file inside a zip archive
 TOTAL: Final = 2**36  # bytes of all files inside an archive
 RATIO: Final = 100  # images and pickles of images shrink 2 to 4 times
 FREE: Final = 2**26  # what even the smallest archive may unpack to
@@ -35,27 +35,34 @@ class Tree:
     """Files of a folder or an archive, by relative path with forward slashes, sorted.
 
     Attributes:
-        name: of the folder or archive, for messages.
-        path: of the folder or archive.
+        name: name of the folder or archive, for messages.
+        path: path of the folder or archive.
         sizes: bytes of each file.
-        fetch: the content of one file; for a folder a map of it.
-        archive: whether it is one file, whose checksum says all.
+        open: opens one file, from which can be read at any place.
+        archive: True where the tree is one file, whose checksum says all.
     """
 
     name: str
     path: Path
     sizes: dict[str, int]
-    fetch: Callable[[str], bytes | memoryview]
+    open: Callable[[str], BufferedIOBase]
     archive: bool
 
-    def read(self, name: str) -> bytes | memoryview:
+    def read(self, name: str) -> bytes:
         """The content of one file.
 
         Raises:
-            DataError: it is damaged, or too large to be read out of an archive.
+            DataError: the file is damaged.
         """
-        with reading(f"{self.name}/{name}", "a file"):
-            return self.fetch(name)
+        label = f"{self.name}/{name}"
+        with reading(label, "a file"), self.open(name) as file:
+            content = file.read()
+            if len(content) != self.sizes[name]:
+                raise DataError(
+                    f"{label} has {len(content)} bytes where {self.sizes[name]} are announced: the "
+                    "archive is truncated. Get it again."
+                )
+            return content
 
     def find(self, *bases: str) -> str | None:
         """The one file with any of these names, in whatever folder; None if there is none.
@@ -87,22 +94,51 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _bound(archive: str, size: int, sizes: dict[str, int]) -> None:
-    limit = min(TOTAL, max(FREE, RATIO * size))
+def allowed_bytes(size: int) -> int:
+    """How many bytes an archive of `size` bytes may unpack to."""
+    return min(TOTAL, max(FREE, RATIO * size))
+
+
+def require_modest(name: str, size: int, sizes: dict[str, int], *, entries: int = ENTRIES) -> None:
+    """Raise if an archive unpacks to far more than data does.
+
+    Args:
+        name: name of the archive.
+        size: bytes of the archive.
+        sizes: bytes that each of its files unpacks to.
+        entries: how many files the archive may hold.
+
+    Raises:
+        DataError: it has too many files, or unpacks to too many bytes.
+    """
     total = sum(sizes.values())
-    if total > limit or len(sizes) > ENTRIES:
+    if total > allowed_bytes(size) or len(sizes) > entries:
         raise DataError(
-            f"{archive} has {size} bytes and would unpack to {total} in {len(sizes)} files, where "
-            f"{limit} bytes are the most for data: it may be a decompression bomb. Get it from a "
-            "source you trust, or unpack it yourself and give the folder."
+            f"{name} has {size} bytes and would unpack to {total} in {len(sizes)} files, where "
+            f"{allowed_bytes(size)} bytes in {entries} files are the most for data: it may be a "
+            "decompression bomb. Get it from a source you trust, or unpack it yourself and give "
+            "the folder."
         )
 
 
-def _whole(name: str, found: int, size: int) -> None:
-    if found != size:
+def require_deflate(name: str, info: zipfile.ZipInfo) -> None:
+    """Raise if an entry of a zip archive is encrypted or compressed in an unusual way.
+
+    Raises:
+        DataError: it is.
+    """
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(
-            f"{name} has {found} bytes where {size} are announced: the archive is truncated. Get "
-            "it again."
+            f"{name} has an entry {info.filename[:100]!r} that is encrypted or compressed by "
+            "another method than deflate: unpack it yourself and give the folder."
+        )
+
+
+def _no_link(name: str, entry: str, plain: bool) -> None:
+    if not plain:
+        raise DataError(
+            f"{name} has a link or device {entry[:100]!r}: it is refused as a whole. "
+            "Get it from a source you trust."
         )
 
 
@@ -112,39 +148,31 @@ def _zip(path: Path, name: str) -> Tree:
     for info in archive.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         entry = _safe(info.orig_filename, name)
-        if info.create_system == 3 and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise DataError(
-                f"{name} has a link or device {entry[:100]!r}: it is refused as a whole. "
-                "Get it from a source you trust."
-            )
-        if info.is_dir() or _hidden(entry):
-            continue
-        if info.flag_bits & 1 or info.compress_type not in (0, 8):
-            raise DataError(
-                f"{name} has an entry {entry[:100]!r} that is encrypted or compressed by "
-                "another method than deflate: unpack it yourself and give the folder."
-            )
-        entries[entry] = info
+        plain = info.create_system != 3 or kind in (0, stat.S_IFREG, stat.S_IFDIR)
+        _no_link(name, entry, plain)
+        if not info.is_dir() and not _hidden(entry):
+            require_deflate(name, info)
+            entries[entry] = info
     sizes = {entry: entries[entry].file_size for entry in sorted(entries)}
-    _bound(name, path.stat().st_size, sizes)
-
-    def fetch(entry: str) -> bytes:
-        if sizes[entry] > MEMBER:
-            raise DataError(
-                f"{name}/{entry} has {sizes[entry]} bytes, too many to read out of a zip archive: "
-                "unpack the archive and give the folder."
-            )
-        with archive.open(entries[entry]) as file:
-            content = file.read()
-        _whole(f"{name}/{entry}", len(content), sizes[entry])
-        return content
-
-    return Tree(name, path, sizes, fetch, True)
+    require_modest(name, path.stat().st_size, sizes)
+    # An entry read as a whole is checked against its CRC, and can be read at any place at no cost.
+    return Tree(name, path, sizes, lambda entry: io.BytesIO(archive.read(entries[entry])), True)
 
 
-def _gunzip(path: Path, name: str) -> bytes | memoryview:
+class _Map(mmap.mmap):
+    """A map that can be read as a file, as Python's own can from 3.13 on."""
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _map(file: IO[bytes]) -> _Map:
+    return _Map(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _gunzip(path: Path, name: str) -> _Map:
     """A map of an unnamed file with the content: tar members are then read in any order."""
-    limit = min(TOTAL, max(FREE, RATIO * path.stat().st_size))
+    limit = allowed_bytes(path.stat().st_size)
     with tempfile.TemporaryFile() as unpacked, gzip.open(path) as file:
         while block := file.read(2**20):
             if unpacked.tell() + len(block) > limit:
@@ -154,34 +182,29 @@ def _gunzip(path: Path, name: str) -> bytes | memoryview:
                 )
             unpacked.write(block)
         unpacked.flush()
-        return mapped(unpacked)
+        return _map(unpacked)
 
 
 def _tar(path: Path, name: str, compressed: bool) -> Tree:
-    content = memoryview(_gunzip(path, name) if compressed else _map(path))
     if compressed:
-        expect(bytes(content[:512]), f"the content of {name}", Kind.TAR)
-    places: dict[str, tuple[int, int]] = {}
-    archive = tarfile.TarFile(fileobj=as_file(content))
-    while (info := archive.next()) is not None and len(places) <= ENTRIES:
+        content = _gunzip(path, name)
+    else:
+        with path.open("rb") as file:
+            content = _map(file)
+    archive = tarfile.TarFile(fileobj=content)
+    members: dict[str, tarfile.TarInfo] = {}
+    while (info := archive.next()) is not None and len(members) <= ENTRIES:
         entry = _safe(info.name, name)
-        if not (info.isreg() or info.isdir()) or info.issparse():
-            raise DataError(
-                f"{name} has a link or device {entry[:100]!r}: it is refused as a whole. "
-                "Get it from a source you trust."
-            )
+        _no_link(name, entry, (info.isreg() or info.isdir()) and not info.issparse())
         if info.isreg() and not _hidden(entry):
-            places[entry] = info.offset_data, info.size
-    sizes = {entry: places[entry][1] for entry in sorted(places)}
-    _bound(name, len(content), sizes)
+            members[entry] = info
+    sizes = {entry: members[entry].size for entry in sorted(members)}
+    require_modest(name, len(content), sizes)
 
-    def fetch(entry: str) -> memoryview:
-        start, size = places[entry]
-        part = content[start : start + size]
-        _whole(f"{name}/{entry}", len(part), size)
-        return part
+    def member(entry: str) -> BufferedIOBase:
+        return cast(BufferedIOBase, archive.extractfile(members[entry]))
 
-    return Tree(name, path, sizes, fetch, True)
+    return Tree(name, path, sizes, member, True)
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
@@ -196,38 +219,46 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
                 yield name, entry.stat().st_size
 
 
-def _map(path: Path) -> bytes | memoryview:
-    with path.open("rb") as file:
-        return mapped(file)
-
-
 def _folder(path: Path, name: str) -> Tree:
     sizes = dict(sorted(_walk(path, "", 0)))
     if len(sizes) > ENTRIES:
         raise DataError(f"{path} holds {len(sizes)} files: give the folder of one data set.")
-    return Tree(name, path, sizes, lambda entry: _map(path / entry), False)
+    return Tree(name, path, sizes, lambda entry: (path / entry).open("rb"), False)
+
+
+def total_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder.
+
+    Raises:
+        DataError: the path does not exist or can't be read.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give the folder or archive that holds the data.")
+    with reading(str(path), "a folder or archive"):
+        return sum(s for _, s in _walk(path, "", 0)) if path.is_dir() else path.stat().st_size
 
 
 def open_tree(path: Path) -> Tree:
     """The files in a folder, a zip archive, or a tar archive, plain or gzip-compressed.
 
     Args:
-        path: of the folder or archive.
+        path: path of the folder or archive.
 
     Raises:
         DataError: it is none of these, can't be read, is damaged or unsafe.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give the folder or archive that holds the data.")
     name = path.name or str(path)
     with reading(str(path), "a folder or archive"):
         if path.is_dir():
             return _folder(path, name)
         with path.open("rb") as file:
             head = file.read(512)
-        kind = expect(head, name, Kind.ZIP, Kind.GZIP, Kind.TAR, Kind.PICKLE, Kind.HDF5)
-        if kind in (Kind.PICKLE, Kind.HDF5):
-            raise DataError(f"{name} is one file of a data set: give the folder that holds it.")
         if head.startswith(b"PK"):
             return _zip(path, name)
-        return _tar(path, name, head.startswith(b"\x1f\x8b"))
+        compressed = head.startswith(b"\x1f\x8b")
+        if compressed or head[257:262] == b"ustar":
+            return _tar(path, name, compressed)
+    said = explained(head) or (
+        "is no zip, tar or gzip archive: give the archive, or the folder that holds the file."
+    )
+    raise DataError(f"{name} {said}")

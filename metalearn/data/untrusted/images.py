@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from metalearn.data.untrusted.damage import reading
-from metalearn.data.untrusted.sniff import Kind, expect
 from metalearn.errors import DataError
 
 PIXELS: Final = 2**25  # the largest photograph of ILSVRC-2012 has less
@@ -29,8 +28,23 @@ def resize(
     return np.asarray(small, np.uint8).reshape(side, side, -1)
 
 
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8: Pillow's conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(np.round(np.asarray(image, np.float64) * (255 / 65535)).astype(np.uint8))
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """What is transparent laid on white: dropping the transparency would show what it hides."""
+    if not image.has_transparency_data:
+        return image
+    paper = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(paper, image.convert("RGBA"))
+
+
 def decode(
-    content: bytes | memoryview,
+    content: bytes,
     name: str,
     *,
     side: int,
@@ -39,18 +53,19 @@ def decode(
 ) -> UInt8[np.ndarray, "side side channels"]:
     """Pixels of an image file, resized; grey becomes RGB where colour is asked for, and back.
 
+    Grey of 16 bits is scaled to 8, and what is transparent becomes white.
+
     Args:
-        content: the file.
-        name: for messages.
-        side: height and width to give it.
+        content: bytes of the file.
+        name: name of the file, for messages.
+        side: height and width to give the image.
         channels: 3 for RGB, 1 for grey.
         invert: turn dark into light.
 
     Raises:
         DataError: it is no PNG or JPEG image, is damaged, or has too many pixels.
     """
-    expect(bytes(content[:512]), name, Kind.PNG, Kind.JPEG)
-    with reading(name, "an image"), warnings.catch_warnings():
+    with reading(name, "a PNG or JPEG image", content[:512]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
@@ -60,6 +75,7 @@ def decode(
                     f"{name} has {width}x{height} pixels, above {PIXELS}: it may be a "
                     "decompression bomb. Remove it, or make it smaller."
                 )
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8)
+            plain = _on_paper(_in_8_bits(image))
+            pixels = np.asarray(plain.convert("L" if channels == 1 else "RGB"), np.uint8)
     pixels = pixels.reshape(height, width, channels)
     return resize(255 - pixels if invert else pixels, side)

@@ -15,13 +15,19 @@ from unittest import mock
 
 import torch
 
-import metalearn.methods
 import metalearn.training.state
+import metalearn.training.step
 from metalearn.cli import main
-from metalearn.training.certificates import Evidence
+from metalearn.training.certificates import Certificates
 from metalearn.training.reference import Exactness, exactness
 
 Gradient = Callable[..., Any]
+
+
+def _replace(name: str, broken: Callable[..., Any]) -> None:
+    """Break a part of the upper step for several ranks, and for the step that counts memory."""
+    for module in (metalearn.training.state, metalearn.training.step):
+        mock.patch.object(module, name, broken).start()
 
 
 def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.0) -> None:
@@ -33,7 +39,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
         happens: the fault.
         factor: of that step's loss.
     """
-    honest: Gradient = metalearn.methods.accumulate
+    honest: Gradient = metalearn.training.step.accumulate
     count = 0
 
     def accumulate(*arguments: Any, **named: Any) -> Any:
@@ -45,7 +51,7 @@ def _at(step: int, rank: int, happens: Callable[[], None], *, factor: float = 1.
             happens()
         return honest(*arguments, **named) * (factor if now else 1.0)
 
-    mock.patch.object(metalearn.training.state, "accumulate", accumulate).start()
+    _replace("accumulate", accumulate)
 
 
 def nan(step: int, rank: int, *arguments: str) -> None:
@@ -123,7 +129,7 @@ def changed_data(step: int, rank: int, image: Path, *arguments: str) -> None:
 
 def other_weights(step: int, rank: int, *arguments: str) -> None:
     """What faulty hardware does: one bit of one weight on one rank."""
-    honest: Gradient = metalearn.training.state._descend
+    honest: Gradient = metalearn.training.step.descend
     count = 0
 
     def descend(optimiser: torch.optim.Optimizer, *scaler: Any) -> None:
@@ -134,7 +140,7 @@ def other_weights(step: int, rank: int, *arguments: str) -> None:
             weight = optimiser.param_groups[0]["params"][0]
             weight.data.view(torch.int32).view(-1)[0] ^= 1
 
-    mock.patch.object(metalearn.training.state, "_descend", descend).start()
+    _replace("descend", descend)
     main(["train", *arguments])
 
 
@@ -143,19 +149,19 @@ def nan_residual(step: int, noted: Path, *arguments: str) -> None:
 
     Each measurement of the hypergradient's error is noted in a file, with its rank.
     """
-    honest = Evidence.add
+    honest = Certificates.add
 
-    def add(evidence: Evidence, rows: torch.Tensor) -> None:
-        honest(evidence, rows)
-        if evidence.seen == step * evidence.tasks:
-            evidence._residual[evidence.seen - 1] = math.nan
+    def add(certificates: Certificates, rows: torch.Tensor) -> None:
+        honest(certificates, rows)
+        if certificates.seen == step * certificates.tasks:
+            certificates._residual[certificates.seen - 1] = math.nan
 
     def measured(*arguments: Any, **named: Any) -> Any:
         with noted.open("a") as file:
             file.write(f"rank {os.environ['RANK']}\n")
         return exactness(*arguments, **named)
 
-    mock.patch.object(Evidence, "add", add).start()
+    mock.patch.object(Certificates, "add", add).start()
     mock.patch.object(metalearn.training.state, "exactness", measured).start()
     main(["train", *arguments])
 

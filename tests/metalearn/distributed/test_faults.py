@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from metalearn.data.published import SPLITS
+from metalearn.data.reading import write_arrays
 from metalearn.data.source import Part
-from metalearn.data.store import write_store
+from metalearn.data.store import described_arrays, keep
 from metalearn.distributed import TIMEOUT_VARIABLE
 from metalearn.runs.folder import Run
 from metalearn.training import checkpoint
@@ -217,8 +219,13 @@ def _prepared(root: Path) -> Path:
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         return Part(name, len(images), lambda: images)
 
-    splits = {s: [part(f"{s}-{i}") for i in range(4)] for s in ("train", "validation", "test")}
-    write_store(root / "cifar-fs", splits, side=32, channels=3, about={})  # type: ignore[arg-type]
+    splits = {s: [part(f"{s}-{i}") for i in range(4)] for s in SPLITS}
+    sizes = {s: [(each.name, each.count) for each in parts] for s, parts in splits.items()}
+    arrays = root / "arrays"
+    arrays.mkdir(parents=True)
+    files = write_arrays(arrays, splits, side=32, channels=3)
+    about = described_arrays(sizes, side=32, channels=3)
+    keep(arrays, root / "cifar-fs", {**about, "files": files})
     return root / "cifar-fs" / "train.images.npy"
 
 

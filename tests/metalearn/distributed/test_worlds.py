@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn.config.train import Protocol, TrainConfig
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.training import checkpoint
 from tests.metalearn.distributed import worlds
 from tests.metalearn.distributed.ranks import ranks
@@ -19,8 +20,8 @@ STEPS = 20
 BOTH = ("paper", "float32, solved to its tolerance")
 COMMON: dict[str, Any] = {
     "filters": 4,
-    "train": Protocol(way=3),
-    "test": Protocol(way=3),
+    "train": EpisodeShape(way=3),
+    "test": EpisodeShape(way=3),
     "tasks_per_step": 5,  # which neither 2 nor 4 divides
     "steps": STEPS,
     "validation_episodes": 21,
@@ -29,11 +30,11 @@ COMMON: dict[str, Any] = {
 }
 # Steps given, solves to precision and to a tolerance, running averages, a closed form, chunks.
 CONFIGS = {
-    "paper": TrainConfig(method="memory-reduced", precision="float64", **COMMON),
-    "solved": TrainConfig(precision="float64", normalisation="stored", **COMMON),
-    "ridge": TrainConfig(method="r2d2", precision="float64", tasks_per_chunk=2, **COMMON),
-    "float32": TrainConfig(method="memory-reduced", **COMMON),
-    "float32, solved to its tolerance": TrainConfig(**COMMON),
+    "paper": TrainConfig().replace(method="memory-reduced", precision="float64", **COMMON),
+    "solved": TrainConfig().replace(precision="float64", normalisation="stored", **COMMON),
+    "ridge": TrainConfig().replace(method="r2d2", precision="float64", tasks_per_chunk=2, **COMMON),
+    "float32": TrainConfig().replace(method="memory-reduced", **COMMON),
+    "float32, solved to its tolerance": TrainConfig().replace(**COMMON),
 }
 
 
@@ -87,9 +88,9 @@ def agree(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Ten
         torch.testing.assert_close(
             found[name]["losses"], expected[name]["losses"], rtol=1e-5, atol=1e-5
         )
-        # the evidence is that of all tasks in their order, kept in float32; where steps are given,
-        # how far they came is smooth in the weights, task by task
-        key = "evidence.stationarity"
+        # the certificates are those of all tasks in their order, kept in float32; where steps are
+        # given, the residuals are smooth in the weights, task by task
+        key = "certificates.stationarity"
         assert len(found[name][key]) == STEPS * 5
         if name == "paper":
             torch.testing.assert_close(found[name][key], expected[name][key])

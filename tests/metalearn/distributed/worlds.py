@@ -25,7 +25,7 @@ def train(configs: dict[str, TrainConfig], steps: int, start: Path | None, out: 
     """Train each of the runs for some steps, from their states in the folder `start` if given."""
     with joined(torch.device("cpu")) as (world, device):
         for name, config in configs.items():
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.run.seed)
             training = Training(config, device, world)
             if name == "solved":
                 training.method = replace(training.method, lower=exact(rtol=TIGHT))  # type: ignore[type-var]
@@ -58,7 +58,7 @@ def train_with_equal_weights(configs: dict[str, TrainConfig], steps: int, out: P
 
     def total(world: World, values: torch.Tensor, what: str) -> torch.Tensor:
         if what.startswith("the hypergradients"):
-            tasks = next(iter(configs.values())).tasks_per_step
+            tasks = next(iter(configs.values())).optimisation.tasks_per_step
             assert tasks is not None
             values = values * tasks / len(world.share(tasks)) / world.size
         return honest(world, values, what)

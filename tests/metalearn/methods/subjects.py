@@ -16,7 +16,9 @@ from torch.func import functional_call
 from hypergrad import Certificate
 from metalearn.backbones import Backbone
 from metalearn.methods import Method, Model
+from metalearn.methods.method import Watch
 from metalearn.tasks.episodes import Episodes
+from metalearn.training.step import accumulate
 
 TASKS, WAY, SHOT, QUERY, SIDE, FEATURES = 3, 3, 2, 2, 6, 4
 SUPPORT = WAY * SHOT
@@ -78,6 +80,20 @@ def episodes(*, tasks: int = TASKS, side: int = SIDE, seed: int = 1) -> Episodes
 
 def ignore(certificate: Certificate) -> None:
     """Take no notice."""
+
+
+def accumulate_batch(
+    method: Method,
+    subject: Model,
+    batch: Episodes,
+    *,
+    size: int | None = None,
+    watch: Watch = ignore,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Tensor:
+    """`accumulate` for tasks that are drawn already, `size` of them at a time."""
+    chunks = batch.split(size or batch.tasks)
+    return accumulate(method, subject, chunks, tasks=batch.tasks, watch=watch, scaler=scaler)
 
 
 def gradient(loss: Tensor, subject: Model) -> Tensor:

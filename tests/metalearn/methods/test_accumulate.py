@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Certificate, GradientDescent, Implicit, Unrolled
+from hypergrad import CG, Certificate, Detached, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, EpisodeError
 from metalearn.methods import (
     ImplicitMaml,
     LinearHeads,
@@ -21,12 +22,11 @@ from metalearn.methods import (
     ProtoNet,
     Reptile,
     RidgeHeads,
-    accumulate,
 )
-from metalearn.methods.accumulate import chunks
 from metalearn.methods.lower import Lower
 from metalearn.tasks.episodes import Episodes
-from tests.metalearn.methods.subjects import close, episodes, found, ignore, model
+from metalearn.training.step import accumulate
+from tests.metalearn.methods.subjects import accumulate_batch, close, episodes, found, ignore, model
 
 DESCENT = GradientDescent(max_steps=2, step_size=0.3)
 IMPLICIT = Lower(by=DESCENT, adjoint=Implicit(CG(rtol=0.0, max_steps=3)))
@@ -34,10 +34,10 @@ METHODS: dict[str, Method] = {
     "memory-reduced": LinearHeads(lower=IMPLICIT, l2=0.3),
     "itd-bio": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.3),
     "anil": LinearHeads(lower=Lower(by=DESCENT, adjoint=Unrolled()), l2=0.0, learn_start=True),
-    "maml": Maml(by=DESCENT),
-    "fomaml": Maml(by=DESCENT, first_order=True),
+    "maml": Maml(lower=Lower(by=DESCENT, adjoint=Unrolled())),
+    "fomaml": Maml(lower=Lower(by=DESCENT, adjoint=Detached())),
     "imaml": ImplicitMaml(lower=IMPLICIT, strength=2.0),
-    "reptile": Reptile(by=DESCENT),
+    "reptile": Reptile(lower=Lower(by=DESCENT, adjoint=Detached())),
     "r2d2": RidgeHeads(l2=0.3, sharpness=3.0),
     "protonet": ProtoNet(),
 }
@@ -45,11 +45,11 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.k
 
 
 def accumulated(
-    method: Method, subject: Model, batch: Episodes, tasks_per_chunk: int | None
+    method: Method, subject: Model, batch: Episodes, size: int | None
 ) -> tuple[Tensor, Tensor]:
     """Loss and gradient."""
     subject.zero_grad(set_to_none=True)
-    loss = accumulate(method, subject, batch, watch=ignore, tasks_per_chunk=tasks_per_chunk)
+    loss = accumulate_batch(method, subject, batch, size=size)
     parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
     return loss, torch.cat(parts)
 
@@ -64,7 +64,7 @@ def test_chunks_add_up_to_the_whole(method: Method) -> None:
     assert close(other, loss)
     assert not loss.requires_grad
     # A gradient of one chunk alone, or with wrong weights, is another one.
-    _, first = accumulated(method, subject, next(chunks(batch, 2)), None)
+    _, first = accumulated(method, subject, next(batch.split(2)), None)
     assert not close(first, whole, condition=1e6)
 
 
@@ -98,14 +98,22 @@ def test_the_order_of_a_tasks_images_does_not_matter(method: Method) -> None:
 def test_each_chunk_reports_its_certificate() -> None:
     method = METHODS["memory-reduced"]
     seen: list[Certificate] = []
-    accumulate(method, model(method), episodes(tasks=5), watch=seen.append, tasks_per_chunk=2)
+    accumulate_batch(method, model(method), episodes(tasks=5), watch=seen.append, size=2)
     assert [len(certificate.stationarity) for certificate in seen] == [2, 2, 1]
 
 
-def test_chunks_refuse_nothing_at_a_time() -> None:
-    method = METHODS["protonet"]
-    with pytest.raises(ConfigError, match="tasks_per_chunk was given as 0"):
-        accumulate(method, model(method), episodes(), watch=ignore, tasks_per_chunk=0)
+def test_chunks_of_no_task_are_refused() -> None:
+    with pytest.raises(EpisodeError, match="chunks of 0 tasks were asked for"):
+        next(episodes().split(0))
+
+
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_chunks_must_hold_the_tasks_that_their_weights_are_for(missing: int) -> None:
+    method, batch = METHODS["protonet"], episodes(tasks=3)
+    chunks = itertools.islice(batch.split(1), 3 - missing)
+    tasks = 3 if missing else 2
+    with pytest.raises(EpisodeError, match=f"given as {tasks}, but the chunks hold {3 - missing}"):
+        accumulate(method, model(method), chunks, tasks=tasks, watch=ignore)
 
 
 def test_a_scaler_scales_what_backward_sees() -> None:
@@ -114,7 +122,7 @@ def test_a_scaler_scales_what_backward_sees() -> None:
     loss, plain = accumulated(method, subject, batch, None)
     subject.zero_grad(set_to_none=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    assert close(accumulate(method, subject, batch, watch=ignore, scaler=scaler), loss)
+    assert close(accumulate_batch(method, subject, batch, scaler=scaler), loss)
     parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
     assert close(torch.cat(parts), 8 * plain)
 
@@ -143,7 +151,7 @@ def test_bfloat16_changes_the_backbone_only(name: str) -> None:
         subject.backbone.convs[3].register_forward_hook(  # type: ignore[union-attr, index]
             lambda _, __, output, products=products: products.append(output.dtype)
         )
-        loss = accumulate(method, subject, batch, watch=seen.append)
+        loss = accumulate_batch(method, subject, batch, watch=seen.append)
         assert products == [getattr(torch, precision)]
         assert loss.dtype == method.predict(subject, batch).dtype == torch.float32
         parts = [p.grad.flatten() for p in subject.parameters() if p.grad is not None]
@@ -167,10 +175,10 @@ def test_float16_gradients_come_through_a_scaler() -> None:
     """A loss scaled by 2^10 and unscaled gives the gradient that float32 gives, to float16."""
     method, batch = METHODS["memory-reduced"], single()
     wide = convolutional(method, "float32")
-    accumulate(method, wide, batch, watch=ignore)
+    accumulate_batch(method, wide, batch)
     narrow = convolutional(method, "float16")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    accumulate(method, narrow, batch, watch=ignore, scaler=scaler)
+    accumulate_batch(method, narrow, batch, scaler=scaler)
     for ours, theirs in zip(narrow.parameters(), wide.parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hypergrad import CG, Adjoint, GradientDescent, Implicit, Unrolled
+from hypergrad import CG, Adjoint, Detached, GradientDescent, Implicit, Unrolled
 from metalearn.backbones import Conv4
 from metalearn.methods import (
     ImplicitMaml,
@@ -19,13 +19,11 @@ from metalearn.methods import (
     ProtoNet,
     Reptile,
     RidgeHeads,
-    accumulate,
 )
-from metalearn.methods.accumulate import chunks
 from metalearn.methods.lower import Lower, paper
 from metalearn.tasks.episodes import Episodes
 from tests.metalearn.measure import Convolutions, saved_bytes
-from tests.metalearn.methods.subjects import episodes, ignore, model
+from tests.metalearn.methods.subjects import accumulate_batch, episodes, ignore, model
 
 IMPLICIT = Implicit(CG(rtol=0.0, max_steps=2))
 
@@ -57,7 +55,7 @@ def lower(steps: int, adjoint: Adjoint) -> Lower:
 def test_methods_on_features_run_the_backbone_once(method: Method, batch: Episodes) -> None:
     subject = conv4(method)
     with Convolutions() as convolutions:
-        accumulate(method, subject, batch, watch=ignore)
+        accumulate_batch(method, subject, batch)
     # Four blocks, for support and query of all tasks together.
     assert convolutions.calls == {"convolution": 4, "convolution_backward": 4}
 
@@ -70,13 +68,13 @@ def kept(method: Method, batch: Episodes) -> int:
 CONSTANT: dict[str, Callable[[int], Method]] = {
     "memory-reduced": lambda k: LinearHeads(lower=paper(steps=k, adjoint_steps=5), l2=0.1),
     "imaml": lambda k: ImplicitMaml(lower=lower(k, IMPLICIT), strength=2.0),
-    "fomaml": lambda k: Maml(by=GradientDescent(max_steps=k, step_size=0.05), first_order=True),
-    "reptile": lambda k: Reptile(by=GradientDescent(max_steps=k, step_size=0.05)),
+    "fomaml": lambda k: Maml(lower=lower(k, Detached())),
+    "reptile": lambda k: Reptile(lower=lower(k, Detached())),
 }
 LINEAR: dict[str, Callable[[int], Method]] = {
     "itd-bio": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.1),
     "anil": lambda k: LinearHeads(lower=lower(k, Unrolled()), l2=0.0, learn_start=True),
-    "maml": lambda k: Maml(by=GradientDescent(max_steps=k, step_size=0.05)),
+    "maml": lambda k: Maml(lower=lower(k, Unrolled())),
 }
 
 
@@ -104,7 +102,7 @@ def test_a_chunk_keeps_as_much_whatever_the_tasks_of_a_step(
     build: Callable[[int], Method], batch: Episodes
 ) -> None:
     method, step = build(2), episodes(tasks=6, side=16)
-    whole, more, part = kept(method, batch), kept(method, step), kept(method, next(chunks(step, 2)))
+    whole, more, part = kept(method, batch), kept(method, step), kept(method, next(step.split(2)))
     # The chunk's images and labels are views of the step's, which are there before and after.
     data = sum(t.nbytes for t in (step.images, step.support_labels, step.query_labels))
     assert part - whole <= data

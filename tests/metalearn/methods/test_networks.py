@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hypergrad import CG, GradientDescent, Implicit, LowerSolver, TorchOptimiser, Unrolled
+from hypergrad import (
+    CG,
+    Adjoint,
+    Detached,
+    GradientDescent,
+    Implicit,
+    LowerSolver,
+    TorchOptimiser,
+    Unrolled,
+)
 from hypergrad.objectives import call, parameters
 from metalearn.backbones import Conv4, ResNet12
 from metalearn.errors import ConfigError
@@ -36,9 +45,9 @@ from tests.metalearn.methods.subjects import (
 
 STEPS, SIZE, STRENGTH = 3, 0.4, 2.0
 DESCENT = GradientDescent(max_steps=STEPS, step_size=SIZE)
-MAML = Maml(by=DESCENT)
-FIRST_ORDER = Maml(by=DESCENT, first_order=True)
-REPTILE = Reptile(by=DESCENT)
+MAML = Maml(lower=Lower(by=DESCENT, adjoint=Unrolled()))
+FIRST_ORDER = Maml(lower=Lower(by=DESCENT, adjoint=Detached()))
+REPTILE = Reptile(lower=Lower(by=DESCENT, adjoint=Detached()))
 IMPLICIT = ImplicitMaml(
     lower=Lower(by=DESCENT, adjoint=Implicit(CG(rtol=1e-14))), strength=STRENGTH
 )
@@ -164,12 +173,13 @@ def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
 def test_testing_may_take_other_steps(method: Method, test: LowerSolver) -> None:
     assert isinstance(method, Maml | ImplicitMaml | Reptile)
     subject, batch = model(method), episodes()
-    answers = dataclasses.replace(method, test=test).predict(subject, batch)
+    lower = dataclasses.replace(method.lower, test=test)
+    answers = dataclasses.replace(method, lower=lower).predict(subject, batch)
     assert torch.equal(answers, method.predict(subject, batch)) == (test is DESCENT)
 
 
 def test_a_torch_optimiser_may_adapt() -> None:
-    method = Reptile(by=TorchOptimiser(make=adam, max_steps=3))
+    method = Reptile(lower=Lower(by=TorchOptimiser(make=adam, max_steps=3), adjoint=Detached()))
     subject, batch = model(method), episodes()
     together = found(method, subject, batch)
     alone = [
@@ -206,7 +216,7 @@ def test_conv4_is_adapted_task_by_task(normalisation: str, layout: torch.memory_
         normalisation=normalisation,  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(0),
     )
-    method = Maml(by=GradientDescent(max_steps=2, step_size=0.1))
+    method = Maml(lower=Lower(by=GradientDescent(max_steps=2, step_size=0.1), adjoint=Unrolled()))
     subject, batch = model(method, backbone), episodes(tasks=2, side=16)
     subject.to(memory_format=layout)  # type: ignore[call-overload]
     losses = []
@@ -273,3 +283,18 @@ def test_refuses_a_head_for_other_classes() -> None:
 def test_refuses_a_strength_of_nothing() -> None:
     with pytest.raises(ConfigError, match="strength was given as 0"):
         ImplicitMaml(lower=Lower(by=DESCENT, adjoint=Unrolled()), strength=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "adjoint", "expected"),
+    [
+        (Maml, IMPLICIT.lower.adjoint, "does not differentiate the start: use Unrolled"),
+        (Reptile, IMPLICIT.lower.adjoint, "differentiates nothing: use Detached"),
+        (Reptile, Unrolled(), "differentiates nothing: use Detached"),
+    ],
+)
+def test_adjoints_that_a_method_cannot_use_are_refused(
+    kind: type[Maml | Reptile], adjoint: Adjoint, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        kind(lower=Lower(by=DESCENT, adjoint=adjoint))

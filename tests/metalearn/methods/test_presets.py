@@ -12,11 +12,12 @@ from torch import Tensor
 
 from hypergrad import CG, GradientDescent, Implicit, Unrolled
 from metalearn.errors import ConfigError
-from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile, accumulate
+from metalearn.methods import LinearHeads, Maml, Method, Model, Reptile
 from metalearn.methods.head import cross_entropy
+from metalearn.methods.lower import Lower
 from metalearn.methods.presets import PRESETS, Preset, preset
 from metalearn.tasks.episodes import Episodes
-from tests.metalearn.methods.subjects import episodes, ignore, model
+from tests.metalearn.methods.subjects import accumulate_batch, episodes, ignore, model
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 
@@ -26,7 +27,12 @@ def descended(method: Method, subject: Model, batch: Episodes) -> Tensor:
     if isinstance(method, Reptile):
         # No function has Reptile's step as its gradient; to first order in the lower step size it
         # is that of the loss of weights that are not adapted, on all of a task's images.
-        still = dataclasses.replace(method, test=GradientDescent(max_steps=0, step_size=1.0))
+        still = dataclasses.replace(
+            method,
+            lower=dataclasses.replace(
+                method.lower, test=GradientDescent(max_steps=0, step_size=1.0)
+            ),
+        )
         return cross_entropy(still.predict(subject, batch), batch.query_labels).mean()
     return method.loss(subject, batch, watch=ignore).detach()
 
@@ -37,7 +43,7 @@ def test_every_preset_takes_a_step_that_lowers_its_loss(name: str) -> None:
     assert isinstance(one.method, Method)
     subject, batch = model(one.method), episodes()
     before = descended(one.method, subject, batch)
-    accumulate(one.method, subject, batch, watch=ignore)
+    accumulate_batch(one.method, subject, batch)
     # Small enough for a first-order expansion, 1 % of the weights' size.
     with torch.no_grad():
         grads = [p.grad for p in subject.parameters() if p.grad is not None]
@@ -79,7 +85,9 @@ def test_the_papers_numbers() -> None:
     assert itd.lower.by == lower.lower.by
     assert itd.lower.adjoint == Unrolled()
     assert PRESETS["itd-bio"].learning_rate == 1e-4
-    assert PRESETS["maml-baseline"].method == Maml(by=GradientDescent(max_steps=3, step_size=0.5))
+    assert PRESETS["maml-baseline"].method == Maml(
+        lower=Lower(by=GradientDescent(max_steps=3, step_size=0.5), adjoint=Unrolled())
+    )
     assert PRESETS["maml-baseline"].learning_rate == 5e-3
 
 

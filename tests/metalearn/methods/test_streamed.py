@@ -13,24 +13,30 @@ from metalearn.backbones import Conv4, Normalisation, ResNet12
 from metalearn.data import Pool
 from metalearn.errors import ConfigError
 from metalearn.memory import LiveBytes
-from metalearn.methods import LinearHeads, Method, Model, accumulate
+from metalearn.methods import LinearHeads, Method, Model
 from metalearn.methods.lower import paper
-from metalearn.tasks.episodes import Episodes, Sampler, Undrawn
+from metalearn.tasks.episodes import Episodes, Sampler, chunked
+from metalearn.tasks.stream import drawn
+from metalearn.training.step import accumulate
 from tests.metalearn.measure import Convolutions
-from tests.metalearn.methods.subjects import close, episodes, ignore, model
+from tests.metalearn.methods.subjects import accumulate_batch, close, episodes, ignore, model
 from tests.metalearn.methods.test_accumulate import METHODS
 
 HEADS = LinearHeads(lower=paper(steps=3, adjoint_steps=3), l2=0.3)
 ON_FEATURES = ("memory-reduced", "itd-bio", "anil", "r2d2", "protonet")
 
 
-def step(method: Method, subject: Model, batch: Episodes | Undrawn, *, chunk: int = 2) -> Tensor:
+def gradient_of(subject: Model) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in subject.parameters() if p.grad is not None])
+
+
+def step(method: Method, subject: Model, batch: Episodes, *, size: int = 2) -> Tensor:
     """The gradient of a step in chunks; torch's generator at 0."""
     subject.zero_grad(set_to_none=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        accumulate(method, subject, batch, watch=ignore, tasks_per_chunk=chunk)
-    return torch.cat([p.grad.flatten() for p in subject.parameters() if p.grad is not None])
+        accumulate_batch(method, subject, batch, size=size)
+    return gradient_of(subject)
 
 
 def streamed(subject: Model) -> Model:
@@ -53,7 +59,7 @@ def test_streaming_keeps_to_the_normalisation(mode: Normalisation) -> None:
     plain, batch = model(HEADS, backbone), episodes(side=16)
     other = streamed(plain)
     # four layers, each of which can double a relative error by its normalisation
-    assert close(step(HEADS, other, batch), step(HEADS, plain, batch, chunk=1), condition=2**4)
+    assert close(step(HEADS, other, batch), step(HEADS, plain, batch, size=1), condition=2**4)
     # running averages have noticed each image once, task by task
     for ours, theirs in zip(other.buffers(), plain.buffers(), strict=True):
         assert close(ours, theirs, condition=2**4)
@@ -91,9 +97,8 @@ def test_streaming_draws_what_it_drops_once() -> None:
     # ... and other draws give another one
     torch.manual_seed(1)
     subject.zero_grad(set_to_none=True)
-    accumulate(HEADS, subject, batch, watch=ignore, tasks_per_chunk=2)
-    other = torch.cat([p.grad.flatten() for p in subject.parameters() if p.grad is not None])
-    assert not close(other, expected, condition=2.0**20)
+    accumulate_batch(HEADS, subject, batch, size=2)
+    assert not close(gradient_of(subject), expected, condition=2.0**20)
 
 
 def test_streaming_is_two_passes_forward_and_one_back() -> None:
@@ -101,7 +106,7 @@ def test_streaming_is_two_passes_forward_and_one_back() -> None:
     plain = model(HEADS, Conv4(filters=4, channels=1, size=16, generator=generator))
     batch = episodes(side=16)
     with Convolutions() as convolutions:
-        accumulate(HEADS, streamed(plain), batch, watch=ignore)
+        accumulate_batch(HEADS, streamed(plain), batch)
     # four blocks for each task, support and query apart
     once = 2 * 4 * batch.tasks
     assert convolutions.calls == {"convolution": 2 * once, "convolution_backward": once}
@@ -122,19 +127,24 @@ def test_drawing_chunk_by_chunk_draws_the_same(train_pool: Pool) -> None:
     draws = sampler(train_pool)
     generator = torch.Generator().manual_seed(0)
     subject = Model(Conv4(filters=4, channels=1, size=28, generator=generator), {})
-    found = step(HEADS, subject, Undrawn(draws, 7, 5))
+    chunks = drawn(draws, chunked(range(7, 12), 2))
+    accumulate(HEADS, subject, chunks, tasks=5, watch=ignore)
+    found = gradient_of(subject)
     assert torch.equal(found, step(HEADS, subject, draws.sample(7, 5)))
-    assert not torch.equal(found, step(HEADS, subject, Undrawn(draws, 8, 5)))
+    assert not torch.equal(found, step(HEADS, subject, draws.sample(8, 5)))
 
 
-def peak(pool: Pool, subject: Model, tasks: int, *, drawn: bool = False) -> int:
+def peak(pool: Pool, subject: Model, tasks: int, *, together: bool = False) -> int:
     draws = sampler(pool)
     subject.zero_grad(set_to_none=True)
     gc.collect()
     gc.disable()  # a point that held itself would keep its graph until a collection
     with LiveBytes() as live:
-        batch = draws.sample(0, tasks) if drawn else Undrawn(draws, 0, tasks)
-        accumulate(HEADS, subject, batch, watch=ignore, tasks_per_chunk=1)
+        if together:
+            accumulate_batch(HEADS, subject, draws.sample(0, tasks), size=1)
+        else:
+            chunks = drawn(draws, chunked(range(tasks), 1))
+            accumulate(HEADS, subject, chunks, tasks=tasks, watch=ignore)
     gc.enable()
     found: int = live.peak
     return found
@@ -149,5 +159,5 @@ def test_memory_does_not_grow_with_the_tasks_of_a_step(train_pool: Pool) -> None
     # for each chunk more its loss, and the flags of some ten checks that wait for the end
     assert 0 <= many - few <= 5 * 64
     # images of all tasks would be seen, and so would the graph of a whole task
-    assert peak(train_pool, subject, 8, drawn=True) - few > 6 * 12 * 28 * 28 * 4
+    assert peak(train_pool, subject, 8, together=True) - few > 6 * 12 * 28 * 28 * 4
     assert few < 0.7 * peak(train_pool, plain, 3)

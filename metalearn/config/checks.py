@@ -1,0 +1,67 @@
+"""Checks that settings share, and amounts of memory as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final, get_args
+
+from metalearn.errors import ConfigError
+
+_UNITS: Final = {
+    "B": 1,
+    **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T"), 1)},
+}
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """Values of a `Literal`, or of a union of several."""
+    parts = get_args(kind)
+    return tuple(v for part in parts for v in ((part,) if isinstance(part, str) else choices(part)))
+
+
+def require_one_of(name: str, value: object, kind: Any) -> None:
+    """Raise unless the value is one of a `Literal`'s.
+
+    Raises:
+        ConfigError: with the values there are.
+    """
+    allowed = choices(kind)
+    if value not in allowed:
+        raise ConfigError(f"{name} was given as {value!r}: it is one of {', '.join(allowed)}.")
+
+
+def require_at_least(name: str, value: int | None, least: int) -> None:
+    """Raise if a number is given that is below the least.
+
+    Raises:
+        ConfigError: with the number and the least.
+    """
+    if value is not None and value < least:
+        raise ConfigError(f"{name} was given as {value}: it must be at least {least}.")
+
+
+def require_positive(name: str, value: float | None) -> None:
+    """Raise if a number is given that is not positive and finite.
+
+    Raises:
+        ConfigError: with the number.
+    """
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} was given as {value}: it must be positive and finite.")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from text such as 2GiB, 1.5 GiB or 500MB.
+
+    Raises:
+        ConfigError: it is no positive amount with a known unit.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text, re.ASCII)
+    if found is None or found[2] not in _UNITS or float(found[1]) == 0:
+        raise ConfigError(
+            f"memory_budget was given as {text!r}: give a positive number and one of the units "
+            f"{', '.join(_UNITS)}, as in 2GiB."
+        )
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,223 @@
+"""Settings of the commands beside `metalearn train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from tyro.conf import Positional, arg, subcommand
+
+from metalearn.config.checks import require_at_least
+from metalearn.config.choices import DataName, DatasetName, MethodName, Split
+from metalearn.config.groups import unset
+from metalearn.config.train import TrainConfig
+from metalearn.errors import ConfigError
+
+LARGEST_SIDE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """Turn the files of a data set into memory-mapped arrays with a checked manifest.
+
+    Attributes:
+        dataset: Data set to prepare.
+        source: Folder or archive that holds the files. Several are joined.
+        download: Download the files instead. They are kept, and a broken download resumes.
+        root: Folder in which to make the folder DATASET.
+        side: Height and width of the images in pixels.
+        allow_partial: Accept fewer classes or images than published. The manifest records it.
+    """
+
+    dataset: Annotated[DatasetName, Positional]
+    source: tuple[Path, ...] = ()
+    download: bool = False
+    root: Annotated[Path | None, unset("PATH", "`data` in the cache folder")] = None
+    side: Annotated[int | None, unset("INT", "as published")] = None
+    allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.source) == self.download:
+            raise ConfigError(
+                "give either --source, the folder or archive with the data, or --download."
+            )
+        if self.side is not None and not 1 <= self.side <= LARGEST_SIDE:
+            raise ConfigError(
+                f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestConfig:
+    """Test a trained learner again.
+
+    Without options, or with --out alone, the recorded test is repeated, and the recorded accuracy
+    must come out exactly. Any other option tests the learner in another way.
+
+    Attributes:
+        run: Folder of a finished training run.
+        out: JSON file to write.
+        data: Data set to test on.
+        data_root: Folder given to `metalearn prepare` as --root.
+        split: Split whose classes are tested.
+        way: Number of classes in an episode.
+        shot: Labelled (support) images of each class.
+        query: Images of each class to classify.
+        episodes: Number of episodes.
+        lower_steps: Numbers K of lower-level steps to test with, one test for each.
+    """
+
+    __test__ = False  # no test, whatever pytest takes its name for
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    out: Annotated[Path | None, unset("PATH", "none")] = None
+    data: Annotated[DataName | None, unset("NAME", "the run's")] = None
+    data_root: Annotated[Path | None, unset("PATH", "the run's")] = None
+    split: Annotated[Split | None, unset("{train,validation,test}", "test")] = None
+    way: Annotated[int | None, unset("INT", "the run's")] = None
+    shot: Annotated[int | None, unset("INT", "the run's")] = None
+    query: Annotated[int | None, unset("INT", "the run's")] = None
+    episodes: Annotated[int | None, unset("INT", "the run's")] = None
+    lower_steps: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: the run's)")] = ()
+
+    def __post_init__(self) -> None:
+        require_at_least("episodes", self.episodes, 2)
+
+    @property
+    def again(self) -> bool:
+        """Whether this is the recorded test, to be repeated."""
+        return self == TestConfig(run=self.run, out=self.out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """Train methods from the same seeds on the same episodes, and compare them in pairs.
+
+    Finished runs in the folder are kept, and stopped ones resumed.
+
+    Attributes:
+        out: Folder for the runs and the table.
+        methods: Methods to train.
+        seeds: Seeds of the initial weights and the training episodes: one run of each method each.
+        settings: Settings of every run; --run, --method and --seed are set by the above.
+    """
+
+    out: Path = Path("runs/compare")
+    methods: tuple[MethodName, ...] = ("memory-reduced", "itd-bio", "anil", "maml-baseline")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    settings: Annotated[TrainConfig, arg(name="")] = TrainConfig()
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.seeds:
+            raise ConfigError("methods and seeds were given as none: give at least one of each.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureConfig:
+    """Measure the peak memory of one upper step against K, for `metalearn figure memory`.
+
+    Attributes:
+        out: JSON file to write.
+        methods: Methods to measure.
+        k: Numbers K of lower-level steps to measure. Methods that solve to a tolerance take as much
+            for each.
+        settings: Settings of the runs; --method and --lower-steps are set by the above.
+    """
+
+    out: Path = Path("memory.json")
+    methods: tuple[MethodName, ...] = (
+        "memory-reduced",
+        "memory-reduced-exact",
+        "itd-bio",
+        "anil",
+        "maml",
+    )
+    k: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
+    settings: Annotated[TrainConfig, arg(name="")] = TrainConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyConfig:
+    """Accuracy of finished runs: against steps and seconds (figure), or paired (table).
+
+    Attributes:
+        runs: Folder that holds the run folders.
+        out: File to write: a PNG for a figure, Markdown for a table. A table is printed, too.
+        reference: Method that the others are compared to.
+    """
+
+    runs: Path
+    out: Annotated[Path | None, unset("PATH", "figure: KIND.png; table: none")] = None
+    reference: Annotated[str | None, unset("METHOD", "the first by name")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig:
+    """Peak memory of one upper step against K.
+
+    Attributes:
+        measured: File that `metalearn measure` wrote.
+        out: File to write: a PNG for a figure, Markdown for a table. A table is printed, too.
+    """
+
+    measured: Path
+    out: Annotated[Path | None, unset("PATH", "figure: KIND.png; table: none")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypergradientConfig:
+    """Distance of hypergradients from the exact ones, in runs with --hypergradient-error.
+
+    Attributes:
+        runs: Folder that holds the run folders.
+        out: File to write: a PNG for a figure, Markdown for a table. A table is printed, too.
+    """
+
+    runs: Path
+    out: Annotated[Path | None, unset("PATH", "figure: KIND.png; table: none")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationConfig:
+    """Accuracy against K at test time, and the reliability diagram.
+
+    Attributes:
+        tested: Files that `metalearn test --lower-steps ... --out FILE` wrote.
+        out: PNG to write.
+    """
+
+    tested: tuple[Path, ...]
+    out: Annotated[Path | None, unset("PATH", "figure: KIND.png; table: none")] = None
+
+    def __post_init__(self) -> None:
+        if not self.tested:
+            raise ConfigError("tested was given as none: give a file of `metalearn test`.")
+
+
+_Accuracy = Annotated[AccuracyConfig, subcommand("accuracy", prefix_name=False)]
+_Memory = Annotated[MemoryConfig, subcommand("memory", prefix_name=False)]
+_Hypergradient = Annotated[HypergradientConfig, subcommand("hypergradient", prefix_name=False)]
+_Adaptation = Annotated[AdaptationConfig, subcommand("adaptation", prefix_name=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class FigureConfig:
+    """Draw a figure from result files.
+
+    Attributes:
+        what: accuracy, memory, hypergradient or adaptation.
+    """
+
+    what: Annotated[_Accuracy | _Memory | _Hypergradient | _Adaptation, arg(name="")]
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """Print a table from result files.
+
+    Attributes:
+        what: accuracy, memory or hypergradient.
+    """
+
+    what: Annotated[_Accuracy | _Memory | _Hypergradient, arg(name="")]
