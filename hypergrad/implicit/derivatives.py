@@ -19,7 +19,7 @@ from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_err
 from hypergrad.guards import Deferred, refuse_not_finite, resumed
 from hypergrad.implicit.mapped import mapped
 from hypergrad.objective import Objective, evaluate_with_graph
-from hypergrad.transforms import one_by_one, refuse_forward_twice
+from hypergrad.transforms import one_by_one, refuse_captured, refuse_forward_twice
 from hypergrad.tree import Phi, Theta, fresh_leaf, full_precision, leaves, like
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -46,6 +46,7 @@ class Problem(Generic[Theta, Phi]):
 
     def mapped(self, in_theta: Sequence[bool] | None = None) -> Problem[Any, Any]:
         """All mapped problems together; theta has the dimension where ``in_theta`` says so."""
+        refuse_captured(self.lower)  # a mapped one can't be told from its copies later
         own = [True] * self.counts[0] if in_theta is None else in_theta
         return replace(self, lower=mapped(self.lower, own))
 

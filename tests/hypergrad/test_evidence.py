@@ -213,12 +213,13 @@ def test_a_tolerance_met_exactly_is_met(solver: Callable[[int, float], LowerSolv
     for count in (1, 2, 5):  # without a tolerance all steps are taken
         found = from_one(solver(count, 0.0))
         assert (found.steps, float(found.phi), found.converged) == (count, 0.5**count, None)
-    found = from_one(solver(20, 0.125))
+    # relative to |r| + 2 |r - h| = 2, r = 1 the gradient at the start and h = 1/2 that at its half
+    found = from_one(solver(20, 0.0625))
     assert float(found.phi) == 0.125  # exactly the tolerance, after exactly three steps
     assert found.steps == 3
     assert found.converged.all()
-    assert not from_one(solver(2, 0.125)).converged.any()
-    still = from_one(solver(20, 0.125), torch.zeros(1, dtype=torch.float64))
+    assert not from_one(solver(2, 0.0625)).converged.any()
+    still = from_one(solver(20, 0.0625), torch.zeros(1, dtype=torch.float64))
     assert (float(still.phi), still.steps) == (0.0, 0)
 
 

@@ -261,7 +261,7 @@ def test_newton_cannot_be_unrolled(adjoint: Unrolled | Truncated) -> None:
     [
         (lambda: GradientDescent(max_steps=-1, step_size=0.1), "max_steps >= 0"),
         (lambda: GradientDescent(max_steps=1, step_size=0.0), "step_size > 0"),
-        (lambda: Newton(rtol=2.0), "rtol in"),
+        (lambda: Newton(rtol=2.0), "rtol must be in"),
         (lambda: Newton(max_steps=0), "max_steps >= 1"),
         (lambda: Truncated(steps=0), "at least one"),
         (lambda: OneStep(step_size=-1.0), "positive"),
