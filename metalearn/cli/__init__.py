@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; see `main.run`.
+    """Run one command; see `commands.run`.
 
     Args:
         arguments: by default those of the process.
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # With other work on the machine they then spin on the very core the awaited thread needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from metalearn.cli.main import run
+        from metalearn.cli.commands import run
 
         run(arguments)
     except ModuleNotFoundError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 import hypergrad
+import metalearn.cli
 from metalearn.cli import main
 from metalearn.config.train import TrainConfig, to_json
 
@@ -71,6 +73,14 @@ def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None
     assert not exit_.value.code
     assert capsys.readouterr().out == f"metalearn {hypergrad.__version__}\n"
     assert hypergrad.__version__ == importlib.metadata.version("hypergradients")
+
+
+def test_the_entry_stays_a_function_when_all_its_modules_are_imported() -> None:
+    # a module of its name would take its place in the package once a command had run
+    for module in pkgutil.iter_modules(metalearn.cli.__path__, "metalearn.cli."):
+        importlib.import_module(module.name)
+    assert metalearn.cli.main is main
+    assert callable(main)
 
 
 WITHOUT = """

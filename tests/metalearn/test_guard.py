@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ CONFIG = TrainConfig().replace(
 
 
 def training(**changes: Any) -> Training:
-    return Training(replace(CONFIG, **changes), torch.device("cpu"))
+    return Training(CONFIG.replace(**changes), torch.device("cpu"))
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:

@@ -29,7 +29,7 @@ TINY = (
 
 # A server that has imported everything once: each rank is then a fork of it, at no cost.
 _RANKS = multiprocessing.get_context("forkserver")
-_RANKS.set_forkserver_preload(["metalearn.training.loop", "metalearn.cli.main"])
+_RANKS.set_forkserver_preload(["metalearn.training.loop", "metalearn.cli.commands"])
 
 
 @dataclass(frozen=True, slots=True)
