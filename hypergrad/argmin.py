@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Adjoint
+from hypergrad.compiling import outside
 from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver
@@ -14,6 +15,7 @@ from hypergrad.transforms import is_batched_twice, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
+@outside
 def argmin(
     lower: Objective[Theta, Phi],
     theta: Theta,

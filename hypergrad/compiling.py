@@ -49,6 +49,23 @@ def compiled(loop: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
     return run
 
 
+def outside(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """The function, which torch.compile leaves to Python: one graph break for a whole call.
+
+    A solver looks at values and walks graphs, and each would be a break of its own. The compiler is
+    loaded when it first meets the function, and not by the import of this library.
+    """
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        if torch.compiler.is_compiling():
+            hidden: Callable[Arguments, Answer] = torch.compiler.disable(function)
+            return hidden(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
+
+
 def _is_the_compilers(error: Exception) -> bool:
     """Whether torch.compile raised it; by name, since not every version has the same classes."""
     kinds = (kind.__module__ for kind in type(error).__mro__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypergrad.compiling import outside
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
 from hypergrad.implicit.curvature import Curvature, Hessian
@@ -15,6 +16,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, check_tree, detach, leaves, like, widened
 
 
+@outside
 def attach(
     lower: Objective[Theta, Phi],
     theta: Theta,

@@ -147,6 +147,15 @@ class Hypergradient(Generic[Theta]):
     grad: Theta
     certificate: Certificate
 
+    @property
+    def corrected_value(self) -> Float[Tensor, ""]:
+        """``mean_i (f_i - <v_i, r_i>)``: the value at the minimiser, to second order in phi - phi*.
+
+        ``<v, r>`` is the certificate's ``predicted_error``; v must have been solved for.
+        """
+        tasks = max(self.certificate.predicted_error.numel(), 1)
+        return self.value - self.certificate.predicted_error.sum() / tasks
+
 
 def hypergradient(
     problem: Bilevel[Theta, Phi],

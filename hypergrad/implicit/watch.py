@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
+import jaxtyping
 import torch
 
 from hypergrad.errors import AdjointError, AdjointWarning
@@ -19,10 +20,10 @@ from hypergrad.linear.solution import Status
 Watch: TypeAlias = Callable[[Certificate], None]
 """Receives the certificate when backward runs; ``certificates.append`` collects them."""
 
-# Frames of these folders are not the user's.
+# Frames of these folders are not the user's, nor are those of code made from text ("<...>").
 _NOT_THE_USERS = tuple(
     os.path.dirname(os.path.abspath(str(file))) + os.sep
-    for file in (os.path.dirname(__file__), torch.__file__)
+    for file in (os.path.dirname(__file__), torch.__file__, jaxtyping.__file__)
 )
 
 
@@ -39,7 +40,7 @@ def warn(certificate: Certificate) -> None:
     count = _count(frame, kind)
     if count > 1:
         told += f" ({count} times here so far.)"
-    _issue(told, frame, kind, again=count in (10**power for power in range(12)))
+    _issue(told, frame, again=count in (10**power for power in range(12)))
 
 
 def strict(certificate: Certificate) -> None:
@@ -99,39 +100,47 @@ def _users_frame() -> FrameType:
     """The nearest frame outside this library and torch; else the outermost."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        if not os.path.abspath(frame.f_code.co_filename).startswith(_NOT_THE_USERS):
+        name = frame.f_code.co_filename
+        if name[:1] != "<" and not os.path.abspath(name).startswith(_NOT_THE_USERS):
             break
         frame = frame.f_back
     return frame
 
 
-def _noted(frame: FrameType) -> dict[tuple[str, int], tuple[int, str]]:
-    """For each kind and line of a module: how often it was met, and the last text issued."""
-    noted: dict[tuple[str, int], tuple[int, str]] = frame.f_globals.setdefault(
-        "__hypergrad_warnings__", {}
-    )
-    return noted
-
-
 def _count(frame: FrameType, kind: str) -> int:
-    key = kind, frame.f_lineno
-    count, text = _noted(frame).get(key, (0, ""))
-    _noted(frame)[key] = count + 1, text
-    return count + 1
-
-
-def _issue(text: str, frame: FrameType, kind: str, *, again: bool) -> None:
-    """Issue a warning at the frame; the last text once more where that silences it.
-
-    Python's once-for-a-line looks at the text, and figures change it. So where the last text of
-    this kind was shown, and filters say once, it is that one that is issued, and not shown.
-    """
-    registry = frame.f_globals.setdefault("__warningregistry__", {})
-    key = kind, frame.f_lineno
-    count, last = _noted(frame)[key]
-    if not again and registry.get((last, AdjointWarning, frame.f_lineno)):
-        text = last
-    _noted(frame)[key] = count, text
-    warnings.warn_explicit(
-        text, AdjointWarning, frame.f_code.co_filename, frame.f_lineno, registry=registry
+    """The number of times this kind was met at this line of its module, this one included."""
+    counts: Counter[tuple[str, int]] = frame.f_globals.setdefault(
+        "__hypergrad_warnings__", Counter()
     )
+    counts[kind, frame.f_lineno] += 1
+    return counts[kind, frame.f_lineno]
+
+
+def _issue(text: str, frame: FrameType, *, again: bool) -> None:
+    """Issue a warning at the frame, unless filters say once and it is not time to say it again.
+
+    Python's own once-for-a-line compares texts, and figures change them.
+    """
+    if not again and _action(text, frame) in ("default", "module", "once"):
+        return
+    warnings.warn_explicit(
+        text,
+        AdjointWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+    )
+
+
+def _action(text: str, frame: FrameType) -> str:
+    """The action of the first of Python's filters that matches, as its documentation says."""
+    module = str(frame.f_globals.get("__name__", ""))
+    for action, message, category, where, line in warnings.filters:
+        if (
+            issubclass(AdjointWarning, category)
+            and line in (0, frame.f_lineno)
+            and (message is None or message.match(text))
+            and (where is None or where.match(module))
+        ):
+            return action
+    return "default"
