@@ -12,7 +12,6 @@ file against its SHA-256, reads all of it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import resource
 import tempfile
@@ -23,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from metalearn.config.choices import Split
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
-from metalearn.data.store import MANIFEST, open_store
-from metalearn.files import write_json
+from metalearn.data.complete import Sizes
+from metalearn.data.store import FORMAT, MANIFEST, described_arrays, open_store
+from metalearn.files import described, write_json
 from metalearn.runs import provenance
 from metalearn.training.build import identity
 from metalearn.training.state import Training
@@ -68,31 +69,25 @@ def sparse_store(folder: Path, size: int) -> None:
     """A miniImageNet-like set whose training images take `size` bytes, nearly all of them holes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    splits, files = {}, {}
-    for split, examples in (
-        ("train", size // (CLASSES * _IMAGE)),
-        ("validation", 20),
-        ("test", 20),
-    ):
-        shape = (CLASSES, examples, CHANNELS, SIDE, SIDE)
+    examples: dict[Split, int]
+    examples = {"train": size // (CLASSES * _IMAGE), "validation": 20, "test": 20}
+    files: dict[str, dict[str, int | str]] = {}
+    for split, count in examples.items():
+        shape = (CLASSES, count, CHANNELS, SIDE, SIDE)
         images = folder / f"{split}.images.npy"
         mapped = np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=shape)
         mapped[:, :REAL] = rng.integers(0, 256, (CLASSES, REAL, *shape[2:]), dtype=np.uint8)
         mapped.flush()
         del mapped
         counts = folder / f"{split}.counts.npy"
-        np.save(counts, np.full(CLASSES, examples, np.int64))
-        for path in (images, counts):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
-        splits[split] = {
-            "classes": CLASSES,
-            "images": CLASSES * examples,
-            "names": [f"{split}-{index}" for index in range(CLASSES)],
-            "counts": [examples] * CLASSES,
-        }
-    write_json(folder / MANIFEST, {"format": 1, "splits": splits, "files": files})
+        np.save(counts, np.full(CLASSES, count, np.int64))
+        files |= {path.name: described(path) for path in (images, counts)}
+    sizes: Sizes = {
+        split: [(f"{split}-{index}", count) for index in range(CLASSES)]
+        for split, count in examples.items()
+    }
+    arrays = described_arrays(sizes, side=SIDE, channels=CHANNELS)
+    write_json(folder / MANIFEST, {"format": FORMAT, **arrays, "files": files})
     open_store(folder)
 
 

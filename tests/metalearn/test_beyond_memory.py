@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from benchmarks import beyond_memory
-from metalearn.data.store import Store
+from metalearn.data.complete import Sizes
+from metalearn.data.store import Store, described_arrays
 
 SIZE = 2**29
 
@@ -64,7 +65,8 @@ def test_a_set_larger_than_memory_is_mapped(
         header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + math.prod(shape))
-    store = Store(tmp_path, {"splits": {"train": {"names": ["a", "b"], "counts": counts}}})
+    sizes: Sizes = {"train": [("a", shape[1]), ("b", shape[1])]}
+    store = Store(tmp_path, described_arrays(sizes, side=84, channels=3))
     honest = np.load
 
     def refused(path: Path, mode: Any = None, **settings: Any) -> Any:
