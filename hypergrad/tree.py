@@ -60,6 +60,11 @@ def detach(tree: AnyTree) -> AnyTree:
     return like(tree, (leaf.detach() for leaf in leaves(tree)))
 
 
+def hollow(tree: AnyTree) -> AnyTree:
+    """The tree's structure with empty tensors: to be kept for long without keeping the values."""
+    return like(tree, (leaf.detach().new_empty(0) for leaf in leaves(tree)))
+
+
 def names(tree: Tree, name: str) -> list[str]:
     """Labels of the leaves for messages: ``phi``, ``phi['weight']`` or ``phi['block'][0]``."""
     if isinstance(tree, Tensor):

@@ -13,7 +13,7 @@ from hypergrad.implicit.nodes import Call, attach_node
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.objective import Objective
-from hypergrad.tree import Phi, Theta, check_tree, detach, leaves, like, widened
+from hypergrad.tree import Phi, Theta, check_tree, detach, hollow, leaves, like, widened
 
 
 @outside
@@ -73,7 +73,8 @@ def attached(call: Call[Theta, Phi], phi: Phi) -> Phi:
     check_tree(theta, "theta")
     check_tree(phi, "phi")
     theta, phi = widened(theta, phi), detach(phi)
-    call = replace(call, problem=replace(call.problem, theta=detach(theta), phi=phi))
+    structure = replace(call.problem, theta=hollow(theta), phi=hollow(phi))
+    call = replace(call, problem=structure)
     output = attach_node(call, *leaves(theta), *leaves(phi))
     return like(phi, output[: len(leaves(phi))])
 

@@ -118,13 +118,13 @@ def pull(
         gradients = [-part for part in point.cross(solution.x)]
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
-        step = newton_step(point, phi, solution, norm(rhs))
+        predicted, slope, size = dot(solution.x, point.gradient), norm(point.gradient), norm(rhs)
         certificate = Certificate(
-            stationarity=norm(point.gradient),
-            predicted_error=dot(solution.x, point.gradient),
-            newton_step=step,
+            stationarity=slope,
+            predicted_error=predicted,
+            newton_step=newton_step(point, phi, solution, predicted, slope, size),
             adjoint=solution,
-            cotangent_norm=norm(rhs),
+            cotangent_norm=size,
             of_hessian=isinstance(curvature, Hessian),
             solver=solver,
             phi=detach(phi),

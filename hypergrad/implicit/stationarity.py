@@ -22,7 +22,7 @@ from hypergrad.implicit.curvature import Point
 from hypergrad.linear.automatic import loosely
 from hypergrad.linear.operator import Operator
 from hypergrad.linear.solution import Solution
-from hypergrad.linear.vectors import dot, norm
+from hypergrad.linear.vectors import norm
 from hypergrad.tree import flatten, leaves
 
 # |r| over the least curvature met bounds the step from above, but for how far that curvature is
@@ -33,7 +33,12 @@ _ROUNDING = 10.0
 
 
 def newton_step(
-    point: Point, phi: Any, solution: Solution, size: Float[Tensor, "*batch"]
+    point: Point,
+    phi: Any,
+    solution: Solution,
+    predicted: Float[Tensor, "*batch"],
+    slope: Float[Tensor, "*batch"],
+    size: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch"]:
     """A lower bound on ``|H^-1 r| / |phi|`` for each task; 0 where r is rounding.
 
@@ -41,11 +46,15 @@ def newton_step(
         point: the condition, linearised at phi.
         phi: the tree that was differentiated.
         solution: v with its evidence.
+        predicted: ``(*batch,)`` ``<v, r>``.
+        slope: ``(*batch,)`` ``|r|``.
         size: ``(*batch,)`` ``|c|``.
     """
     r = point.gradient
-    length, slope = norm(flatten([leaf.detach() for leaf in leaves(phi)], point.batch)), norm(r)
-    share = _ratio(dot(solution.x, r).abs(), size * length)
+    # leaf by leaf: phi as one vector would be a copy of it
+    each = [norm(flatten([leaf.detach()], point.batch)) for leaf in leaves(phi)]
+    length = each[0] if len(each) == 1 else norm(torch.stack(each, dim=-1))
+    share = _ratio(predicted.abs(), size * length)
     if not may_look(share) or not share.numel():
         return share
     curvature = torch.minimum(solution.curvature.abs(), _ratio(size, norm(solution.x)))
