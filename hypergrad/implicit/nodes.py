@@ -266,7 +266,8 @@ class _Pull(torch.autograd.Function):
 def attach_node(call: Call[Any, Any], *point: Tensor) -> tuple[Any, ...]:
     """``(*phi*, g there, whether the lower solver converged)`` for the leaves of theta and phi."""
     refuse_tracing()
-    return applied(_Attach, replace(call, transformed=transforming(*point)), *point)
+    within = call.transformed or transforming(*point)
+    return applied(_Attach, replace(call, transformed=within), *point)
 
 
 class _Constant(torch.autograd.Function):
