@@ -18,7 +18,7 @@ class TransformError(InputError):
 
 
 class AdjointError(HypergradError, RuntimeError):
-    """An adjoint system was not solved to its tolerance; only ``strict`` raises it."""
+    """A level was not solved, the lower one or the adjoint system; only ``strict`` raises it."""
 
 
 class DoubleBackwardError(HypergradError, RuntimeError):
@@ -26,4 +26,4 @@ class DoubleBackwardError(HypergradError, RuntimeError):
 
 
 class AdjointWarning(UserWarning):
-    """An adjoint system was not solved to its tolerance; ``warn`` issues it."""
+    """A level was not solved, the lower one or the adjoint system; ``warn`` issues it."""
