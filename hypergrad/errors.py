@@ -22,7 +22,7 @@ class AdjointError(HypergradError, RuntimeError):
 
 
 class DoubleBackwardError(HypergradError, RuntimeError):
-    """A second derivative was asked for through a node that is differentiable once."""
+    """A second derivative was asked for where none is known: of ``Forward``, or of a curvature."""
 
 
 class AdjointWarning(UserWarning):
