@@ -72,7 +72,7 @@ class Unrolled:
 
     Exact for the K-step iterate, in theta and in the start; as far from the minimiser's
     derivative as ``(1 - step_size mu)^K`` times K leaves it. K is each task's own number of steps
-    where ``by`` has a tolerance, one at least. The one adjoint that can be differentiated again.
+    where ``by`` has a tolerance, one at least. Can be differentiated to any order.
     """
 
     def minimise(

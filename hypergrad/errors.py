@@ -18,12 +18,12 @@ class TransformError(InputError):
 
 
 class AdjointError(HypergradError, RuntimeError):
-    """An adjoint system was not solved to its tolerance; only ``strict`` raises it."""
+    """A level was not solved, the lower one or the adjoint system; only ``strict`` raises it."""
 
 
 class DoubleBackwardError(HypergradError, RuntimeError):
-    """A second derivative was asked for through a node that is differentiable once."""
+    """A second derivative was asked for where none is known: of ``Forward``, or of a curvature."""
 
 
 class AdjointWarning(UserWarning):
-    """An adjoint system was not solved to its tolerance; ``warn`` issues it."""
+    """A level was not solved, the lower one or the adjoint system; ``warn`` issues it."""

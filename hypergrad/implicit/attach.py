@@ -54,7 +54,9 @@ def attach(
     Raises:
         InputError: an argument or the objective can't be used.
         NotFiniteError: g is NaN or infinite, here; or a derivative is, in backward.
-        DoubleBackwardError: in backward, if a second derivative is asked for.
+        DoubleBackwardError: in backward, if a second derivative is asked for through another
+            curvature than :class:`Hessian`.
+        TransformError: a transform of torch can't go through here (docs/transforms.md).
     """
     call = Call(
         problem=Problem(lower, theta, phi, noting()),

@@ -13,6 +13,8 @@ from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.vectors import scale_of
 
+__all__ = ["Jacobi", "Nystrom", "Preconditioner"]
+
 
 @runtime_checkable
 class Preconditioner(Protocol):
