@@ -160,7 +160,7 @@ class _Columns(torch.autograd.Function):
 
         def back(*cotangents: Any) -> tuple[Tensor, ...]:
             products = [
-                column.flatten(1) @ cotangent.reshape(-1)
+                column.reshape(len(column), -1) @ cotangent.reshape(-1)
                 for column, cotangent in zip(ctx.columns, cotangents, strict=True)
             ]
             parts = torch.stack(products).sum(0).split([leaf.numel() for leaf in mine])

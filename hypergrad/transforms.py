@@ -21,6 +21,8 @@ _functorch: Any = torch._C._functorch
 
 def transforming(*tensors: Tensor) -> bool:
     """Whether a torch.func transform runs, or one of the tensors carries a forward-mode tangent."""
+    if torch.compiler.is_compiling():
+        return False  # a compiled loop, within a node
     if _functorch.peek_interpreter_stack() is not None:
         return True
     if _forward_level() < 0:

@@ -118,7 +118,7 @@ def test_tensors_that_have_no_derivative_are_named() -> None:
         made = THETA.clone()
     with pytest.raises(InputError, match="theta was made under inference_mode"):
         argmin(lower, made, STARTS, by=by, adjoint=Unrolled())
-    with pytest.raises(InputError, match=r"phi is torch\.sparse_coo.*to_dense"):
+    with pytest.raises(InputError, match=r"phi0 is torch\.sparse_coo.*to_dense"):
         argmin(lower, THETA, STARTS.to_sparse(), by=by, adjoint=Unrolled())
 
 

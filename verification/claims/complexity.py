@@ -9,7 +9,9 @@ product J v: K + N + 2. The library adds, as evidence that its answer may be jud
     Hessian products    + 1  the true residual at v_N: a recursive one certifies nothing (section 6)
                         + 1  r_0 = b - H v_0, if v_0 is given
 
-so that its exact count is K + N + 5 cold and K + N + 6 warm. A count is an integer: any deviation
+so that its exact count is K + N + 5 cold and K + N + 6 warm. That is within ``deferred()``, where
+no value is looked at: outside of it, a phi that these do not show to be near the minimiser or far
+from it is looked at with up to N/3 + 2 products more. A count is an integer: any deviation
 is at least 1, and the tolerance of 1/2 divides right from wrong.
 
 In all, an accuracy costs O(1/eps). On Huber's F (theory.md, section 4) upper descent with eta = 1/L
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hypergrad import Bilevel
+from hypergrad import Bilevel, deferred
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import drawn_sizes, step_size_for
 from verification.claims.tight_rates import CG_STEPS, STEP_SIZE, STEPS
@@ -139,15 +141,16 @@ def _of_a_step(subject: Subject, seed: int) -> Iterator[Evidence]:
         problem, upper, lower = counted(drawn.family.bilevel())
         theta, phi0, v0 = drawn.tensors()
         for _ in range(upper_steps):
-            h = subject(
-                problem,
-                theta,
-                phi0,
-                v0 if warm else None,
-                steps=steps,
-                max_steps=max_steps,
-                step_size=alpha,
-            )
+            with deferred():
+                h = subject(
+                    problem,
+                    theta,
+                    phi0,
+                    v0 if warm else None,
+                    steps=steps,
+                    max_steps=max_steps,
+                    step_size=alpha,
+                )
             theta = theta - 1e-3 * h / (1 + h.norm())
         # one call serves all b tasks: calls of a batch times b is calls of tasks
         found = {
@@ -192,15 +195,16 @@ def _total(subject: Subject, seed: int) -> Iterator[Evidence]:
         for _ in range(2 * T + 2):
             if abs(float(psi.gradient(theta)[0])) < psi.w / 2:
                 break
-            h = subject(
-                problem,
-                torch.tensor(theta),
-                phi0,
-                None,
-                steps=STEPS,
-                max_steps=CG_STEPS,
-                step_size=STEP_SIZE,
-            )
+            with deferred():
+                h = subject(
+                    problem,
+                    torch.tensor(theta),
+                    phi0,
+                    None,
+                    steps=STEPS,
+                    max_steps=CG_STEPS,
+                    step_size=STEP_SIZE,
+                )
             theta = theta - h.numpy() / L
         total = lower.gradients + lower.hessian + lower.cross
         total += upper.gradients  # with those in theta, of which this f has none

@@ -250,7 +250,11 @@ KIND = Kind(
                     "            rho = dot(r, z)\n        beta",
                     "            rho = square\n        beta",
                 ),
-                ("linear.alone", "            rho = float(dot(r, z))", "            rho = square"),
+                (
+                    "linear.cg_single",
+                    "            rho = float(dot(r, z))",
+                    "            rho = square",
+                ),
             ),
         ),
     ),

@@ -131,7 +131,7 @@ def _source(module: str, old: str, new: str) -> Subject:
 
 def _cg(old: str, new: str) -> Subject:
     """The same in both of CG's sweeps: for many tasks, and for one."""
-    return in_source(memory_reduced, ("linear.cg", old, new), ("linear.alone", old, new))
+    return in_source(memory_reduced, ("linear.cg", old, new), ("linear.cg_single", old, new))
 
 
 _CROSS = "gradients = [-part for part in point.cross(solution.x)]"
@@ -162,7 +162,7 @@ ALGORITHM = Kind(
                 "implicit.pullback",
                 _CROSS,
                 "from verification.subjects.bugs import transposed_cross\n"
-                "    gradients = [-part for part in transposed_cross(point, solution.x)]",
+                "        gradients = [-part for part in transposed_cross(point, solution.x)]",
             ),
         ),
         Bug(
@@ -307,7 +307,7 @@ ALGORITHM = Kind(
             "one step length for all tasks: inner products over the whole batch",
             "independence of tasks",
             _source(
-                "linear.solution",
+                "linear.vectors",
                 "torch.linalg.vecdot(left, right)",
                 "(left * right).sum().expand(left.shape[:-1]).clone()",
             ),
