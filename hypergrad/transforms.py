@@ -76,14 +76,14 @@ def is_transformed(tensor: Tensor) -> bool:
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def refuse_captured(objective: Callable[..., Any], role: str = "lower") -> None:
-    """Raise if the objective visibly captures a tensor of a transform.
+def refuse_captured(objective: Callable[..., Any]) -> None:
+    """Raise if the lower objective visibly captures a tensor of a transform.
 
     Raises:
         TransformError: naming the tensor.
     """
     if any(is_transformed(tensor) for _, tensor in _captured(objective)):
-        raise captured_by_transform(objective, role)
+        raise captured_by_transform(objective, "lower")
 
 
 def captured_by_transform(objective: Callable[..., Any], role: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +140,12 @@ class Certificate:
             if self.lower_converged is not None and not self.lower_converged.reshape(-1)[worst]
             else "its steps ended before the minimiser"
         )
+        share = _at(self.newton_step, worst)
+        away = (
+            f"the minimiser is at least {share:.1g} |phi| away"
+            if math.isfinite(share)
+            else "phi is zero and the minimiser is not"
+        )
         remedy = (
             "Check that phi minimises this very objective (a factor or a term may differ), or "
             "solve the lower level further."
@@ -147,9 +154,8 @@ class Certificate:
         )
         return (
             f"phi is no minimiser of the lower objective in {_of(bad)}: at the worst"
-            f"{_index(worst, bad)} |d g/d phi| is {_at(self.stationarity, worst):.1e}, the "
-            f"minimiser is at least {_at(self.newton_step, worst):.1g} |phi| away, and f is off by "
-            f"about {_at(self.predicted_error, worst):.1e}. {remedy}"
+            f"{_index(worst, bad)} |d g/d phi| is {_at(self.stationarity, worst):.1e}, {away}, and "
+            f"f is off by about {_at(self.predicted_error, worst):.1e}. {remedy}"
         )
 
     def _adjoint_level(self) -> str:
