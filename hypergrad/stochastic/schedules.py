@@ -1,0 +1,47 @@
+"""Step sizes that depend on the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from hypergrad.errors import InputError
+from hypergrad.settings import check_step_size
+
+Schedule: TypeAlias = float | Callable[[int], float]
+"""A step size: one number, or a function of the step, counted from 0."""
+
+
+def decaying(rate: float, power: float = 0.5) -> Callable[[int], float]:
+    """``rate / (step + 1) ** power``.
+
+    Raises:
+        InputError: a rate that is not positive, or a power outside [0, 1].
+    """
+    check_step_size("decaying", rate, limit="a rate")
+    if not 0 <= power <= 1:
+        raise InputError(f"decaying got power={power}; it must be in [0, 1].")
+    return lambda step: rate / float(step + 1) ** power
+
+
+def check_schedule(method: str, schedule: Schedule) -> None:
+    """Raise for a step size that is neither a function nor a positive number.
+
+    Raises:
+        InputError: naming the method.
+    """
+    if not callable(schedule):
+        check_step_size(method, schedule, limit="or a function of the step")
+
+
+def at(schedule: Schedule, step: int) -> float:
+    """The step size of one step.
+
+    Raises:
+        InputError: the function returned no positive finite number.
+    """
+    if not callable(schedule):
+        return schedule
+    size = schedule(step)
+    check_step_size(f"the schedule at step {step}", size, limit="below 2/L")
+    return size
