@@ -65,6 +65,26 @@ def hollow(tree: AnyTree) -> AnyTree:
     return like(tree, (leaf.detach().new_empty(0) for leaf in leaves(tree)))
 
 
+def structure_text(tree: Tree) -> str:
+    """The tree's structure as JSON, for :func:`tree_from_text`.
+
+    Raises:
+        InputError: a container that torch's pytree can't write down.
+    """
+    try:
+        return pytree.treespec_dumps(pytree.tree_structure(tree))
+    except NotImplementedError as error:
+        raise InputError(
+            f"the structure of this tree can't be saved: {error} Give dicts, lists, tuples, or "
+            "dataclasses registered with a serialized_type_name."
+        ) from error
+
+
+def tree_from_text(text: str, new: Sequence[Tensor]) -> Any:
+    """A tree of the structure that :func:`structure_text` wrote down, with the leaves ``new``."""
+    return pytree.tree_unflatten(list(new), pytree.treespec_loads(text))
+
+
 def names(tree: Tree, name: str) -> list[str]:
     """Labels of the leaves for messages: ``phi``, ``phi['weight']`` or ``phi['block'][0]``."""
     if isinstance(tree, Tensor):

@@ -13,7 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.tree import Phi, Tree, check_tree, detach, leaves, like, names, unflatten
+from hypergrad.tree import (
+    Phi,
+    check_tree,
+    detach,
+    leaves,
+    like,
+    names,
+    structure_text,
+    tree_from_text,
+    unflatten,
+)
 
 Key: TypeAlias = int | str
 """A task's name. An integer of NumPy or a tensor of one integer, as samplers yield them, counts as
@@ -111,15 +121,15 @@ class WarmStarts(Generic[Phi]):
         Raises:
             InputError: a shape or a key of the tree does not fit.
         """
-        self._check(phi, len(keys))
+        tasks = self._in_order(phi, phi, len(keys))
         size = sum(leaf.numel() for leaf in leaves(self.first))
         if v.shape != (len(keys), size):
             raise InputError(
                 f"v has shape {tuple(v.shape)}; for {len(keys)} tasks of {size} numbers it must "
                 f"have shape {(len(keys), size)}, as certificate.adjoint.x has."
             )
-        tasks = leaves(phi)
-        adjoints = unflatten(v.detach(), tasks)
+        # v is laid out as phi is, whose dicts may have another order than those of first
+        adjoints = self._in_order(like(phi, unflatten(v.detach(), leaves(phi))), phi, len(keys))
 
         new_phi, new_v = dict(self.phi), dict(self.v)
         for i, key in enumerate(map(_key, keys)):
@@ -130,22 +140,25 @@ class WarmStarts(Generic[Phi]):
     def state_dict(self) -> dict[str, Tensor]:
         """Everything as plain tensors, for ``torch.save`` or safetensors.
 
-        ``first``, ``phi`` and ``v`` (followed by ``.name`` for each leaf of a dict), the latter two
-        with the tasks as leading dimension; ``index``, the names of leaves and tasks in JSON, as
-        bytes: the order of a dict of tensors does not survive every file format.
+        ``first``, ``phi`` and ``v`` (followed by ``['name']`` and the like for the leaves of a
+        tree), the latter two with the tasks as leading dimension; ``index``, the structure of the
+        tree and the names of leaves and tasks in JSON, as bytes: the order of a dict of tensors
+        does not survive every file format.
+
+        Raises:
+            InputError: a tree whose containers can't be written down.
         """
-        keys = list(self.phi)
-        labels = _labels(self.first)
-        text = json.dumps({"leaves": labels, "tasks": keys}).encode()
+        keys, labels = list(self.phi), names(self.first, "")
+        known = {"tree": structure_text(self.first), "leaves": labels, "tasks": keys}
+        text = json.dumps(known).encode()
         state = {"index": torch.tensor(list(text), dtype=torch.uint8, device="cpu")}
-        for label, leaf in zip(_flat("first", labels), leaves(self.first), strict=True):
-            state[label] = _dense(leaf)
-        for part, known in (("phi", self.phi), ("v", self.v)):
-            rows = [leaves(known[key]) for key in keys]
-            for i, label in enumerate(_flat(part, labels)):
-                parts = [_dense(row[i]) for row in rows]
-                one: Tensor = leaves(self.first)[i]
-                state[label] = torch.stack(parts) if parts else one.new_empty(0, *one.shape)
+        for label, leaf in zip(labels, leaves(self.first), strict=True):
+            state["first" + label] = _dense(leaf)
+        for part, rows in (("phi", self.phi), ("v", self.v)):
+            each = [leaves(rows[key]) for key in keys]
+            for i, (label, one) in enumerate(zip(labels, leaves(self.first), strict=True)):
+                parts = [_dense(row[i]) for row in each]
+                state[part + label] = torch.stack(parts) if parts else one.new_empty(0, *one.shape)
         return state
 
     @classmethod
@@ -157,18 +170,19 @@ class WarmStarts(Generic[Phi]):
         """
         try:
             index = json.loads(bytes(state["index"].tolist()))
-            labels, keys = index["leaves"], cast(list[Key], index["tasks"])
+            labels, keys = cast(list[str], index["leaves"]), cast(list[Key], index["tasks"])
             first, phi, v = (
-                [state[label] for label in _flat(part, labels)] for part in ("first", "phi", "v")
+                [state[part + label] for label in labels] for part in ("first", "phi", "v")
             )
-        except (KeyError, ValueError, TypeError) as error:
+
+            def tree(tensors: Sequence[Tensor]) -> Phi:
+                return cast(Phi, tree_from_text(index["tree"], [_dense(part) for part in tensors]))
+
+            tree(first)
+        except (KeyError, ValueError, TypeError, NotImplementedError) as error:
             raise InputError(
                 f"this is no state of WarmStarts ({error!r}); give what state_dict() returned."
             ) from error
-
-        def tree(tensors: Sequence[Tensor]) -> Phi:
-            parts = [_dense(tensor) for tensor in tensors]
-            return cast(Phi, parts[0] if labels is None else dict(zip(labels, parts, strict=True)))
 
         return cls(
             first=tree(first),
@@ -176,18 +190,27 @@ class WarmStarts(Generic[Phi]):
             v={key: tree([leaf[i] for leaf in v]) for i, key in enumerate(keys)},
         )
 
-    def _check(self, phi: Phi, tasks: int) -> None:
-        """Refuse a batch that is not ``tasks`` trees like ``first``."""
-        if names(phi, "phi") != names(self.first, "phi"):
-            raise InputError("phi must be a tree like first: the same keys in the same order.")
-        pairs = zip(names(phi, "phi"), leaves(phi), leaves(self.first), strict=True)
-        for label, leaf, one in pairs:
+    def _in_order(self, tree: Phi, phi: Phi, tasks: int) -> list[Tensor]:
+        """The leaves of a batch of trees like ``first``, in its order; phi's are the names.
+
+        Raises:
+            InputError: the tree is not like ``tasks`` trees like ``first``.
+        """
+        given = dict(zip(names(phi, "phi"), leaves(tree), strict=True))
+        wanted = dict(zip(names(self.first, "phi"), leaves(self.first), strict=True))
+        if given.keys() != wanted.keys():
+            raise InputError(
+                f"phi has the leaves {', '.join(given)}; it must be a tree like first, with the "
+                f"leaves {', '.join(wanted)}."
+            )
+        for label, one in wanted.items():
             expected = torch.Size([tasks]) + one.shape
-            if leaf.shape != expected:
+            if given[label].shape != expected:
                 raise InputError(
-                    f"{label} has shape {tuple(leaf.shape)}; for {tasks} tasks it must have shape "
-                    f"{tuple(expected)}."
+                    f"{label} has shape {tuple(given[label].shape)}; for {tasks} tasks it must "
+                    f"have shape {tuple(expected)}."
                 )
+        return [given[label] for label in wanted]
 
 
 def _key(key: object) -> Key:
@@ -211,13 +234,3 @@ def _key(key: object) -> Key:
 def _dense(leaf: Tensor) -> Tensor:
     """A contiguous copy, cut off from any graph: file formats know no strides."""
     return leaf.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _labels(tree: Tree) -> list[str] | None:
-    """The names of a dict's leaves, in their order."""
-    return list(tree) if isinstance(tree, dict) else None
-
-
-def _flat(part: str, labels: Sequence[str] | None) -> list[str]:
-    """The names of one tree's leaves in a flat dict."""
-    return [part] if labels is None else [f"{part}.{label}" for label in labels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from hypergrad import (
 )
 from hypergrad.errors import InputError
 from hypergrad.theory.warm import WarmStarts
-from hypergrad.tree import Tree, leaves, like
+from hypergrad.tree import Tree, flatten, leaves, like
 
 P, Q, M = 3, 6, 4
 KAPPA, BEND = 20.0, 0.5
@@ -328,3 +328,51 @@ def test_the_state_of_strided_leaves_is_contiguous(first: Tree) -> None:
         assert torch.equal(mine, theirs)
     for mine, theirs in zip(leaves(back.phi[1]), leaves(first), strict=True):
         assert torch.equal(mine, theirs)
+
+
+NESTED = {
+    "block": [{"w": torch.arange(6.0).reshape(2, 3).T}, (torch.zeros(2), torch.ones(()))],
+    "a.b": torch.ones(1),
+    "a": {"b": torch.zeros(1)},
+}
+
+
+def test_nested_trees_are_kept_saved_and_restored() -> None:
+    starts: WarmStarts[Any] = WarmStarts(first=NESTED)
+    count = sum(leaf.numel() for leaf in leaves(NESTED))
+    phi, v = starts.gather([7, "x"])
+    moved = like(phi, [leaf + 1 for leaf in leaves(phi)])
+    starts = starts.updated([7, "x"], moved, torch.arange(2.0 * count).reshape(2, count))
+    state = starts.state_dict()
+    assert all(leaf.is_contiguous() for leaf in state.values())
+    back: WarmStarts[Any] = WarmStarts.from_state(dict(sorted(state.items())))
+    for value in (starts, back):
+        phi, v = value.gather(["x"])
+        assert isinstance(phi["block"][1], tuple)
+        assert torch.equal(phi["block"][0]["w"][0], NESTED["block"][0]["w"] + 1)  # type: ignore[index]
+        assert torch.equal(flatten(leaves(v), torch.Size([1]))[0], torch.arange(count) + count)
+    assert torch.equal(back.first["a"]["b"], torch.zeros(1))
+
+
+def test_a_dict_in_another_order_is_the_same_tree() -> None:
+    first = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    turned = {"b": torch.tensor([[3.0]]), "a": torch.tensor([[1.0, 2.0]])}
+    v = torch.tensor([[6.0, 4.0, 5.0]])  # laid out as phi is
+    starts: WarmStarts[Any] = WarmStarts(first=first).updated(["t"], turned, v)
+    phi, v_tree = starts.gather(["t"])
+    assert list(phi) == ["a", "b"]
+    assert torch.equal(phi["a"], turned["a"])
+    assert torch.equal(v_tree["a"], torch.tensor([[4.0, 5.0]]))
+    assert torch.equal(v_tree["b"], torch.tensor([[6.0]]))
+
+
+class Unsaved(NamedTuple):
+    """A container that torch's pytree knows, and can't write down."""
+
+    w: Tensor
+
+
+def test_containers_that_can_not_be_saved_say_so() -> None:
+    starts: WarmStarts[Any] = WarmStarts(first=Unsaved(torch.zeros(2)))
+    with pytest.raises(InputError, match="can't be saved"):
+        starts.state_dict()

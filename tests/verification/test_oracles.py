@@ -21,8 +21,9 @@ from verification.oracles import (
     tolerance,
 )
 from verification.oracles.rounding import unit_roundoff
+from verification.oracles.second import hessian, hessian_tolerance
+from verification.problems import Quad, take
 from verification.problems import drawn as instances
-from verification.problems import take
 from verification.problems.base import norm, spectral_norm
 from verification.problems.drawn import Instance
 from verification.problems.newton import damped_newton
@@ -170,6 +171,32 @@ def test_single_precision_has_a_tolerance_of_its_own() -> None:
     double = tolerance(drawn.family, drawn.theta)
     single = tolerance(drawn.family, drawn.theta, np.float32)
     assert single == pytest.approx(double * 2.0**29, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hessian_of_F_is_that_of_the_normal_equations(seed: int) -> None:
+    drawn = instances.of_family("quad", seed=seed, condition=1e4)
+    assert isinstance(drawn.family, Quad)
+    H = drawn.family.normal_equations()[0]
+    expected = H.reshape(-1, *H.shape[-2:]).mean(0)
+    found = hessian(drawn.family, drawn.theta)
+    assert np.linalg.norm(found - expected) <= hessian_tolerance(drawn.family, drawn.theta)
+
+
+@pytest.mark.parametrize("family", instances.FAMILIES)
+def test_the_hessian_of_F_is_symmetric_and_the_slope_of_the_gradient(family: str) -> None:
+    drawn = instances.of_family(family, seed=1, condition=100.0)
+    found = hessian(drawn.family, drawn.theta)
+    allowed = hessian_tolerance(drawn.family, drawn.theta)
+    assert np.linalg.norm(found - found.T) <= allowed
+    # a central difference is good to the 2/3rd power of the precision, in the scale of the terms
+    h = float(np.finfo(np.float64).eps) ** (1 / 3)
+    for j, unit in enumerate(np.eye(len(drawn.theta))):
+        sides = [gradient(drawn.family, drawn.theta + sign * h * unit) for sign in (1, -1)]
+        difference = (sides[0] - sides[1]) / (2 * h)
+        assert np.linalg.norm(difference - found[:, j]) <= 1e-6 * max(
+            1.0, float(np.linalg.norm(found))
+        )
 
 
 def test_newton_refuses_a_wrong_hessian() -> None:
