@@ -2,11 +2,12 @@
 
 ``attach`` states that a point minimises an objective, and makes it an ordinary differentiable
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
-``check`` looks for what could make them wrong. The rest has its place in six namespaces:
-``objectives``, ``curvature``, ``preconditioners``, ``stochastic``, ``theory`` and ``errors``.
+``check`` looks for what could make them wrong. The rest has its place in seven namespaces:
+``conditions``, ``curvature``, ``errors``, ``objectives``, ``preconditioners``, ``stochastic`` and
+``theory``.
 """
 
-from hypergrad import errors, objectives, stochastic, theory
+from hypergrad import conditions, errors, objectives, stochastic, theory
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
 from hypergrad.argmin import argmin
 from hypergrad.checks.check import check
@@ -69,6 +70,7 @@ __all__ = [
     "argmin",
     "attach",
     "check",
+    "conditions",
     "curvature",
     "deferred",
     "errors",

@@ -9,7 +9,7 @@ from hypergrad.adjoints import Adjoint
 from hypergrad.compiling import outside
 from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
-from hypergrad.lower.minimum import LowerSolver
+from hypergrad.lower.minimum import LowerSolver, require_fit
 from hypergrad.objective import Objective, examine
 from hypergrad.transforms import is_batched_twice, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
@@ -49,6 +49,7 @@ def argmin(
     """
     check_tree(theta, "theta")
     check_tree(phi0, "phi0")
+    require_fit(by, lower)
     theta = widened(theta, phi0)
     if transforming(*leaves(theta), *leaves(phi0)):
         with full_precision(phi0):  # values are looked at within the adjoint's nodes

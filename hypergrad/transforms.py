@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -121,7 +122,10 @@ def is_batched_twice(tensor: Tensor) -> bool:
 
 
 def _captured(objective: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in the closure, the bound object and the partial arguments, with their names."""
+    """Tensors in the closure, the bound object and the partial arguments, with their names.
+
+    Functions that a frozen value holds (a condition's objective, say) are looked into.
+    """
     inner = getattr(objective, "func", getattr(objective, "__func__", objective))
     names = getattr(getattr(inner, "__code__", None), "co_freevars", ())
     for name, cell in zip(names, getattr(inner, "__closure__", None) or (), strict=True):
@@ -132,9 +136,15 @@ def _captured(objective: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(content, Tensor):
             yield f"{name!r}", content
     bound = getattr(objective, "__self__", objective)
-    for name, value in getattr(bound, "__dict__", {}).items():
-        if isinstance(value, Tensor):
-            yield f"{name!r}", value
+    held = dict(getattr(bound, "__dict__", {}))
+    if is_dataclass(bound) and not isinstance(bound, type):
+        held = {field.name: getattr(bound, field.name) for field in fields(bound)}
+    for name, value in held.items():
+        for part in pytree.tree_leaves(value) if is_dataclass(bound) else [value]:
+            if isinstance(part, Tensor):
+                yield f"{name!r}", part
+            elif is_dataclass(bound) and (is_dataclass(part) or callable(part)):
+                yield from _captured(part)
 
 
 def one_by_one(

@@ -43,6 +43,11 @@ def leaves(tree: Tree) -> list[Tensor]:
     return pytree.tree_leaves(tree)
 
 
+def entries(tree: Tree) -> list[Any]:
+    """The tree's leaves, whatever they are; None is one."""
+    return pytree.tree_leaves(tree)
+
+
 def like(tree: AnyTree, new: Iterable[Any]) -> AnyTree:
     """A tree of the same structure that holds the leaves ``new``."""
     given: Any = tree

@@ -12,6 +12,7 @@ from torch import Tensor
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
+from hypergrad.implicit.active import ActiveSet
 from hypergrad.linear.solution import LinearSolver, Solution, Status, remedy
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver
@@ -41,6 +42,8 @@ class Certificate:
             matrix that was chosen in its place.
         solver: solved the adjoint system; where none was given, what was chosen.
         phi: the tree that v is like, for :attr:`v`.
+        active: the evidence on the active set, of a condition with bounds or kinks; None of a
+            smooth objective.
         by: found phi, if :func:`argmin` did.
         lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
             had none, or phi came from elsewhere.
@@ -54,6 +57,7 @@ class Certificate:
     of_hessian: bool
     solver: LinearSolver
     phi: Tree
+    active: ActiveSet | None = None
     by: LowerSolver | None = None
     lower_converged: Bool[Tensor, "*batch"] | None = None
 
@@ -66,12 +70,15 @@ class Certificate:
     def at_minimiser(self) -> Bool[Tensor, "*batch"]:
         """Whether phi is a minimiser as far as the evidence goes, for each task."""
         near = self.newton_step <= NEAR
+        if self.active is not None:
+            near = near & ~self.active.wrong
         return near if self.lower_converged is None else near & self.lower_converged
 
     @property
     def solved(self) -> Bool[Tensor, "*batch"]:
-        """Whether both levels were solved, for each task."""
-        return self.adjoint.converged & self.at_minimiser
+        """Whether both levels were solved, for each task, and its active set is firm."""
+        both = self.adjoint.converged & self.at_minimiser
+        return both if self.active is None else both & self.active.decided
 
     def bound(self, constants: Constants) -> Known:
         """How far each task's hypergradient is from the exact one, at most: ``(*batch,)``.
@@ -125,12 +132,15 @@ class Certificate:
         return conclude(value, mu, coupling, upper_coupling, upper_smoothness, rJ, rH)
 
     def __str__(self) -> str:
-        parts = [part for part in (self._lower_level(), self._adjoint_level()) if part]
+        held = "" if self.active is None else self.active.words(self.phi)
+        parts = [part for part in (self._lower_level(), held, self._adjoint_level()) if part]
         return " ".join(parts) or f"all {self.adjoint.status.numel()} tasks solved at both levels."
 
     def _lower_level(self) -> str:
         """The words on tasks whose phi is no minimiser; empty if there is none."""
         bad = ~self.at_minimiser
+        if self.active is not None:
+            bad = bad & ~self.active.wrong  # which has words of its own
         if not bool(bad.any()):
             return ""
         step = torch.where(bad, self.newton_step.nan_to_num(nan=float("inf")), -1.0).reshape(-1)

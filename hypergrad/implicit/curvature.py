@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.implicit.active import NonSmooth
 from hypergrad.implicit.differences import Differences
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.operator import LinearMap, Operator
@@ -196,8 +197,13 @@ class FiniteDifference:
         """See :class:`Curvature`.
 
         Raises:
-            InputError: phi is zero and no length was given.
+            InputError: phi is zero and no length was given; or g has bounds or kinks.
         """
+        if isinstance(lower, NonSmooth):
+            raise InputError(
+                f"FiniteDifference moves phi off the bounds and kinks of {type(lower).__name__}, "
+                "on whose other side is another problem; use curvature=Hessian()."
+            )
         at = Linearisation(lower, theta, phi, needed=needed, twice=False)
         by = Differences(
             lower,

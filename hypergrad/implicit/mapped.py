@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergrad.implicit.active import NonSmooth, Slacks
 from hypergrad.linear.operator import HessianForm
 from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import ClosedForm
@@ -22,7 +23,11 @@ def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[An
         lower: of one problem.
         in_theta: for each leaf of theta, whether the problems have one each or share it.
     """
-    kind = MappedClosedForm if isinstance(lower, ClosedForm) else Mapped
+    kind: type[Mapped] = Mapped
+    if isinstance(lower, ClosedForm):
+        kind = MappedClosedForm
+    elif isinstance(lower, NonSmooth):
+        kind = MappedNonSmooth
     return kind(lower, tuple(in_theta))
 
 
@@ -41,6 +46,29 @@ class Mapped:
     def dims(self, theta: Any) -> Any:
         """Where theta is mapped, as torch.func.vmap wants to be told."""
         return like(theta, (0 if own else None for own in self.in_theta))
+
+
+@dataclass(frozen=True)
+class MappedNonSmooth(Mapped):
+    """The same of a condition with bounds or kinks; see :class:`NonSmooth`."""
+
+    def smooth(self, theta: Any, phi: Any) -> Tensor:
+        """Each problem's smooth part."""
+        values: Tensor = self._each(self.lower.smooth, theta, phi)
+        return values
+
+    def prox(self, theta: Any, phi: Any, step: Tensor) -> Any:
+        """Each problem's proximal map."""
+        return self._each(self.lower.prox, theta, phi, step)
+
+    def slacks(self, theta: Any, phi: Any, gradient: Any) -> Slacks:
+        """Each problem's slacks."""
+        found: Slacks = self._each(self.lower.slacks, theta, phi, gradient)
+        return found
+
+    def _each(self, method: Any, theta: Any, *mapped: Any) -> Any:
+        dims = (self.dims(theta), *(0 for _ in mapped))
+        return torch.func.vmap(method, in_dims=dims)(theta, *mapped)
 
 
 @dataclass(frozen=True)

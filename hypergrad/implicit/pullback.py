@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
+from hypergrad.implicit.active import NonSmooth, active_set
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.stationarity import newton_step
@@ -119,6 +120,9 @@ def pull(
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
         predicted, slope, size = dot(solution.x, point.gradient), norm(point.gradient), norm(rhs)
+        active = None
+        if isinstance(lower, NonSmooth):
+            active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
         certificate = Certificate(
             stationarity=slope,
             predicted_error=predicted,
@@ -128,6 +132,7 @@ def pull(
             of_hessian=isinstance(curvature, Hessian),
             solver=solver,
             phi=detach(phi),
+            active=active,
         )
     return gradients, certificate
 

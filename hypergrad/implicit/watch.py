@@ -64,6 +64,8 @@ class Summary:
         self._tasks += certificate.adjoint.status.numel()
         self._counts["both levels solved"] += int(certificate.solved.sum())
         self._counts["phi no minimiser"] += int((~certificate.at_minimiser).sum())
+        if certificate.active is not None:
+            self._counts["active set undecided"] += int((~certificate.active.decided).sum())
         for status in Status:
             number = int((certificate.adjoint.status == status).sum())
             self._counts[f"adjoint {status.name}"] += number
@@ -91,9 +93,10 @@ class Summary:
 def _kind(certificate: Certificate) -> str:
     """Which levels failed and how: warnings of one kind are said once."""
     lower = "" if bool(certificate.at_minimiser.all()) else "lower level"
+    held = certificate.active is not None and not bool(certificate.active.decided.all())
     statuses = certificate.adjoint.status[~certificate.adjoint.converged]
     names = sorted({Status(int(status)).name for status in statuses.reshape(-1)})
-    return ", ".join([lower, *names])
+    return ", ".join([lower, "active set" if held else "", *names])
 
 
 def _users_frame() -> FrameType:

@@ -8,6 +8,8 @@ from typing import Generic, Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hypergrad.errors import InputError
+from hypergrad.implicit.active import NonSmooth
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta
 
@@ -38,6 +40,34 @@ class LowerSolver(Protocol):
     def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
         """Minimise ``lower(theta, .)`` from ``phi``."""
         ...
+
+
+@runtime_checkable
+class Particular(LowerSolver, Protocol):
+    """A lower solver for some conditions only."""
+
+    def require(self, lower: object) -> None:
+        """Raise :class:`InputError` for a lower objective that it is not for."""
+        ...
+
+
+def require_fit(by: LowerSolver, lower: object) -> None:
+    """Raise if the solver is not for this lower objective.
+
+    Solvers for smooth objectives would walk along the bounds and kinks that the start is on, and
+    see no other.
+
+    Raises:
+        InputError: naming both.
+    """
+    if isinstance(by, Particular):
+        by.require(lower)
+    elif isinstance(lower, NonSmooth):
+        raise InputError(
+            f"{type(by).__name__} minimises smooth objectives, and the lower objective has bounds "
+            "or kinks; use by=conditions.ProximalGradient(), or a solver of your own with "
+            "require(lower)."
+        )
 
 
 Memory: TypeAlias = tuple[Tensor, ...]

@@ -8,6 +8,7 @@ from verification.claims import (
     certificates,
     certified_steps,
     exact_solves,
+    kinks,
     linear_solvers,
     memory,
     planner,
@@ -90,6 +91,8 @@ ENTRIES: tuple[Entry, ...] = (
         "softmax heads", exact_solves.heads_solved_exactly, exact_solves.KIND, small=10, full=500
     ),
     _claim("Hessian of F", second_order.hessian_of_F, second_order.KIND, small=8, full=2_000),
+    _claim("active sets", kinks.active_sets_solved, kinks.KIND, small=10, full=1_000),
+    _claim("reach", kinks.reach_is_true, kinks.KIND, small=3, full=200, shown="K04 K05"),
     _claim("exact arithmetic", exact_arithmetic, small=20, full=550),
     _claim("finite steps on Quad", finite_steps_on_quad, small=60, full=5_000),
     _claim("finite steps on LC", finite_steps_on_lc, small=60, full=2_500),

@@ -1,0 +1,29 @@
+"""What can define phi beside a smooth objective: sets that confine it, penalties with kinks."""
+
+from hypergrad.conditions.composite import Composite
+from hypergrad.conditions.constrained import Constrained
+from hypergrad.conditions.parts import Penalty, Set
+from hypergrad.conditions.penalties import L1, ElasticNet, GroupL2
+from hypergrad.conditions.reach import Reach, reach
+from hypergrad.conditions.sets import Affine, Box, L2Ball, NonNegative, Simplex
+from hypergrad.implicit.active import ActiveSet
+from hypergrad.lower.proximal_gradient import ProximalGradient
+
+__all__ = [
+    "L1",
+    "ActiveSet",
+    "Affine",
+    "Box",
+    "Composite",
+    "Constrained",
+    "ElasticNet",
+    "GroupL2",
+    "L2Ball",
+    "NonNegative",
+    "Penalty",
+    "ProximalGradient",
+    "Reach",
+    "Set",
+    "Simplex",
+    "reach",
+]

@@ -1,0 +1,183 @@
+"""Projected and proximal gradient steps, accelerated (FISTA), for all tasks together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.guards import refuse_not_finite
+from hypergrad.implicit.active import NonSmooth, smooth_gradient
+from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.lanczos import lanczos
+from hypergrad.linear.vectors import dot, norm
+from hypergrad.lower.descent import Tolerance, choose
+from hypergrad.lower.minimum import Minimum
+from hypergrad.objective import Objective, evaluate
+from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
+from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
+
+# Lanczos steps for the first guess of L, and what is added to it, since it is a guess from below.
+_LANCZOS, _MORE = 12, 1.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProximalGradient:
+    """FISTA with restarts: ``phi <- prox(y - step d g/d phi(y))`` from extrapolated points y.
+
+    For :class:`Constrained`, where prox is the projection, and :class:`Composite`. The start is
+    projected first. Momentum is ``t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2`` (Beck and Teboulle 2009). A
+    task starts over from t = 1 when its step went uphill (the gradient scheme of O'Donoghue and
+    Candes 2015). A task stops when its proximal step is short enough for the least subgradient
+    where it ends to meet the tolerance. Stores two iterates.
+
+    Without a step size each task's is ``1/L``: L is estimated by Lanczos's method at the start, and
+    raised whenever two successive gradients differ by more than it allows. Where the curvature
+    grows without bound (an exponential, say) give the step size.
+
+    Attributes:
+        rtol: tolerance on the least subgradient relative to ``|d g/d phi| + |H phi|`` at the start,
+            see :class:`Tolerance`.
+        atol: absolute tolerance on it. With both 0 exactly max_steps are taken.
+        max_steps: at most this many steps.
+        step_size: at most 1/L, L the largest curvature of g; None to estimate it.
+    """
+
+    rtol: float = 1e-6
+    atol: float = 0.0
+    max_steps: int = 10_000
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_tolerances("ProximalGradient", self.rtol, self.atol)
+        check_max_steps("ProximalGradient", self.max_steps, least=0)
+        if self.step_size is not None:
+            limit = "at most 1/L, L the largest curvature of g"
+            check_step_size("ProximalGradient", self.step_size, limit=limit)
+
+    def require(self, lower: object) -> None:
+        """Raise for an objective that has nothing to project on.
+
+        Raises:
+            InputError: naming what was given.
+        """
+        if not isinstance(lower, NonSmooth):
+            raise InputError(
+                f"ProximalGradient minimises a Constrained or a Composite, and got a "
+                f"{type(lower).__name__}; wrap it, as in Constrained(g, within=NonNegative()), or "
+                "use LBFGS, Newton or Nesterov for a smooth objective."
+            )
+
+    def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
+        """Minimise each task's objective from the projection of ``phi``.
+
+        Raises:
+            InputError: the objective can't be used.
+            NotFiniteError: the steps diverged.
+        """
+        self.require(lower)
+        assert isinstance(lower, NonSmooth)
+        theta, phi = detach(theta), detach(phi)
+        batch = evaluate(lower, theta, phi).shape
+        run = _Run(lower, theta, phi, batch)
+        zero = leaves(phi)[0].new_zeros(batch, dtype=flatten(leaves(phi), batch).dtype)
+        x = run.prox(leaves(phi), zero)
+        tolerance = Tolerance(self.rtol, self.atol)
+        goal = tolerance.goal(run.vector(x), lambda: run.vector([leaf / 2 for leaf in x]))
+        bend = run.bend(x) if self.step_size is None else torch.full_like(zero, 1 / self.step_size)
+        x, steps = self._walk(run, x, goal, bend) if self.max_steps else (x, 0)
+        size = run.mapping(x, bend)
+        refuse_not_finite(size, "the proximal step where ProximalGradient ended", per_task=True)
+        met = tolerance.met(size, goal)
+        return Minimum(phi=like(phi, x), stationarity=size, converged=met, steps=steps)
+
+    def _walk(
+        self, run: _Run, x: list[Tensor], goal: Tensor, bend: Tensor
+    ) -> tuple[list[Tensor], int]:
+        """The last iterate, and how many steps were taken."""
+        y, t, active = x, torch.ones_like(goal), torch.ones_like(goal, dtype=torch.bool)
+        known: tuple[Tensor, Tensor] | None = None
+        tiny = torch.finfo(goal.dtype).eps ** 0.5
+        steps = 0
+        while steps < self.max_steps and bool(active.any()):
+            steps += 1
+            slope = run.gradient(y)
+            here, gradient = run.flat(y), run.flat(slope)
+            if self.step_size is None:
+                if known is not None:
+                    apart = norm(here - known[0])
+                    seen = norm(gradient - known[1]) / apart
+                    # a step of rounding's length says nothing of the curvature
+                    trusted = (apart > tiny * norm(here)) & seen.isfinite()
+                    bend = torch.where(trusted, torch.maximum(bend, seen), bend)
+                known = here, gradient
+            new = run.step(y, slope, bend)
+            z, old = run.flat(new), run.flat(x)
+            # |subgradient at z| <= (L + 1/step) |y - z|
+            short = 2 * bend * norm(here - z) <= goal
+            uphill = dot(here - z, z - old) > 0
+            grown = (1 + (1 + 4 * t.square()).sqrt()) / 2
+            beta = torch.where(uphill, 0.0, (t - 1) / grown)
+            ahead = [
+                leaf + _spread(beta, leaf) * (leaf - before)
+                for leaf, before in zip(new, x, strict=True)
+            ]
+            x, y = choose(active, new, x), choose(active, ahead, y)
+            t = torch.where(uphill, 1.0, grown)
+            active = active & ~short
+        return x, steps
+
+
+class _Run:
+    """The condition at one theta, as functions of phi's leaves."""
+
+    def __init__(self, condition: NonSmooth, theta: object, phi: object, batch: Size) -> None:
+        self._condition, self._theta, self._phi, self._batch = condition, theta, phi, batch
+
+    def flat(self, points: list[Tensor]) -> Tensor:
+        return flatten(points, self._batch)
+
+    def gradient(self, points: list[Tensor]) -> list[Tensor]:
+        return smooth_gradient(self._condition, self._theta, like(self._phi, points))
+
+    def vector(self, points: list[Tensor]) -> Tensor:
+        return self.flat(self.gradient(points))
+
+    def prox(self, points: list[Tensor], step: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return leaves(self._condition.prox(self._theta, like(self._phi, points), step))
+
+    def step(self, points: list[Tensor], slope: list[Tensor], bend: Tensor) -> list[Tensor]:
+        """A proximal gradient step of length ``1/bend``."""
+        length = 1 / bend
+        moved = [
+            point - _spread(length, point) * part for point, part in zip(points, slope, strict=True)
+        ]
+        return self.prox(moved, length)
+
+    def mapping(self, points: list[Tensor], bend: Tensor) -> Tensor:
+        """``|x - step(x)| bend``, at most the length of the least subgradient at x."""
+        after = self.step(points, self.gradient(points), bend)
+        return bend * norm(self.flat(points) - self.flat(after))
+
+    def bend(self, points: list[Tensor]) -> Tensor:
+        """A guess of the largest curvature of the smooth part at a point, ``(*batch,)``."""
+        at = Linearisation(self._condition.smooth, self._theta, like(self._phi, points))
+        if not at.gradient.shape[-1]:
+            return torch.ones_like(at.values)
+        draw = torch.Generator().manual_seed(0)  # any direction that no eigenvector is normal to
+        start = torch.randn(at.gradient.shape[-1], generator=draw, dtype=torch.float64)
+        start = start.to(at.gradient).expand_as(at.gradient)
+        found = lanczos(at.product, start, steps=_LANCZOS)
+        bend = _MORE * (found.largest.value + found.largest_error)
+        # a g that is linear in phi may step as far as it likes: by phi's own length, or one
+        length, size = norm(self.flat(points)), norm(at.gradient)
+        linear = torch.where((length > 0) & (size > 0), size / length, 1.0)
+        return torch.where(bend > 0, bend, linear)
+
+
+def _spread(values: Tensor, leaf: Tensor) -> Tensor:
+    """One value for each task, to be multiplied with a leaf ``(*batch, ...)`` of its dtype."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim)).to(leaf.dtype)

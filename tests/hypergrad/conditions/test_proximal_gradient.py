@@ -1,0 +1,92 @@
+"""The solver: steps, stopping task by task, starts and step sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergrad.conditions import L1, Box, Composite, Constrained, ProximalGradient, Simplex
+from hypergrad.errors import NotFiniteError
+
+D = torch.float64
+# eigenvalues from 1/100 to 1, in two tasks of different scale
+SCALES = torch.tensor([[1.0], [1e4]], dtype=D)
+EIGENVALUES = torch.logspace(-2, 0, 20, dtype=D)
+
+
+def quadratic(t: Tensor, p: Tensor) -> Tensor:
+    return (SCALES * EIGENVALUES * (p - t).square()).sum(-1) / 2
+
+
+LASSO: Any = Composite(quadratic, L1(0.1 * SCALES))
+T = torch.linspace(-2.0, 2.0, 20, dtype=D)
+# the minimiser of each entry by itself
+EXACT = (T.sign() * (T.abs() - 0.1 / EIGENVALUES).clamp(min=0.0)).expand(2, 20)
+
+
+def test_each_task_meets_its_tolerance_and_supports_are_exact() -> None:
+    for rtol in (1e-3, 1e-6, 1e-12):
+        found = ProximalGradient(rtol=rtol).minimise(LASSO, T, torch.zeros(2, 20, dtype=D))
+        assert found.converged is not None
+        assert bool(found.converged.all())
+        # |phi - phi*| <= |least subgradient|/mu, and that is at most rtol times the terms
+        terms = (EIGENVALUES * T).norm() * SCALES[:, 0]
+        assert bool((found.stationarity <= rtol * terms).all())
+        off = (found.phi - EXACT).norm(dim=-1)
+        assert bool((off <= rtol * terms / (SCALES[:, 0] * EIGENVALUES[0])).all())
+    assert torch.equal(found.phi == 0, EXACT == 0)
+
+
+def test_acceleration_pays() -> None:
+    # plain steps shrink the error by 1 - 1/kappa each: 1e-6 takes 100 ln 1e6 = 1400
+    found = ProximalGradient(rtol=1e-6).minimise(LASSO, T, torch.zeros(2, 20, dtype=D))
+    assert found.steps < 400
+
+
+def test_a_task_does_not_depend_on_its_company() -> None:
+    both = ProximalGradient(rtol=1e-6).minimise(LASSO, T, torch.zeros(2, 20, dtype=D)).phi
+
+    def alone(t: Tensor, p: Tensor) -> Tensor:
+        return (EIGENVALUES * (p - t).square()).sum(-1) / 2
+
+    made: Any = Composite(alone, L1(0.1))
+    one = ProximalGradient(rtol=1e-6).minimise(made, T, torch.zeros(20, dtype=D)).phi
+    assert torch.allclose(both[0], one, rtol=1e-9, atol=1e-12)
+
+
+def test_a_given_number_of_steps_is_taken_and_says_nothing_of_convergence() -> None:
+    made, start = Constrained(quadratic, Box(-1.0, 1.0)), torch.full((2, 20), 7.0, dtype=D)
+    found: Any = ProximalGradient(rtol=0.0, max_steps=5).minimise(made, T, start)
+    assert (found.steps, found.converged) == (5, None)
+    none: Any = ProximalGradient(max_steps=0).minimise(made, T, start)
+    assert none.phi.tolist() == torch.ones(2, 20, dtype=D).tolist()  # projected
+    assert not bool(none.converged.any())
+
+
+def test_a_step_size_that_is_too_long_diverges_typed_and_an_estimate_recovers() -> None:
+    def steep(t: Tensor, p: Tensor) -> Tensor:
+        return ((p - t).pow(4).sum(-1)) / 4  # flat at the minimum, steep far off
+
+    start, t = torch.tensor([0.1, 9.0], dtype=D), torch.zeros(2, dtype=D)
+    made: Any = Constrained(steep, Box(-100.0))
+    with pytest.raises(NotFiniteError):
+        ProximalGradient(step_size=10.0, rtol=1e-6).minimise(made, t, start)
+    found = ProximalGradient(rtol=1e-6, max_steps=2000).minimise(made, t, start)
+    assert found.converged is not None
+    assert bool(found.converged)
+
+
+def test_a_linear_objective_ends_in_a_vertex() -> None:
+    made: Any = Constrained(lambda t, p: (t * p).sum(-1), Simplex())
+    cost = torch.tensor([3.0, 1.0, 2.0], dtype=D)
+    found = ProximalGradient().minimise(made, cost, torch.zeros(3, dtype=D))
+    assert found.phi.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_no_tasks() -> None:
+    made: Any = Constrained(lambda t, p: (p - t).square().sum(-1), Box(0.0, 1.0))
+    found = ProximalGradient().minimise(made, torch.ones(3, dtype=D), torch.zeros(0, 3, dtype=D))
+    assert found.phi.shape == (0, 3)

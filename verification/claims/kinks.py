@@ -1,0 +1,297 @@
+"""Solutions at bounds and kinks, their derivatives and their reach, against rational arithmetic.
+
+Tolerances. The lower solver leaves a subgradient of ``rtol`` times the gradient's terms, at most
+``L |phi| + |c + B theta|``, so that phi is off by that over mu. The derivative of a quadratic's
+solution does not depend on phi while the active set is right: it is off by the rounding of a solve,
+``1e2 u kappa Xi`` with ``Xi = |w| |J| / mu``, as in `exact_solves`. On a ball it does: the
+curvature of the bound is the multiplier's, and phi's error counts ``kappa`` times.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from hypergrad import Bilevel, Cholesky, hypergradient
+from hypergrad.conditions import ProximalGradient, reach
+from verification.claims.evidence import Evidence, worst
+from verification.oracles import active_sets
+from verification.oracles.active_sets import Kinked, floats
+from verification.oracles.rational import rational
+from verification.problems.kinked import KINDS, Drawn, OnBall, balls, degenerate, kinked
+from verification.subjects.bug import Kind, source_bugs
+
+TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
+
+RTOL = 1e-12
+_U = float(np.finfo(np.float64).eps)
+# Below this share of the gradient's terms a multiplier is left to the degenerate cases: RTOL times
+# a condition number of at most 1e3 or so.
+_NEAR = 1e-8
+_LESS, _MORE = 0.999, 1.001
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an implementation returns.
+
+    Attributes:
+        phi: ``(*batch, n)`` the solution.
+        grad: ``(p,)`` the hypergradient of the mean.
+        solved: ``(*batch,)`` whether the certificate calls it solved.
+        distance: ``(*batch,)`` how far theta may move; None where it was not asked for.
+        direction: ``(*batch, p)`` in which direction.
+    """
+
+    phi: torch.Tensor
+    grad: torch.Tensor
+    solved: torch.Tensor
+    distance: torch.Tensor | None = None
+    direction: torch.Tensor | None = None
+
+
+@runtime_checkable
+class KinkSubject(Protocol):
+    """An implementation of constrained and non-smooth hypergradients."""
+
+    def __call__(
+        self, problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor, *, far: bool
+    ) -> Answer:
+        """The solution from phi0 with its derivative; ``far`` asks for the reach, too."""
+        ...
+
+
+def solved(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor, *, far: bool) -> Answer:
+    """The library's `ProximalGradient`, `hypergradient` with `Cholesky`, and `reach`."""
+    lower: Any = problem.lower
+    phi = ProximalGradient(rtol=RTOL, max_steps=3_000).minimise(lower, theta, phi0).phi
+    found = hypergradient(problem, theta, phi, solver=Cholesky())
+    answer = Answer(phi, found.grad, found.certificate.solved)
+    if not far:
+        return answer
+    ahead = reach(lower, theta, phi, watch=lambda certificate: None)
+    return Answer(phi, found.grad, found.certificate.solved, ahead.distance, ahead.direction)
+
+
+def active_sets_solved(subject: KinkSubject, seed: int) -> Evidence:
+    """Solutions at bounds and kinks and their derivatives are those of exact active sets."""
+    pieces = [
+        _on_active_sets(subject, kinked(draw, kind))
+        for draw in (2 * seed, 2 * seed + 1)
+        for kind in KINDS
+    ]
+    kind = KINDS[seed % 3]
+    pieces.append(_on_active_sets(subject, degenerate(seed, kind)))
+    return worst([*pieces, _on_balls(subject, balls(seed))])
+
+
+def reach_is_true(subject: KinkSubject, seed: int) -> Evidence:
+    """Moving theta by less than the reach changes no active set, by more, towards it, does."""
+    return worst(_reaches(subject, kinked(seed, kind), seed) for kind in KINDS)
+
+
+def _on_active_sets(subject: KinkSubject, drawn: Drawn) -> Evidence:
+    at = rational(drawn.theta)
+    exact = [active_sets.solve(task, at) for task in drawn.tasks]
+    where = f"{drawn.tasks[0].kind}, batch {drawn.batch}"
+    near = [
+        _margin(task, one, drawn.theta) < _NEAR
+        for task, one in zip(drawn.tasks, exact, strict=True)
+    ]
+    answer = subject(drawn.bilevel(), *drawn.tensors(), far=False)
+    firm = answer.solved.reshape(-1).tolist()
+    if any(near):
+        # no derivative, or none that can be told: it must not be called solved
+        wrong = sum(called and close for called, close in zip(firm, near, strict=True))
+        return Evidence("active sets", wrong, 0.5, 1.0, f"degenerate {where}", sum(near))
+    phi = np.stack([floats(one.phi)[:, 0] for one in exact])
+    grad = np.mean([floats(one.slope).T @ drawn.weights for one in exact], axis=0)
+    sizes = [
+        _Sizes.of(task, drawn.theta, point) for task, point in zip(drawn.tasks, phi, strict=True)
+    ]
+    off = float(np.abs(answer.phi.reshape(phi.shape).numpy() - phi).max())
+    weight = float(np.linalg.norm(drawn.weights))
+    allowed = max(1e2 * _U * one.condition * weight * one.slope for one in sizes)
+    return worst(
+        [
+            Evidence("solution", off, max(one.phi_error for one in sizes), 1.0, where, len(exact)),
+            Evidence(
+                "derivative",
+                float(np.linalg.norm(answer.grad.numpy() - grad)),
+                allowed,
+                float(np.linalg.norm(grad)),
+                where,
+                len(exact),
+            ),
+            Evidence("certificate", float(len(firm) - sum(firm)), 0.5, 1.0, where, len(exact)),
+        ]
+    )
+
+
+def _on_balls(subject: KinkSubject, drawn: Drawn) -> Evidence:
+    """``[Q + m I, x; x', 0] (dx, dm) = (B, radius d radius)`` at the given solution."""
+    answer = subject(drawn.bilevel(), *drawn.tensors(), far=False)
+    grads, phi, sizes = [], [], []
+    for task in drawn.tasks:
+        assert isinstance(task, OnBall)
+        x, n = task.solution, len(task.solution)
+        matrix = np.zeros((n + 1, n + 1))
+        matrix[:n, :n] = task.Q + task.multiplier * np.eye(n)
+        matrix[:n, n] = matrix[n, :n] = x
+        radius = np.linalg.norm(x)
+        right = rational(np.concatenate([task.B, radius * task.first_slope]))
+        grads.append(floats(rational(matrix).solve(right))[:n].T @ drawn.weights)
+        phi.append(x)
+        sizes.append(_Sizes.of(task, drawn.theta, x))
+    where, count = f"ball, batch {drawn.batch}", len(drawn.tasks)
+    points, weight = np.stack(phi), float(np.linalg.norm(drawn.weights))
+    off = float(np.abs(answer.phi.reshape(points.shape).numpy() - points).max())
+    allowed = max(
+        (1e2 * _U + one.phi_error / one.length) * one.condition**2 * weight * one.slope
+        for one in sizes
+    )
+    error = float(np.linalg.norm(answer.grad.numpy() - np.mean(grads, axis=0)))
+    size = float(np.linalg.norm(np.mean(grads, axis=0)))
+    return worst(
+        [
+            Evidence("solution", off, max(one.phi_error for one in sizes), 1.0, where, count),
+            Evidence("derivative", error, allowed, size, where, count),
+        ]
+    )
+
+
+def _reaches(subject: KinkSubject, drawn: Drawn, seed: int) -> Evidence:
+    at = rational(drawn.theta)
+    where = f"{drawn.tasks[0].kind}, batch {drawn.batch}"
+    exact = [active_sets.solve(task, at) for task in drawn.tasks]
+    answer = subject(drawn.bilevel(), *drawn.tensors(), far=True)
+    assert answer.distance is not None
+    assert answer.direction is not None
+    distances = answer.distance.reshape(-1).tolist()
+    directions = answer.direction.reshape(-1, len(drawn.theta)).numpy()
+    rng = np.random.default_rng([seed, 32])
+    wrong, count = 0, 0
+    for task, one, distance, towards in zip(drawn.tasks, exact, distances, directions, strict=True):
+        if _margin(task, one, drawn.theta) < _NEAR:
+            continue
+        any_way = rng.standard_normal(len(drawn.theta))
+        any_way /= np.linalg.norm(any_way)
+        # the data are made so that bounds stay apart and strengths positive within this distance
+        safe = min(_LESS * distance, 1.0)
+        same = [
+            active_sets.solve(task, rational(drawn.theta + safe * way)).pattern == one.pattern
+            for way in (towards, any_way)
+        ]
+        wrong, count = wrong + sum(not held for held in same), count + 2
+        if _MORE * distance <= 1.0:
+            beyond = rational(drawn.theta + _MORE * distance * towards)
+            wrong += active_sets.solve(task, beyond).pattern == one.pattern
+            count += 1
+    return Evidence("reach", float(wrong), 0.5, 1.0, where, max(count, 1))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes of a task's terms, for tolerances; spectral norms."""
+
+    condition: float
+    phi_error: float
+    slope: float
+    length: float
+
+    @classmethod
+    def of(cls, task: Any, theta: np.ndarray, phi: np.ndarray) -> "_Sizes":
+        shift = getattr(task, "multiplier", 0.0)
+        eigenvalues = np.linalg.eigvalsh(task.Q) + shift
+        rows = float(np.linalg.norm(task.second, 2)) if task.kind == "equations" else 1.0
+        low, high = float(eigenvalues[0]), float(eigenvalues[-1])
+        length = float(np.linalg.norm(phi))
+        terms = high * length + float(np.linalg.norm(task.c + task.B @ theta))
+        # |d phi/d theta|: through the gradient over mu, through the bounds up to kappa times
+        moved = float(np.linalg.norm(task.first_slope, 2))
+        slope = float(np.linalg.norm(task.B, 2)) / low + (high / low) * (moved + rows) + moved / low
+        error = (3 * RTOL * terms + 1e2 * _U * high * length) / low
+        return cls(high / low, error, slope, length)
+
+
+def _margin(task: Kinked, exact: active_sets.Solved, theta: np.ndarray) -> float:
+    """The least slack, relative to the gradient's terms or to phi, whichever is less."""
+    terms = float(np.linalg.norm(task.Q, 2)) + float(np.linalg.norm(task.c + task.B @ theta))
+    return float(floats(exact.slacks).min()) / max(terms, 1.0)
+
+
+KIND = Kind(
+    "active sets",
+    solved,
+    source_bugs(
+        solved,
+        "active sets",
+        (
+            (
+                "K01",
+                "the simplex's projection is missing on the derivative's side",
+                "conditions.sets",
+                "return masked(support, x - shift, 0.0)",
+                "return masked(support, x - shift.detach(), 0.0)",
+            ),
+            (
+                "K02",
+                "the curvature of the ball is missing: its tangent plane in its place",
+                "conditions.sets",
+                "return masked(_at(length - radius, radius), direction * radius, x)",
+                "u = direction.detach(); return masked(_at(length - radius, radius), "
+                "x - u * ((u * x).sum(-1, keepdim=True) - radius), x)",
+            ),
+            (
+                "K03",
+                "the active set is wrong by one: another zero is held",
+                "conditions.penalties",
+                "return masked(x.detach() == 0, 0.0, x)",
+                "return masked((x.detach() == 0).roll(1, -1), 0.0, x)",
+            ),
+            (
+                "K04",
+                "the multiplier of an upper bound has the wrong sign",
+                "conditions.sets",
+                "masked(at_high, -gradient, torch.inf)",
+                "masked(at_high, gradient, torch.inf)",
+            ),
+            (
+                "K05",
+                "a bound that theta moves carries no derivative",
+                "conditions.sets",
+                "return masked(at_low, low, masked(at_high, high, x))",
+                "return masked(at_low, low.detach(), masked(at_high, high, x))",
+            ),
+            (
+                "K06",
+                "the normal space is left out of the Hessian",
+                "conditions.parts",
+                "return total + stiffness / 2 *",
+                "return total + 0 * stiffness / 2 *",
+            ),
+            (
+                "K07",
+                "the projection onto the simplex takes one entry too few",
+                "conditions.sets",
+                "(ordered * count > excess).sum(dim=-1, keepdim=True).clamp(min=1)",
+                "((ordered * count > excess).sum(dim=-1, keepdim=True) - 1).clamp(min=1)",
+            ),
+            (
+                "K08",
+                "the proximal map shrinks by half",
+                "conditions.penalties",
+                "return x.sign() * (x.abs() - by).clamp(min=0.0)",
+                "return x.sign() * (x.abs() - by / 2).clamp(min=0.0)",
+            ),
+            (
+                "K09",
+                "degenerate points are called solved",
+                "implicit.active",
+                "slacks = torch.cat(relative, dim=-1)",
+                "slacks = torch.cat(relative, dim=-1).abs() + 1e-6",
+            ),
+        ),
+    ),
+)
