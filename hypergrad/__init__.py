@@ -2,11 +2,13 @@
 
 ``attach`` states that a point minimises an objective, and makes it an ordinary differentiable
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
-``check`` looks for what could make them wrong. The rest has its place in five namespaces:
-``objectives``, ``curvature``, ``preconditioners``, ``theory`` and ``errors``.
+``check`` looks for what could make them wrong. What defines phi may be another condition than an
+objective: a root, a fixed point, a saddle point (``conditions``, with their ``solvers``). The rest
+has its place in five namespaces: ``objectives``, ``curvature``, ``preconditioners``, ``theory`` and
+``errors``.
 """
 
-from hypergrad import errors, objectives, theory
+from hypergrad import conditions, errors, objectives, solvers, theory
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
 from hypergrad.argmin import argmin
 from hypergrad.checks.check import check
@@ -69,6 +71,7 @@ __all__ = [
     "argmin",
     "attach",
     "check",
+    "conditions",
     "curvature",
     "deferred",
     "errors",
@@ -76,6 +79,7 @@ __all__ = [
     "objectives",
     "preconditioners",
     "pullback",
+    "solvers",
     "strict",
     "theory",
     "warn",
