@@ -2,12 +2,13 @@
 
 ``attach`` states that a point minimises an objective, and makes it an ordinary differentiable
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
-``check`` looks for what could make them wrong. The rest has its place in seven namespaces:
-``conditions``, ``curvature``, ``errors``, ``objectives``, ``preconditioners``, ``stochastic`` and
-``theory``.
+``check`` looks for what could make them wrong. What defines phi may be another condition than an
+objective: a root, a saddle point, a minimiser within bounds or at kinks (``conditions``, with their
+``solvers``). The rest has its place in ``curvature``, ``errors``, ``objectives``,
+``preconditioners``, ``stochastic`` and ``theory``.
 """
 
-from hypergrad import conditions, errors, objectives, stochastic, theory
+from hypergrad import conditions, errors, objectives, solvers, stochastic, theory
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
 from hypergrad.argmin import argmin
 from hypergrad.checks.check import check
@@ -78,6 +79,7 @@ __all__ = [
     "objectives",
     "preconditioners",
     "pullback",
+    "solvers",
     "stochastic",
     "strict",
     "theory",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
+from hypergrad.equation import Equation, stated
 from hypergrad.errors import InputError
 from hypergrad.graph import custom_functions, refuse_error_node
 from hypergrad.guards import noting
@@ -12,14 +13,19 @@ from hypergrad.implicit.attach import attached
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.derivatives import Problem
-from hypergrad.implicit.nodes import Call, constant_node
+from hypergrad.implicit.nodes import constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.descent import choose
-from hypergrad.lower.minimum import LowerSolver, Memory, Unrollable
+from hypergrad.lower.minimum import LowerSolver, Memory, RootSolver, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
+
+Condition: TypeAlias = Objective[Theta, Phi] | Equation[Theta, Phi]
+"""What defines phi: an objective that it minimises, or an equation that it solves."""
+Solver: TypeAlias = LowerSolver | RootSolver
+"""What finds phi."""
 
 
 @runtime_checkable
@@ -27,7 +33,7 @@ class Adjoint(Protocol):
     """A way to solve the lower level so that the result has a derivative in theta."""
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """Minimise ``lower(theta, .)`` from ``phi`` by ``by``; the result carries its graph."""
         ...
@@ -51,19 +57,20 @@ class Implicit:
     start: Tree | None = field(default=None, kw_only=True)
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
         refuse_start_with_grad(phi, self)
-        call = Call(
-            problem=Problem(lower, theta, phi, noting()),
+        return attached(
+            lower,
+            theta,
+            phi,
             solver=self.solver,
             curvature=self.curvature,
             watch=watch,
-            by=by,
             start=cast(Phi | None, self.start),  # the node compares its structure with phi's
+            by=by,
         )
-        return attached(call, phi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +83,14 @@ class Unrolled:
     """
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
-        solver = unrollable(by, self)
+        solver, objective = unrollable(by, lower, self)
         memory: Memory = ()
         for index in range(solver.max_steps):
             start = phi
-            phi, memory = solver.step(lower, theta, phi, memory)
+            phi, memory = solver.step(objective, theta, phi, memory)
             if index == 0:
                 require_second_derivatives(phi, theta, start)
         return phi
@@ -109,12 +116,12 @@ class Truncated:
             raise InputError(f"Truncated got steps={self.steps}; it must record at least one.")
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
         refuse_start_with_grad(phi, self)
-        solver = unrollable(by, self)
-        counts = solver.taken(lower, theta, phi)
+        solver, objective = unrollable(by, lower, self)
+        counts = solver.taken(objective, theta, phi)
         fewest = most = solver.max_steps
         if counts.numel():  # there is a task
             fewest, most = int(counts.min()), int(counts.max())
@@ -124,7 +131,7 @@ class Truncated:
             recorded = index + self.steps >= fewest
             seen = theta if recorded else detach(theta)
             start = phi
-            phi, memory = solver.step(lower, seen, phi, memory, counts)
+            phi, memory = solver.step(objective, seen, phi, memory, counts)
             if recorded and index + self.steps <= fewest:
                 require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:
@@ -153,7 +160,7 @@ class OneStep:
             raise InputError(f"OneStep got step_size={self.step_size}; it must be positive.")
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
         adjoint = Implicit(Neumann(step_size=self.step_size, max_steps=1))
@@ -165,13 +172,14 @@ class Detached:
     """Take the minimiser as a constant: the first-order method. No derivative, no memory."""
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
         refuse_start_with_grad(phi, self)
-        problem = Problem(lower, theta, phi, noting())
-        found = constant_node(problem, by, (*leaves(theta), *leaves(phi)))
-        return like(phi, found)
+        objective, variable = stated(lower, phi)
+        problem = Problem(objective, theta, variable, noting())
+        found = constant_node(problem, by, (*leaves(theta), *leaves(variable)))
+        return like(phi, found[: len(leaves(phi))])
 
 
 def _say_nothing(certificate: Certificate) -> None:
@@ -192,19 +200,26 @@ def require_second_derivatives(phi: Tree, *within: Tree) -> None:
         refuse_error_node([leaf], custom, within=outside)
 
 
-def unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:
-    """The lower solver, refused if its steps can't be differentiated.
+def unrollable(
+    by: Solver, lower: Condition[Theta, Phi], adjoint: Adjoint
+) -> tuple[Unrollable, Objective[Theta, Phi]]:
+    """The lower solver and the objective, refused if the steps can't be differentiated.
 
     Raises:
         InputError: naming the adjoint and the solver.
     """
+    if isinstance(lower, Equation):
+        raise InputError(
+            f"{adjoint} differentiates through the steps of a minimiser, and {type(lower).__name__}"
+            " states an equation; use Implicit(...)."
+        )
     if not isinstance(by, Unrollable):
         raise InputError(
             f"{adjoint} differentiates through lower steps, and {type(by).__name__} has no "
             "differentiable step; use GradientDescent or Nesterov, or Implicit(...), which works "
             "after any lower solver."
         )
-    return by
+    return by, lower
 
 
 def refuse_start_with_grad(phi: Tree, adjoint: Adjoint) -> None:

@@ -5,34 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypergrad.adjoints import Adjoint
+from hypergrad.adjoints import Adjoint, Condition
 from hypergrad.compiling import outside
+from hypergrad.equation import stated
 from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
-from hypergrad.lower.minimum import LowerSolver, require_fit
-from hypergrad.objective import Objective, examine
+from hypergrad.lower.minimum import LowerSolver, RootSolver, require_fitting
+from hypergrad.objective import examine
 from hypergrad.transforms import is_batched_twice, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
 @outside
 def argmin(
-    lower: Objective[Theta, Phi],
+    lower: Condition[Theta, Phi],
     theta: Theta,
     phi0: Phi,
     *,
-    by: LowerSolver,
+    by: LowerSolver | RootSolver,
     adjoint: Adjoint,
     watch: Watch = warn,
 ) -> Phi:
     """The minimiser of ``lower(theta, .)``, as a differentiable function of theta.
+
+    Or the root, fixed point or stationary point that ``lower`` states (``hypergrad.conditions``),
+    found by a solver of such (Anderson, NewtonKrylov, ...).
 
     Comparing the paper's method with the ones it is compared to changes one argument:
     ``adjoint=Implicit(CG(max_steps=N))`` is its Algorithm 1, ``Unrolled()`` is ITD-BiO / ANIL /
     MAML, ``Truncated(steps=k)``, ``OneStep(step_size=a)`` and ``Detached()`` are the others.
 
     Args:
-        lower: g, one value for each task.
+        lower: g, one value for each task; or a condition.
         theta: upper variable, or whatever differentiable tensors the lower level sees of it.
         phi0: where the lower solver starts, leading dimensions = tasks.
         by: the lower solver.
@@ -49,14 +53,15 @@ def argmin(
     """
     check_tree(theta, "theta")
     check_tree(phi0, "phi0")
-    require_fit(by, lower)
     theta = widened(theta, phi0)
+    objective, start = stated(lower, phi0, "phi0")
+    require_fitting(by, objective)
     if transforming(*leaves(theta), *leaves(phi0)):
         with full_precision(phi0):  # values are looked at within the adjoint's nodes
             return adjoint.minimise(lower, theta, phi0, by, watch)
     with full_precision(phi0):
         moved = any(leaf.requires_grad for leaf in leaves(phi0))  # by its start, at least
-        values = examine(lower, theta, phi0, need_theta=not moved)
+        values = examine(objective, theta, start, need_theta=not moved)
         theta = like(theta, (_watched(leaf) for leaf in leaves(theta)))
         phi = adjoint.minimise(lower, theta, phi0, by, watch)
     found = flatten([leaf.detach() for leaf in leaves(phi)], values.shape)

@@ -9,14 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hypergrad.adjoints import refuse_start_with_grad, unrollable
+from hypergrad.adjoints import Condition, Solver, refuse_start_with_grad, unrollable
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.graph import custom_functions, explained, refuse_error_node
 from hypergrad.guards import noting, resumed
 from hypergrad.implicit.derivatives import Problem, filled, spread
 from hypergrad.implicit.watch import Watch
-from hypergrad.lower.minimum import LowerSolver, Unrollable
-from hypergrad.objective import Objective
+from hypergrad.lower.minimum import Unrollable
 from hypergrad.transforms import one_by_one, refuse_forward_twice, transforming
 from hypergrad.tree import Phi, Theta, detach, fresh_leaf, leaves, like
 
@@ -37,7 +36,7 @@ class Forward:
     """
 
     def minimise(
-        self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi, by: LowerSolver, watch: Watch
+        self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps.
 
@@ -46,12 +45,12 @@ class Forward:
             DoubleBackwardError: in backward, if a second derivative is asked for.
         """
         refuse_start_with_grad(phi, self)
-        solver = unrollable(by, self)
+        solver, objective = unrollable(by, lower, self)
         moving = transforming(*leaves(theta))
         wanted = tuple(moving or leaf.requires_grad for leaf in leaves(theta))
         if not any(wanted) or not (moving or torch.is_grad_enabled()):
-            return by.minimise(lower, theta, phi).phi
-        problem = Problem(lower, detach(theta), detach(phi), noting())
+            return solver.minimise(objective, theta, phi).phi
+        problem = Problem(objective, detach(theta), detach(phi), noting())
         node: Callable[..., tuple[Tensor, ...]] = _Columns.apply
         output = node(problem, solver, wanted, *leaves(theta), *leaves(detach(phi)))
         return like(phi, output[: len(leaves(phi))])

@@ -105,16 +105,23 @@ def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
         raise error()
 
 
-def refuse_other_values(now: Tensor, then: Tensor) -> None:
+def refuse_other_values(
+    now: Tensor, then: Tensor, terms: Callable[[], Tensor] | None = None
+) -> None:
     """Refuse an objective whose values at the same point have changed between two evaluations.
 
     Equal up to the order of sums: the square root of the precision is far more than that, and far
-    less than what dropout does.
+    less than what dropout does. Values that are small because their terms cancel are compared in
+    units of these ``terms``, which are asked for where the values differ at all.
 
     Raises:
         InputError: with both values of the first task that changed.
     """
-    bound = torch.finfo(now.dtype).eps ** 0.5 * torch.maximum(now.abs(), then.abs())
+    if terms is not None and may_look(now) and torch.equal(now, then):
+        return
+    scale = torch.maximum(now.abs(), then.abs())
+    scale = scale if terms is None else scale + terms()
+    bound = torch.finfo(now.dtype).eps ** 0.5 * scale
     changed = (now - then).abs() > bound
 
     def error() -> InputError:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
+from hypergrad.equation import size_of
 from hypergrad.errors import InputError
 from hypergrad.graph import leaves_reached, no_dependence, nodes_of
 from hypergrad.guards import refuse_not_finite
@@ -40,6 +41,11 @@ class Bilevel(Generic[Theta, Phi]):
 
     upper: Objective[Theta, Phi]
     lower: Objective[Theta, Phi]
+
+
+def is_indefinite(lower: object) -> bool:
+    """Whether an objective declares its Hessian indefinite, as ``conditions.Stationary`` does."""
+    return bool(getattr(lower, "indefinite", False))
 
 
 def evaluate(
@@ -129,6 +135,7 @@ def examine(
 ) -> Tensor:
     """Check at the time of the call what backward will rely on; returns g's values, ``(*batch,)``.
 
+    Of a saddle they are the norms of its equation, see :func:`hypergrad.equation.size_of`.
     Costs one evaluation of ``lower``. ``need_theta`` says whether it must depend on theta.
 
     Raises:
@@ -140,10 +147,9 @@ def examine(
     check_tree(phi, "phi")
     check_same_kind(theta, phi)
     probes = like(theta, (fresh_leaf(leaf) for leaf in leaves(theta)))
-    values, nodes = evaluate_with_graph(
-        lower, probes, like(phi, (fresh_leaf(leaf) for leaf in leaves(phi)))
-    )
+    points = like(phi, (fresh_leaf(leaf) for leaf in leaves(phi)))
+    values, nodes = evaluate_with_graph(lower, probes, points)
     reached = leaves_reached(values, nodes)
     if need_theta and not any(id(leaf) in reached for leaf in leaves(probes)):
         raise no_dependence()
-    return values.detach()
+    return size_of(lower, values, points)

@@ -29,16 +29,15 @@ def check_step_size(solver: str, step_size: object, *, limit: str) -> None:
         )
 
 
-def check_max_steps(solver: str, max_steps: object, *, least: int) -> None:
+def check_max_steps(solver: str, max_steps: object, *, least: int, name: str = "max_steps") -> None:
     """Raise unless the number of steps is a whole number of at least ``least``.
 
     Raises:
-        InputError: naming the solver and ``max_steps``.
+        InputError: naming the solver and the setting.
     """
     if not _is_whole(max_steps) or max_steps < least:
         raise InputError(
-            f"{solver} got max_steps={_shown(max_steps)}; it needs a whole number, "
-            f"max_steps >= {least}."
+            f"{solver} got {name}={_shown(max_steps)}; it needs a whole number, {name} >= {least}."
         )
 
 
@@ -52,6 +51,32 @@ def check_tolerances(solver: str, rtol: object, atol: object) -> None:
         raise InputError(
             f"{solver} got rtol={_shown(rtol)}, atol={_shown(atol)}; rtol must be in [0, 1), "
             "atol >= 0 and finite."
+        )
+
+
+def check_function(condition: str, function: object, returns: str) -> None:
+    """Raise unless a condition was given a function.
+
+    Raises:
+        InputError: naming the condition and what was given.
+    """
+    if not callable(function):
+        raise InputError(
+            f"{condition} got a {type(function).__name__}; give a function of (theta, phi) that "
+            f"returns {returns}."
+        )
+
+
+def check_tasks(condition: str, tasks: object) -> None:
+    """Raise unless it is a number of dimensions.
+
+    Raises:
+        InputError: naming the condition and what was given.
+    """
+    if not _is_whole(tasks) or tasks < 0:
+        raise InputError(
+            f"{condition} got tasks={_shown(tasks)}; it needs the number of leading dimensions of "
+            "phi that are independent tasks, a whole number >= 0."
         )
 
 

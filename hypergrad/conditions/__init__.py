@@ -1,11 +1,14 @@
-"""What can define phi beside a smooth objective: sets that confine it, penalties with kinks."""
+"""What can define phi beside a smooth objective; given in the place of one."""
 
 from hypergrad.conditions.composite import Composite
 from hypergrad.conditions.constrained import Constrained
+from hypergrad.conditions.fixed_point import FixedPoint
 from hypergrad.conditions.parts import Penalty, Set
 from hypergrad.conditions.penalties import L1, ElasticNet, GroupL2
 from hypergrad.conditions.reach import Reach, reach
+from hypergrad.conditions.root import Root
 from hypergrad.conditions.sets import Affine, Box, L2Ball, NonNegative, Simplex
+from hypergrad.conditions.stationary import Stationary
 from hypergrad.implicit.active import ActiveSet
 from hypergrad.lower.proximal_gradient import ProximalGradient
 
@@ -17,13 +20,16 @@ __all__ = [
     "Composite",
     "Constrained",
     "ElasticNet",
+    "FixedPoint",
     "GroupL2",
     "L2Ball",
     "NonNegative",
     "Penalty",
     "ProximalGradient",
     "Reach",
+    "Root",
     "Set",
     "Simplex",
+    "Stationary",
     "reach",
 ]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 from hypergrad.compiling import outside
+from hypergrad.equation import Equation, Saddle, as_adjoint, stated
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.derivatives import Problem
 from hypergrad.implicit.nodes import Call, attach_node
 from hypergrad.implicit.watch import Watch, warn
+from hypergrad.linear.operator import Kind
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.objective import Objective
+from hypergrad.lower.minimum import LowerSolver, RootSolver
+from hypergrad.objective import Objective, is_indefinite
 from hypergrad.tree import Phi, Theta, check_tree, detach, hollow, leaves, like, widened
 
 
 @outside
 def attach(
-    lower: Objective[Theta, Phi],
+    lower: Objective[Theta, Phi] | Equation[Theta, Phi],
     theta: Theta,
     phi: Phi,
     *,
@@ -35,7 +38,8 @@ def attach(
     carries is not used).
 
     Args:
-        lower: g, one value for each task; may use tensors that don't require grad freely.
+        lower: g, one value for each task; may use tensors that don't require grad freely. Or
+            another condition that defines phi: a value of ``hypergrad.conditions``.
         theta: upper variable, or whatever differentiable tensors the lower level sees of it.
         phi: a minimiser, leading dimensions = tasks.
         solver: solves the adjoint system when backward runs; None chooses by size and structure
@@ -58,31 +62,43 @@ def attach(
             curvature than :class:`Hessian`.
         TransformError: a transform of torch can't go through here (docs/transforms.md).
     """
-    call = Call(
-        problem=Problem(lower, theta, phi, noting()),
-        solver=solver,
-        curvature=curvature,
-        watch=watch,
-        start=None if start is None else detach(start),
-    )
-    return attached(call, phi)
+    return attached(lower, theta, phi, solver=solver, curvature=curvature, watch=watch, start=start)
 
 
-def attached(call: Call[Theta, Phi], phi: Phi) -> Phi:
-    """The node of a call at phi, or, if the call has a lower solver, from phi."""
-    require_solver(call.solver)
-    theta = call.problem.theta
+def attached(
+    lower: Objective[Theta, Phi] | Equation[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    *,
+    solver: LinearSolver | None,
+    curvature: Curvature,
+    watch: Watch,
+    start: Phi | None,
+    by: LowerSolver | RootSolver | None = None,
+) -> Phi:
+    """The node at phi, or, if a lower solver is given, from phi."""
     check_tree(theta, "theta")
     check_tree(phi, "phi")
     theta, phi = widened(theta, phi), detach(phi)
-    structure = replace(call.problem, theta=hollow(theta), phi=hollow(phi))
-    call = replace(call, problem=structure)
-    output = attach_node(call, *leaves(theta), *leaves(phi))
+    objective, variable = stated(lower, phi)
+    require_solver(solver, objective)
+    guess: Any = None if start is None else detach(start)
+    if variable is not phi and guess is not None:
+        guess = as_adjoint(guess)
+    call = Call(
+        problem=Problem(objective, hollow(theta), hollow(variable), noting()),
+        solver=solver,
+        curvature=curvature,
+        watch=watch,
+        by=by,
+        start=guess,
+    )
+    output = attach_node(call, *leaves(theta), *leaves(variable))
     return like(phi, output[: len(leaves(phi))])
 
 
-def require_solver(solver: object) -> None:
-    """Raise if this is no linear solver.
+def require_solver(solver: object, lower: object) -> None:
+    """Raise if this is no linear solver, or one for another kind of matrix than the condition's.
 
     Raises:
         InputError: saying what was given.
@@ -93,4 +109,17 @@ def require_solver(solver: object) -> None:
         given = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
         raise InputError(
             f"solver is {given}; give a linear solver's value, such as CG(), or None to choose."
+        )
+    needs = getattr(solver, "needs", Kind.GENERAL)
+    if isinstance(lower, Saddle) and needs is not Kind.GENERAL:
+        raise InputError(
+            f"solver is {type(solver).__name__}, which needs a symmetric matrix, and the Jacobian "
+            f"of {type(lower.equation).__name__} need not be; use GMRES, BiCGStab or LU "
+            "(hypergrad.solvers), or None to choose."
+        )
+    if is_indefinite(lower) and needs is Kind.DEFINITE:
+        raise InputError(
+            f"solver is {type(solver).__name__}, which needs a positive definite matrix, and "
+            f"{type(lower).__name__} declares the Hessian indefinite; use MINRES, or "
+            "hypergrad.solvers.LU, or None to choose."
         )

@@ -15,12 +15,32 @@ from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.active import ActiveSet
 from hypergrad.linear.solution import LinearSolver, Solution, Status, remedy
 from hypergrad.linear.vectors import norm
-from hypergrad.lower.minimum import LowerSolver
+from hypergrad.lower.minimum import LowerSolver, RootSolver
 from hypergrad.tree import Tree, leaves, like, unflatten
 
 # A phi whose Newton step is longer than this share of it is called no minimiser. The hypergradient
 # is off by about the same share, times how fast it turns (docs/theory.md, section 10).
 NEAR = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What phi is claimed to be.
+
+    Attributes:
+        noun: such as "minimiser of the lower objective".
+        residual: what is zero there.
+        solution: the noun in one word.
+    """
+
+    noun: str
+    residual: str
+    solution: str
+
+
+MINIMISER = Claim("minimiser of the lower objective", "|d g/d phi|", "minimiser")
+STATIONARY = Claim("stationary point of the objective", "|d L/d phi|", "stationary point")
+ROOT = Claim("root of the condition", "|F|", "root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +51,8 @@ class Certificate:
     system ``H v = d f/d phi``. Both are measured here, after the fact.
 
     Attributes:
-        stationarity: ``(*batch,)`` ``|d g/d phi|`` at the phi that was differentiated.
+        stationarity: ``(*batch,)`` ``|d g/d phi|`` at the phi that was differentiated; of an
+            equation ``|F|``: F stands for ``d g/d phi``, and ``dF/dphi`` for H, below, too.
         predicted_error: ``(*batch,)`` ``<v, d g/d phi>``: to first order ``f(phi) - f(phi*)``, in
             the units of f (docs/theory.md, section 10).
         newton_step: ``(*batch,)`` a lower bound on ``|H^-1 d g/d phi| / |phi|``, the length of the
@@ -44,6 +65,7 @@ class Certificate:
         phi: the tree that v is like, for :attr:`v`.
         active: the evidence on the active set, of a condition with bounds or kinks; None of a
             smooth objective.
+        claim: what phi is claimed to be.
         by: found phi, if :func:`argmin` did.
         lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
             had none, or phi came from elsewhere.
@@ -58,7 +80,8 @@ class Certificate:
     solver: LinearSolver
     phi: Tree
     active: ActiveSet | None = None
-    by: LowerSolver | None = None
+    claim: Claim = MINIMISER
+    by: LowerSolver | RootSolver | None = None
     lower_converged: Bool[Tensor, "*batch"] | None = None
 
     @property
@@ -148,24 +171,24 @@ class Certificate:
         told = (
             "it ended above its own tolerance"
             if self.lower_converged is not None and not self.lower_converged.reshape(-1)[worst]
-            else "its steps ended before the minimiser"
+            else f"its steps ended before the {self.claim.solution}"
         )
         share = _at(self.newton_step, worst)
         away = (
-            f"the minimiser is at least {share:.1g} |phi| away"
+            f"the {self.claim.solution} is at least {share:.1g} |phi| away"
             if math.isfinite(share)
-            else "phi is zero and the minimiser is not"
+            else f"phi is zero and the {self.claim.solution} is not"
         )
         remedy = (
-            "Check that phi minimises this very objective (a factor or a term may differ), or "
-            "solve the lower level further."
+            f"Check that phi is the {self.claim.solution} of this very function (a factor or a "
+            "term may differ), or solve the lower level further."
             if self.by is None
             else f"{self.by}: {told}. Allow more steps, or a smaller tolerance."
         )
         return (
-            f"phi is no minimiser of the lower objective in {_of(bad)}: at the worst"
-            f"{_index(worst, bad)} |d g/d phi| is {_at(self.stationarity, worst):.1e}, {away}, and "
-            f"f is off by about {_at(self.predicted_error, worst):.1e}. {remedy}"
+            f"phi is no {self.claim.noun} in {_of(bad)}: at the worst"
+            f"{_index(worst, bad)} {self.claim.residual} is {_at(self.stationarity, worst):.1e}, "
+            f"{away}, and f is off by about {_at(self.predicted_error, worst):.1e}. {remedy}"
         )
 
     def _adjoint_level(self) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergrad.equation import Saddle
 from hypergrad.implicit.active import NonSmooth, Slacks
 from hypergrad.linear.operator import HessianForm
-from hypergrad.objective import Objective
+from hypergrad.objective import Objective, is_indefinite
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.tree import like
 
@@ -23,25 +24,32 @@ def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[An
         lower: of one problem.
         in_theta: for each leaf of theta, whether the problems have one each or share it.
     """
+    own = tuple(in_theta)
+    if isinstance(lower, Saddle):
+        return lower.mapped(lambda function: Mapped(function, own))
     kind: type[Mapped] = Mapped
     if isinstance(lower, ClosedForm):
         kind = MappedClosedForm
     elif isinstance(lower, NonSmooth):
         kind = MappedNonSmooth
-    return kind(lower, tuple(in_theta))
+    return kind(lower, own)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """``(theta, phi) -> (mapped, *batch)``."""
+    """``(theta, phi) -> (mapped, *batch)``; of an equation's function, trees of such tensors."""
 
     lower: Any
     in_theta: tuple[bool, ...]
 
-    def __call__(self, theta: Any, phi: Any) -> Tensor:
+    @property
+    def indefinite(self) -> bool:
+        """See :func:`hypergrad.objective.is_indefinite`."""
+        return is_indefinite(self.lower)
+
+    def __call__(self, theta: Any, phi: Any) -> Any:
         """Each problem's values."""
-        values: Tensor = torch.func.vmap(self.lower, in_dims=(self.dims(theta), 0))(theta, phi)
-        return values
+        return torch.func.vmap(self.lower, in_dims=(self.dims(theta), 0))(theta, phi)
 
     def dims(self, theta: Any) -> Any:
         """Where theta is mapped, as torch.func.vmap wants to be told."""

@@ -41,7 +41,7 @@ from hypergrad.implicit.derivatives import (
 from hypergrad.implicit.pullback import pull
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.lower.minimum import LowerSolver
+from hypergrad.lower.minimum import LowerSolver, RootSolver, solve
 from hypergrad.objective import examine
 from hypergrad.transforms import (
     NothingCaptured,
@@ -70,7 +70,7 @@ class Call(Generic[Theta, Phi]):
     solver: LinearSolver | None
     curvature: Curvature
     watch: Watch
-    by: LowerSolver | None = None  # finds the minimiser, where phi is a start
+    by: LowerSolver | RootSolver | None = None  # finds the minimiser, where phi is a start
     start: Phi | None = None  # a first guess of v
     transformed: bool = False  # whether a transform of torch.func runs
 
@@ -95,7 +95,7 @@ class _Attach(torch.autograd.Function):
         met = None
         with full_precision(phi), resumed(call.problem.checks):
             if call.by is not None:
-                found = call.by.minimise(call.problem.lower, theta, phi)
+                found = solve(call.by, call.problem.lower, theta, phi)
                 phi, met = found.phi, found.converged
             with NothingCaptured(call.problem.lower) if call.transformed else nullcontext():
                 values = examine(call.problem.lower, theta, phi)
@@ -177,7 +177,7 @@ class _Pull(torch.autograd.Function):
             first = None
             if start is not None:
                 first = partial(vector_of, start, phi, "start")
-            gradients, certificate = pull(
+            v, gradients, certificate = pull(
                 call.problem.lower,
                 theta,
                 phi,
@@ -189,7 +189,7 @@ class _Pull(torch.autograd.Function):
                 values=values,
             )
         call.watch(replace(certificate, by=call.by, lower_converged=met))
-        return certificate.adjoint.x, *gradients
+        return v, *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -274,10 +274,12 @@ class _Constant(torch.autograd.Function):
     """``(theta, start) -> phi`` where the lower solver ends, without a derivative."""
 
     @staticmethod
-    def forward(problem: Problem[Any, Any], by: LowerSolver, *point: Tensor) -> Tensors:
+    def forward(
+        problem: Problem[Any, Any], by: LowerSolver | RootSolver, *point: Tensor
+    ) -> Tensors:
         theta, phi = problem.trees([leaf.detach() for leaf in point])
         with full_precision(phi), resumed(problem.checks):
-            return tuple(leaves(by.minimise(problem.lower, theta, phi).phi))
+            return tuple(leaves(solve(by, problem.lower, theta, phi).phi))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -297,7 +299,7 @@ class _Constant(torch.autograd.Function):
         info: Any,
         dims: tuple[Any, ...],
         problem: Problem[Any, Any],
-        by: LowerSolver,
+        by: LowerSolver | RootSolver,
         *point: Tensor,
     ) -> tuple[Tensors, Any]:
         moved = spread(point, dims[2:], info.batch_size)
@@ -305,7 +307,9 @@ class _Constant(torch.autograd.Function):
         return output, tuple(0 for _ in output)
 
 
-def constant_node(problem: Problem[Any, Any], by: LowerSolver, point: Sequence[Tensor]) -> Tensors:
+def constant_node(
+    problem: Problem[Any, Any], by: LowerSolver | RootSolver, point: Sequence[Tensor]
+) -> Tensors:
     """The leaves of phi where the lower solver ends, constant under every transform."""
     if not transforming(*point):
         return _Constant.forward(problem, by, *point)

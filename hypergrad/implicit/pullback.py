@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.equation import Equation, Saddle, stated, unpaired
+from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
 from hypergrad.implicit.active import NonSmooth, active_set
-from hypergrad.implicit.certificate import Certificate
-from hypergrad.implicit.curvature import Curvature, Hessian
+from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
+from hypergrad.implicit.curvature import Curvature, Hessian, Point
+from hypergrad.implicit.saddle import linearise
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
-from hypergrad.linear.solution import LinearSolver, Status, verified
+from hypergrad.linear.halves import solved
+from hypergrad.linear.operator import Kind
+from hypergrad.linear.solution import LinearSolver, Status
 from hypergrad.linear.vectors import dot, norm
-from hypergrad.objective import Bilevel, Objective, evaluate
+from hypergrad.objective import Bilevel, Objective, evaluate, is_indefinite
 from hypergrad.tree import (
     Phi,
     Theta,
@@ -40,7 +45,7 @@ from hypergrad.tree import (
 
 
 def pullback(
-    lower: Objective[Theta, Phi],
+    lower: Objective[Theta, Phi] | Equation[Theta, Phi],
     theta: Theta,
     phi: Phi,
     cotangent: Phi,
@@ -54,7 +59,7 @@ def pullback(
     The paper's Algorithm 1, lines for v and the cross term; theory.md section 0 for H and J.
 
     Args:
-        lower: g, one value for each task.
+        lower: g, one value for each task; or a condition, see :func:`attach`.
         theta: upper variable.
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         cotangent: c, a tree like phi.
@@ -69,10 +74,11 @@ def pullback(
         InputError: an argument or the objective can't be used.
         NotFiniteError: g, its gradient, a product or the cotangent is NaN or infinite.
     """
-    parts, certificate = pull(
-        lower,
+    objective, point = stated(lower, phi)
+    _, parts, certificate = pull(
+        objective,
         theta,
-        phi,
+        point,
         lambda batch: vector_of(cotangent, phi, "the cotangent", batch),
         solver=solver,
         curvature=curvature,
@@ -97,29 +103,34 @@ def pull(
     start: Vector | None,
     needed: Sequence[bool],
     values: Float[Tensor, "*batch"] | None = None,
-) -> tuple[list[Tensor], Certificate]:
-    """:func:`pullback` for the leaves of theta that are ``needed``, in their order.
+) -> tuple[Tensor, list[Tensor], Certificate]:
+    """v, and :func:`pullback` for the leaves of theta that are ``needed``, in their order.
 
     ``values`` are the lower objective's at an earlier evaluation, if there was one: they must not
-    have changed.
+    have changed. Of a saddle, phi is a pair and v has both its parts; the cotangent and the start
+    may be of phi alone.
     """
     with full_precision(phi):
-        point = curvature.linearise(lower, theta, phi, needed=needed)
+        point = _linearised(curvature, lower, theta, phi, needed)
         if values is not None:
-            refuse_other_values(point.values, values)
+            refuse_other_values(point.values, values, lambda: _rounding(point, phi))
         rhs = cotangent(point.batch)
+        if (n := point.gradient.shape[-1]) != rhs.shape[-1]:
+            rhs = torch.cat([rhs, torch.zeros_like(rhs)], dim=-1)  # the multiplier's is zero
         refuse_not_finite(
             rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False
         )
         first = None if start is None else start(point.batch)
+        if first is not None and first.shape[-1] != n:
+            first = torch.cat([torch.zeros_like(first), first], dim=-1)
         solver = chosen(point.hessian, rhs) if solver is None else solver
-        solution = verified(solver.solve(point.hessian, rhs, first), point.hessian, rhs)
+        v, solution = solved(solver, point.hessian, rhs, first)
         broken = solution.status == Status.NOT_FINITE
         refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
-        gradients = [-part for part in point.cross(solution.x)]
+        gradients = [-part for part in point.cross(v)]
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
-        predicted, slope, size = dot(solution.x, point.gradient), norm(point.gradient), norm(rhs)
+        predicted, slope, size = dot(v, point.gradient), norm(point.gradient), norm(rhs)
         active = None
         if isinstance(lower, NonSmooth):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
@@ -131,10 +142,46 @@ def pull(
             cotangent_norm=size,
             of_hessian=isinstance(curvature, Hessian),
             solver=solver,
-            phi=detach(phi),
+            phi=detach(unpaired(phi)),
             active=active,
+            claim=_claim(lower),
         )
-    return gradients, certificate
+    return v, gradients, certificate
+
+
+def _linearised(
+    curvature: Curvature, lower: Any, theta: Any, phi: Any, needed: Sequence[bool]
+) -> Point:
+    """The condition at a point, in the words of :class:`Point`.
+
+    Raises:
+        InputError: a curvature that stands for another matrix was given for an equation.
+    """
+    if not isinstance(lower, Saddle):
+        point = curvature.linearise(lower, theta, phi, needed=needed)
+        if is_indefinite(lower):
+            point.hessian.kind = Kind.SYMMETRIC
+        return point
+    if not isinstance(curvature, Hessian):
+        raise InputError(
+            f"curvature={type(curvature).__name__}(...) approximates the Hessian of an objective, "
+            f"and {type(lower.equation).__name__} has none; leave curvature out."
+        )
+    return linearise(lower, theta, phi, needed=needed)
+
+
+def _rounding(point: Point, phi: Any) -> Tensor:
+    """What rounding may make of ``|F|``, ``|A' F| / |F| |phi|`` being the size of F's terms."""
+    stretch = norm(point.hessian.exact(point.gradient))
+    size = norm(point.gradient)
+    length = norm(flatten(leaves(phi), point.batch))
+    return torch.where(size > 0, stretch / torch.where(size > 0, size, 1.0), 0.0) * length
+
+
+def _claim(lower: object) -> Claim:
+    if isinstance(lower, Saddle):
+        return ROOT
+    return STATIONARY if is_indefinite(lower) else MINIMISER
 
 
 @dataclass(frozen=True)
@@ -203,10 +250,11 @@ def hypergradient(
         materialize_grads=True,
     )
     direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]
-    indirect, certificate = pull(
-        problem.lower,
+    objective, point = stated(problem.lower, phi)
+    _, indirect, certificate = pull(
+        objective,
         theta,
-        phi,
+        point,
         lambda batch: flatten(cotangent, batch),
         solver=solver,
         curvature=curvature,

@@ -5,7 +5,10 @@ relative to phi does not depend on the units of phi, theta, g or f. It is bounde
 
 - for no product, by ``|<c, H^-1 r>| <= |c| |H^-1 r|`` and ``<c, H^-1 r> = <v, r>``;
 - where that is not enough to tell, by a few steps of conjugate gradients on ``H d = r``, whose
-  iterates grow in length (Hestenes and Stiefel 1952), or by the closed form.
+  iterates grow in length (Hestenes and Stiefel 1952), by the closed form, or, where H is not
+  positive definite, by :func:`hypergrad.linear.gmres.shortest`.
+
+For an equation, F stands for r and ``dF/dphi`` for H.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor
 from hypergrad.guards import may_look
 from hypergrad.implicit.certificate import NEAR
 from hypergrad.implicit.curvature import Point
-from hypergrad.linear.automatic import loosely
+from hypergrad.linear.automatic import least_length
 from hypergrad.linear.operator import Operator
 from hypergrad.linear.solution import Solution
 from hypergrad.linear.vectors import norm
@@ -63,7 +66,7 @@ def newton_step(
         step = share
     else:
         budget = max(1, solution.matvecs // 3)
-        step = torch.maximum(share, _ratio(norm(loosely(point.hessian, r, budget)), length))
+        step = torch.maximum(share, _ratio(least_length(point.hessian, r, budget), length))
     if bool((step > NEAR).any()):
         step = torch.where(_is_rounding(point.hessian, r, slope, length), 0.0, step)
     return step

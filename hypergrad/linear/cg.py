@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,8 @@ from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.cg_single import sweep_single
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
-from hypergrad.linear.operator import LinearMap, Operator
-from hypergrad.linear.preconditioners import Preconditioner, scaled
+from hypergrad.linear.operator import Kind, LinearMap, Operator
+from hypergrad.linear.preconditioners import Preconditioner, prepared, scaled
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import dot
 
@@ -53,6 +54,7 @@ class CG:
             about a second for each of ``max_steps``, and rounds in another order.
     """
 
+    needs: ClassVar[Kind] = Kind.DEFINITE
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int | None = None
@@ -80,10 +82,7 @@ class CG:
     ) -> Solution:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
         product = Operator(apply, damping=self.damping)
-        inverse = self.preconditioner
-        if inverse is not None and isinstance(inverse, Preconditioner):
-            # of no matrix, or of one without entries, there is nothing to estimate
-            inverse = inverse.prepare(product, rhs) if rhs.numel() else None
+        inverse = prepared(self.preconditioner, product, rhs)
         steps = compiled(_sweep) if self.compiled else _sweep
         sweep: Sweep = partial(steps, inverse, self.check_every)
         if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
-from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status, direct
 
 
@@ -29,6 +30,7 @@ class Cholesky:
             over many examples.
     """
 
+    needs: ClassVar[Kind] = Kind.DEFINITE
     rtol: float = 1e-6
     at_once: int = 64
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.linear.krylov import Run, all_ended, check_stopping, iterate
-from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import dot, norm
 
@@ -38,6 +39,7 @@ class MINRES:
         check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
     """
 
+    needs: ClassVar[Kind] = Kind.SYMMETRIC
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int | None = None

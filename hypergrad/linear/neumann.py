@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.linear.operator import LinearMap, Operator
+from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import dot, norm, scale_of
 from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
@@ -21,7 +21,9 @@ class Neumann:
     The same as N steps of ``x <- x + s (b - A x)`` from zero (or from ``start``), and what
     truncated back-propagation through gradient descent computes at its fixed point. With
     ``s <= 1/L`` the residual shrinks by ``1 - 1/kappa`` a step: slower than CG, but linear in b,
-    with no inner product and no division. Takes N products, the last of which gives the residual.
+    with no inner product and no division. For a fixed point's system, ``A = I - dT/dphi'``, s = 1
+    sums ``sum_j (dT/dphi')^j b``, which converges where T contracts near it. Takes N products, the
+    last of which gives the residual.
 
     Attributes:
         step_size: s, below 2/L, or the series diverges (reported, not raised).
@@ -67,7 +69,8 @@ class Neumann:
             length = norm(residual)
             known = length > floor
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
-            curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
+            if product.kind is not Kind.GENERAL:  # of another matrix p'Ap proves nothing
+                curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
             residual = residual - self.step_size * image
         true = norm(b - product.exact(x))
         relative = true / torch.where(size > 0, size, 1.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -13,6 +15,22 @@ from hypergrad.guards import may_look
 
 LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 """``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
+
+
+class Kind(enum.IntEnum):
+    """What is known of a matrix; each kind has the properties of those before it."""
+
+    GENERAL = 0
+    SYMMETRIC = 1
+    DEFINITE = 2
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The two systems of ``[[0, A'], [A, 0]] (a, b) = (c, d)``: ``A' b = c`` and ``A a = d``."""
+
+    transposed: Operator
+    forward: Operator
 
 
 @runtime_checkable
@@ -42,6 +60,9 @@ class Operator:
 
     Attributes:
         form: the closed form, if A has one.
+        kind: what is known of A.
+        transposed: whether A is the transpose of an equation's Jacobian.
+        halves: the systems that A falls into, if it is the matrix of a saddle.
         matvecs: products taken through this object.
     """
 
@@ -52,6 +73,9 @@ class Operator:
         exact: LinearMap | None = None,
         form: HessianForm | None = None,
         damping: float = 0.0,
+        kind: Kind = Kind.DEFINITE,
+        transposed: bool = False,
+        halves: Halves | None = None,
     ) -> None:
         known = apply if isinstance(apply, Operator) else None
         self._product: LinearMap = apply if known is None else known._product
@@ -60,6 +84,9 @@ class Operator:
         self._last: list[tuple[Tensor, tuple[float, float] | None, Tensor, int, int]] = (
             [] if known is None else known._last
         )
+        self.kind: Kind = kind if known is None else known.kind
+        self.transposed: bool = transposed if known is None else known.transposed
+        self.halves: Halves | None = halves if known is None else known.halves
         self._damping = damping
         self.matvecs = 0
 

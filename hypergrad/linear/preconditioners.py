@@ -13,7 +13,7 @@ from hypergrad.errors import InputError
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.vectors import scale_of
 
-__all__ = ["Jacobi", "Nystrom", "Preconditioner"]
+__all__ = ["ApproximateInverse", "Jacobi", "Nystrom", "Preconditioner"]
 
 
 @runtime_checkable
@@ -31,6 +31,18 @@ class Preconditioner(Protocol):
             shaped_as: a tensor with the vectors' shape, dtype and device.
         """
         ...
+
+
+def prepared(
+    preconditioner: Preconditioner | LinearMap | None,
+    product: Operator,
+    rhs: Float[Tensor, "*batch n"],
+) -> LinearMap | None:
+    """The product with the approximate inverse, if there is one."""
+    if preconditioner is None or not isinstance(preconditioner, Preconditioner):
+        return preconditioner
+    # of no matrix, or of one without entries, there is nothing to estimate
+    return preconditioner.prepare(product, rhs) if rhs.numel() else None
 
 
 def scaled(
@@ -106,6 +118,44 @@ class Jacobi:
         scale = scale_of(stack.abs().amax(dim=0))  # the squares neither overflow nor underflow
         error = (stack / scale).std(dim=0) * scale / self.probes**0.5
         return torch.maximum(stack.mean(dim=0).abs(), error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ApproximateInverse:
+    """A given matrix in the place of the inverse of ``A = dF/dphi``, such as an earlier A's.
+
+    Backward's system is that of A', and takes the matrix's transpose; second derivatives and
+    forward mode need A's own. For :class:`GMRES` and :class:`BiCGStab`, which need it neither
+    symmetric nor definite; a bad one costs steps, never the answer.
+
+    Attributes:
+        matrix: ``(n, n)`` for all tasks or ``(*batch, n, n)``, about ``A^-1``.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim < 2 or self.matrix.shape[-1] != self.matrix.shape[-2]:
+            raise InputError(
+                f"ApproximateInverse got a matrix of shape {tuple(self.matrix.shape)}; give (n, n) "
+                "for all tasks, or (*batch, n, n)."
+            )
+
+    def prepare(self, apply: LinearMap, shaped_as: Float[Tensor, "*batch n"]) -> LinearMap:
+        """See :class:`Preconditioner`.
+
+        Raises:
+            InputError: the matrix does not fit the vectors.
+        """
+        n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
+        if self.matrix.shape not in ((n, n), (*batch, n, n)):
+            raise InputError(
+                f"ApproximateInverse has a matrix of shape {tuple(self.matrix.shape)} for vectors "
+                f"of shape {tuple(shaped_as.shape)}; give ({n}, {n}) or {(*batch, n, n)}."
+            )
+        turned = isinstance(apply, Operator) and apply.transposed
+        matrix = (self.matrix.mT if turned else self.matrix).detach().to(shaped_as)
+        return lambda vector: (matrix @ vector[..., None])[..., 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
 from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.linear.vectors import norm
-from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fit
+from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
 from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
 from hypergrad.transforms import transforming
@@ -211,7 +211,7 @@ def descend(
         InputError: the objective can't be used.
         NotFiniteError: the steps diverged.
     """
-    require_fit(solver, lower)
+    require_fitting(solver, lower)
     theta = detach(theta)
     walk = compiled(_walk) if whole else _walk
     phi, memory, taken = walk(solver, indices, lower, theta, detach(phi), tolerance)

@@ -13,7 +13,7 @@ from hypergrad.guards import refuse_not_finite
 from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point, Probe, backtrack
-from hypergrad.lower.minimum import Minimum, require_fit
+from hypergrad.lower.minimum import Minimum, require_fitting
 from hypergrad.objective import Objective
 from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta
@@ -62,7 +62,7 @@ class LBFGS:
             InputError: the objective can't be used.
             NotFiniteError: g or its gradient is NaN or infinite at an accepted point.
         """
-        require_fit(self, lower)
+        require_fitting(self, lower)
         probe = Probe(lower, theta, phi)
         here = probe.start()
         refuse_not_finite(here.gradient, "the gradient where L-BFGS began", per_task=False)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeAlias, cast, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hypergrad.equation import Equation, Gradient, Saddle, paired
 from hypergrad.errors import InputError
 from hypergrad.implicit.active import NonSmooth
-from hypergrad.objective import Objective
+from hypergrad.objective import Objective, is_indefinite
 from hypergrad.tree import Phi, Theta
 
 
@@ -51,8 +53,30 @@ class Particular(LowerSolver, Protocol):
         ...
 
 
-def require_fit(by: LowerSolver, lower: object) -> None:
-    """Raise if the solver is not for this lower objective.
+@runtime_checkable
+class RootSolver(Protocol):
+    """Finds the root of every task's equation; keeps no graph."""
+
+    def find(self, equation: Equation[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
+        """Solve ``F(theta, .) = 0`` from ``phi``; the answer's ``stationarity`` is ``|F|``."""
+        ...
+
+
+def solve(by: LowerSolver | RootSolver, lower: Any, theta: Any, phi: Any) -> Minimum[Any]:
+    """The lower level's solution: of a saddle, the root of its equation, with u = 0."""
+    require_fitting(by, lower)
+    if isinstance(lower, Saddle):
+        found = cast(RootSolver, by).find(lower.equation, theta, phi.phi)
+        return replace(found, phi=paired(found.phi))
+    if is_indefinite(lower):
+        with torch.no_grad():
+            tasks = lower(theta, phi).ndim
+        return cast(RootSolver, by).find(Gradient(lower, tasks), theta, phi)
+    return cast(LowerSolver, by).minimise(lower, theta, phi)
+
+
+def require_fitting(by: object, lower: object) -> None:
+    """Raise if a lower solver is not for this condition.
 
     Solvers for smooth objectives would walk along the bounds and kinks that the start is on, and
     see no other.
@@ -60,11 +84,27 @@ def require_fit(by: LowerSolver, lower: object) -> None:
     Raises:
         InputError: naming both.
     """
-    if isinstance(by, Particular):
+    name = f"the class {by.__name__}" if isinstance(by, type) else type(by).__name__
+    equation = lower.equation if isinstance(lower, Saddle) else lower
+    if isinstance(equation, Equation) or is_indefinite(lower):
+        if isinstance(by, type) or not isinstance(by, RootSolver):
+            kind = type(equation).__name__
+            raise InputError(
+                f"by is {name}, which solves no {kind}; use Anderson or Iteration for a "
+                "FixedPoint, NewtonKrylov or Broyden for any equation (hypergrad.solvers), or "
+                "your own value with find(equation, theta, phi)."
+            )
+    elif isinstance(by, type) or not isinstance(by, LowerSolver):
+        raise InputError(
+            f"by is {name}, which minimises no objective; use GradientDescent, Newton, LBFGS, or "
+            "your own value with minimise(lower, theta, phi). If phi is a root or a fixed point, "
+            "say so: hypergrad.conditions."
+        )
+    elif isinstance(by, Particular):
         by.require(lower)
     elif isinstance(lower, NonSmooth):
         raise InputError(
-            f"{type(by).__name__} minimises smooth objectives, and the lower objective has bounds "
+            f"{name} minimises smooth objectives, and the lower objective has bounds "
             "or kinks; use by=conditions.ProximalGradient(), or a solver of your own with "
             "require(lower)."
         )

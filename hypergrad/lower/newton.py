@@ -15,7 +15,7 @@ from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point as Place
 from hypergrad.lower.line_search import Probe, backtrack
-from hypergrad.lower.minimum import Minimum, require_fit
+from hypergrad.lower.minimum import Minimum, require_fitting
 from hypergrad.objective import Objective
 from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves
@@ -57,7 +57,7 @@ class Newton:
             InputError: the objective can't be used.
             NotFiniteError: g or its gradient is NaN or infinite at an accepted point.
         """
-        require_fit(self, lower)
+        require_fitting(self, lower)
         theta, phi = detach(theta), detach(phi)
         probe = Probe(lower, theta, phi)
         constant = [False] * len(leaves(theta))

@@ -13,7 +13,7 @@ from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.descent import Tolerance, gradient, slope_at_half
-from hypergrad.lower.minimum import Minimum, require_fit
+from hypergrad.lower.minimum import Minimum, require_fitting
 from hypergrad.objective import Objective, evaluate
 from hypergrad.settings import check_max_steps, check_tolerances
 from hypergrad.tree import Phi, Theta, detach, leaves, like
@@ -54,7 +54,7 @@ class TorchOptimiser:
             InputError: the objective can't be used, or the optimiser was made for other tensors.
             NotFiniteError: g is NaN or infinite on the way, or its gradient at the end.
         """
-        require_fit(self, lower)
+        require_fitting(self, lower)
         theta, tolerance = detach(theta), Tolerance(self.rtol, self.atol)
         own = [leaf.detach().clone().requires_grad_() for leaf in leaves(phi)]
         optimiser = self.make(own)

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from hypergrad import CG, Cholesky, LinearSolver, Neumann, Status
 from hypergrad.errors import InputError
+from hypergrad.linear.bicgstab import BiCGStab
+from hypergrad.linear.gmres import GMRES
+from hypergrad.linear.lu import LU
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.operator import Operator
@@ -57,6 +60,13 @@ def nan_product(batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return identity(batch, dtype) * torch.nan
 
 
+GENERAL: dict[str, LinearSolver] = {  # for any matrix; others are in test_general_solvers.py
+    "gmres": GMRES(rtol=1e-4, max_steps=200 * N),
+    "gmres-3": GMRES(rtol=1e-4, max_steps=2000 * N, restart=3),
+    "bicgstab": BiCGStab(rtol=1e-4, max_steps=200 * N),
+    "lu": LU(rtol=1e-2),
+}
+
 PROBLEMS = [
     Problem("identity", identity),
     Problem("twice-identity", twice),
@@ -74,20 +84,21 @@ PROBLEMS = [
         "saddle",
         saddle,
         status=Status.INDEFINITE,
-        but={"minres": Status.CONVERGED, "normal-cg": Status.CONVERGED},
+        but=dict.fromkeys(("minres", "normal-cg", *GENERAL), Status.CONVERGED),
     ),
     Problem(
         "singular-consistent",
         singular,
         2,
-        but={"cholesky": Status.INDEFINITE},  # which needs the inverse, not the equation, to exist
+        # which need the inverse, not the equation's solution, to exist
+        but={"cholesky": Status.INDEFINITE, "lu": Status.STAGNATED},
         in_range=True,
     ),
     Problem(
         "singular-inconsistent",
         singular,
         status=Status.INDEFINITE,
-        but={"minres": Status.STAGNATED, "normal-cg": Status.STAGNATED},
+        but=dict.fromkeys(("minres", "normal-cg", *GENERAL), Status.STAGNATED),
     ),
     Problem("nan", nan_product, status=Status.NOT_FINITE),
 ]
@@ -102,6 +113,7 @@ SOLVERS: dict[str, LinearSolver] = {
     "normal-cg": NormalCG(rtol=1e-4, max_steps=200 * N),
     "cholesky": Cholesky(rtol=1e-2),
     "neumann": Neumann(step_size=0.9, max_steps=2000, rtol=1e-4),
+    **GENERAL,
 }
 
 
@@ -152,7 +164,7 @@ def test_status_residual_and_error(
         assert (solution.curvature <= N * unit).all()
 
 
-@pytest.mark.parametrize("name", sorted(SOLVERS.keys() - {"cholesky"}))
+@pytest.mark.parametrize("name", sorted(SOLVERS.keys() - {"cholesky", "lu"}))
 def test_too_few_steps_are_reported(name: str) -> None:
     solver: Any = SOLVERS[name]
     matrix, b = spd((3,), 100, 1, torch.float64), right_hand_side((3,))
@@ -209,7 +221,7 @@ class Doubling:
 def test_no_unknowns_or_no_tasks_are_solved(name: str, shape: tuple[int, ...]) -> None:
     solver: Any = Woodbury(refinements=1) if name == "woodbury" else SOLVERS[name]
     solvers = [solver]
-    if isinstance(solver, CG | MINRES | NormalCG):
+    if isinstance(solver, CG | MINRES | NormalCG | GMRES | BiCGStab):
         solvers.append(replace(solver, max_steps=3, check_every=None))
     empty = torch.zeros(shape, dtype=torch.float64)
     for way, start in itertools.product(solvers, (None, empty.clone())):

@@ -169,8 +169,8 @@ KIND = Kind(
                 "C07",
                 "the sign of J v, which no residual shows",
                 "implicit.pullback",
-                "[-part for part in point.cross(solution.x)]",
-                "[part for part in point.cross(solution.x)]",
+                "[-part for part in point.cross(v)]",
+                "[part for part in point.cross(v)]",
             ),
             (
                 "C08",

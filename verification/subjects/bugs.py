@@ -134,7 +134,7 @@ def _cg(old: str, new: str) -> Subject:
     return in_source(memory_reduced, ("linear.cg", old, new), ("linear.cg_single", old, new))
 
 
-_CROSS = "gradients = [-part for part in point.cross(solution.x)]"
+_CROSS = "gradients = [-part for part in point.cross(v)]"
 _MEAN = "tasks = max(values.numel(), 1)"
 _SHARE = "(left + right) / tasks"
 
@@ -162,7 +162,7 @@ ALGORITHM = Kind(
                 "implicit.pullback",
                 _CROSS,
                 "from verification.subjects.bugs import transposed_cross\n"
-                "        gradients = [-part for part in transposed_cross(point, solution.x)]",
+                "        gradients = [-part for part in transposed_cross(point, v)]",
             ),
         ),
         Bug(
@@ -277,7 +277,7 @@ ALGORITHM = Kind(
             "M23",
             "v = grad f, no solve",
             "finite steps on Quad",
-            _source("implicit.pullback", _CROSS, _CROSS.replace("solution.x", "rhs")),
+            _source("implicit.pullback", _CROSS, _CROSS.replace("(v)", "(rhs)")),
         ),
         Bug(
             "M24",

@@ -1,0 +1,127 @@
+"""Solvers of roots and fixed points: one table of solvers, batch shapes and precisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergrad import Implicit, argmin
+from hypergrad.conditions import FixedPoint, Root, Stationary
+from hypergrad.solvers import GMRES, Anderson, Broyden, Iteration, NewtonKrylov
+from tests.hypergrad.test_roots import BATCHES, THETA, N, equations, inputs, layer, solution, start
+
+SOLVERS: dict[str, Any] = {
+    "iteration": Iteration(),
+    "damped": Iteration(step_size=0.5),
+    "anderson": Anderson(),
+    "damped-anderson": Anderson(depth=3, damping=0.5),
+    "newton": NewtonKrylov(),
+    "newton-gmres": NewtonKrylov(solver=GMRES(rtol=1e-2)),
+    "broyden": Broyden(),
+    "broyden-3": Broyden(depth=3),
+}
+MAPS = ("iteration", "damped", "anderson", "damped-anderson")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_ends_at_the_solution(name: str, batch: tuple[int, ...], dtype: torch.dtype) -> None:
+    theta = inputs(batch, dtype)
+    states: list[Any] = [FixedPoint(layer, tasks=len(batch))]
+    states += [] if name in MAPS else [Root(equations, tasks=len(batch))]
+    for condition in states:
+        found = SOLVERS[name].find(condition, theta, start(batch, dtype))
+        assert found.converged.tolist() == torch.ones(batch, dtype=torch.bool).tolist()
+        # |phi - phi*| <= |F| / (1 - 0.7), |F| <= 1e-6 (|F(0)| + 2 |F(0) - F(0)|), |F(0)| <= sqrt(N)
+        scale = 50 if isinstance(condition, Root) else 1
+        distance = (found.phi - solution(theta)).norm(dim=-1)
+        rounding = 10 * torch.finfo(dtype).eps
+        assert (distance <= found.stationarity / scale / 0.3 * (1 + 1e-3) + rounding).all()
+        assert (found.stationarity <= 1e-6 * scale * N**0.5).all()
+
+
+def counted(batch: tuple[int, ...]) -> tuple[list[int], Any]:
+    calls = [0]
+
+    def image(theta: Tensor, phi: Tensor) -> Tensor:
+        calls[0] += 1
+        return layer(theta, phi)
+
+    return calls, FixedPoint(image, tasks=len(batch))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_each_task_stops_by_itself(name: str) -> None:
+    """A task of several ends where it ends alone."""
+    theta = inputs((3,))
+    condition = FixedPoint(layer, tasks=1)
+    together = SOLVERS[name].find(condition, theta, start((3,)))
+    for index in range(3):
+        alone = SOLVERS[name].find(FixedPoint(layer), theta[index], start(()))
+        # the same steps, but for the rounding of batched products, grown by 1/(1 - 0.7)
+        assert torch.allclose(together.phi[index], alone.phi, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["anderson", "iteration"])
+def test_a_number_of_steps_is_that_many_evaluations(name: str) -> None:
+    calls, condition = counted(())
+    solver = replace(SOLVERS[name], rtol=0.0, max_steps=7)
+    found = solver.find(condition, THETA, start(()))
+    assert found.converged is None
+    assert found.steps == 7
+    assert calls[0] == 8  # the start, and one after each step
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_too_few_steps_are_not_converged(name: str) -> None:
+    found = replace(SOLVERS[name], max_steps=1).find(FixedPoint(layer), THETA, start(()))
+    assert not bool(found.converged)
+
+
+@pytest.mark.parametrize("name", ["newton", "broyden"])
+def test_no_tolerance_asks_for_round_off(name: str) -> None:
+    found = replace(SOLVERS[name], rtol=0.0).find(FixedPoint(layer), THETA, start(()))
+    assert bool(found.converged)
+    assert found.stationarity < 20 * torch.finfo(torch.float64).eps
+
+
+def test_anderson_needs_no_contraction_and_is_gmres_on_a_linear_map() -> None:
+    """Eigenvalues of T' from -3 to 0.5: iterating diverges; n steps of full depth end it."""
+    matrix = torch.diag(torch.tensor([-3.0, -1.0, 0.2, 0.5, -2.0], dtype=torch.float64))
+    matrix[0, 3] = 1.0
+    condition: Any = FixedPoint(lambda theta, phi: matrix @ phi + theta.sum())
+    found = Anderson(depth=N, max_steps=3 * N, rtol=1e-10).find(condition, THETA, start(()))
+    assert bool(found.converged)
+    assert found.steps <= N + 2  # n in exact arithmetic
+
+
+def test_newton_leaves_a_singular_start_and_says_where_there_is_no_root() -> None:
+    condition: Any = Root(lambda theta, phi: phi.square() - theta.sum().square())
+    found = NewtonKrylov().find(condition, THETA, torch.full((2,), 3.0, dtype=torch.float64))
+    assert bool(found.converged)
+    assert torch.allclose(found.phi.abs(), THETA.sum().abs())
+    nowhere: Any = Root(lambda theta, phi: phi.square() + 1 + 0 * theta.sum())
+    found = NewtonKrylov().find(nowhere, THETA, torch.full((2,), 3.0, dtype=torch.float64))
+    assert not bool(found.converged)
+
+
+def test_a_saddle_is_found_by_newton_and_differentiated() -> None:
+    """``min_x max_y x^2 a/2 - y^2 b/2 + x y - x``: by hand, x = b / (a b + 1)."""
+
+    def game(theta: Tensor, phi: Tensor) -> Tensor:
+        x, y = phi
+        value: Tensor = theta[0] * x * x / 2 - theta[1] * y * y / 2 + x * y - x
+        return value
+
+    theta = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(2, dtype=torch.float64)
+    x, y = argmin(Stationary(game), theta, zero, by=NewtonKrylov(), adjoint=Implicit())
+    assert torch.allclose(torch.stack([x, y]).detach(), torch.tensor([3.0, 1.0]).double() / 7)
+    (got,) = torch.autograd.grad(x, theta)
+    # d x / d a = -b^2 / (a b + 1)^2, d x / d b = 1 / (a b + 1)^2
+    assert torch.allclose(got, torch.tensor([-9.0, 1.0], dtype=torch.float64) / 49)
