@@ -1,4 +1,4 @@
-"""What hypergrad promises, the exact answers it is held to, and the bugs that would be noticed.
+"""Promises of hypergrad, the exact answers it is held to, and the bugs that would be noticed.
 
 families    bilevel problems whose minimisers and derivatives are known (theory.md, section 1)
 oracles     their exact hypergradients in NumPy alone, and how far rounding may move them

@@ -11,7 +11,7 @@ import torch
 from tests.verification.detection import check
 from verification.claims.observed import DivergedError, observe
 from verification.claims.warm_starts import strongly_convex
-from verification.oracles import finite, gradient
+from verification.oracles import finite_steps, gradient
 from verification.oracles.outer import affine, outer_constants, value
 from verification.problems import LC, Quad
 from verification.problems import drawn as instances
@@ -50,7 +50,7 @@ def test_what_a_subject_computed_can_be_observed() -> None:
         "step_size": 0.9 / instance.family.constants(instance.theta).smoothness.max(),
     }
     at = (instance.theta, instance.phi0, instance.v0)
-    exact = finite(instance.family, *at, **counts)
+    exact = finite_steps(instance.family, *at, **counts)
     seen = observe(memory_reduced, instance.family.bilevel(), *at, **counts)
     # well-conditioned: theory.md, section 6, with kappa = 20 and a margin of ten
     for got, wanted in ((seen.h, exact.mean), (seen.phi, exact.phi), (seen.v, exact.v)):
@@ -87,7 +87,7 @@ def test_the_affine_map_is_what_finitely_many_steps_compute() -> None:
     maps = affine(family, instance.phi0, steps=5, step_size=step_size)
     cold = np.zeros_like(instance.v0)
     for theta in np.random.default_rng(0).standard_normal((4, 3)):
-        exact = finite(
+        exact = finite_steps(
             family, theta, instance.phi0, cold, steps=5, max_steps=4, step_size=step_size
         )
         assert np.allclose(maps.H @ theta - maps.d, exact.tasks, rtol=1e-10, atol=1e-10)

@@ -10,7 +10,7 @@ from hypergrad.theory import Proven, a_priori_bound
 from tests.verification.detection import check
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import cases, sharp
-from verification.oracles import adjoint, finite, gradient
+from verification.oracles import adjoint, finite_steps, gradient
 from verification.oracles.bounds import a_posteriori, a_priori
 from verification.problems.base import norm
 
@@ -36,7 +36,7 @@ def test_both_bounds_are_attained_on_sharp_problems(seed: int) -> None:
     step_size = 0.6 / float(family.constants(theta).smoothness.max())
     counts = {"steps": 4, "max_steps": 1}
     cold = np.zeros_like(instance.v0)
-    end = finite(family, theta, instance.phi0, cold, **counts, step_size=step_size)
+    end = finite_steps(family, theta, instance.phi0, cold, **counts, step_size=step_size)
     error = float(np.linalg.norm(end.mean - gradient(family, theta)))
     before = a_priori(family, theta, instance.phi0, None, **counts, step_size=step_size)
     after = a_posteriori(family, theta, end.phi, end.v)

@@ -6,7 +6,7 @@ import torch
 
 from hypergrad import Bilevel
 from verification.claims.exact_arithmetic import exact_arithmetic, rounded
-from verification.oracles import adjoint, finite, gradient, rational, tolerance
+from verification.oracles import adjoint, finite_steps, gradient, rational, tolerance
 from verification.oracles import enclosures as balls
 from verification.problems import LC, Quad
 from verification.problems import drawn as instances
@@ -57,14 +57,16 @@ def test_rational_krylov_ends_where_the_space_does() -> None:
     assert isinstance(family, Quad)
     # alpha is special in nothing: phi_0 is the float minimiser, and K = 0
     for v0 in (drawn.v0, np.zeros_like(drawn.v0)):
-        answer = rational.finite(
+        answer = rational.finite_steps(
             family, theta, family.minimiser(theta), v0, steps=0, max_steps=9, step_size=0.5
         )
         assert rational.distance(gradient(family, theta), answer) < tolerance(family, theta)
-    still = rational.finite(
+    still = rational.finite_steps(
         family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125
     )
-    floats = finite(family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125)
+    floats = finite_steps(
+        family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125
+    )
     assert rational.distance(floats.mean, still) < 1e-11 * rational.norm(still)
 
 
@@ -133,4 +135,4 @@ def in_float32(
 def test_exact_arithmetic_notices_single_precision(seed: int) -> None:
     evidence = exact_arithmetic(in_float32, seed)
     assert not evidence.holds, str(evidence)
-    assert "float64" in evidence.where or "finite" in evidence.where
+    assert "float64" in evidence.where or "finite_steps" in evidence.where

@@ -15,5 +15,5 @@ def register() -> None:
 
 
 def examples(ci: int) -> int:
-    """How many examples a test draws that needs `ci` of them: ten times that in `thorough`."""
+    """Number of examples for a test that needs `ci` of them: ten times that in `thorough`."""
     return round(ci * settings().max_examples / CI_EXAMPLES)

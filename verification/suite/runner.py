@@ -83,7 +83,7 @@ class Cell:
         shown: number of seeds that the claim was shown the bug with.
         noticed: number of seeds for which the claim noticed.
         ratio: the least error/tolerance.
-        reason: why the bug could not be planted; empty if it was.
+        reason: error message if the bug could not be planted; empty if it was.
     """
 
     claim: str
