@@ -140,4 +140,4 @@ def test_a_run_on_source_with_a_bug_fails_and_names_the_claim(tmp_path: Path) ->
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"FAILS: claim {bug.claim} fails for 60 of 60 seeds" in done.stdout
+    assert f"FAILS: claim {bug.claim} fails for 30 of 30 seeds" in done.stdout
