@@ -70,13 +70,13 @@ def check(
 ) -> Report:
     """Examine a problem at a point, and say what to do about it.
 
-    *Is this hypergradient right?* Asks, causes before effects: whether the library can take the
-    inputs; captures; unused variables; state that a call changes; determinism; independence of the
+    "Is this hypergradient right?" looks at causes before effects: inputs that the library can't
+    take; captures; unused variables; state that a call changes; determinism; independence of the
     tasks; kinks; the gradient of g and the symmetry of its Hessian; curvature; a closed form, if
     there is one; how converged phi is; the adjoint solve; and the hypergradient, against central
     differences of ``theta -> mean_i f_i(theta, phi_i*(theta))`` and against dense linear algebra.
 
-    *Do the theorems apply here?* Takes upper steps, estimates the constants of theory.md at each,
+    "Do the theorems apply here?" takes upper steps, estimates the constants of theory.md at each,
     says which assumptions hold there, recommends K and N, and measures the error with them.
 
     A bad problem does not raise, it is reported. Tensors that an objective changes are restored
