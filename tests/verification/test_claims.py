@@ -42,14 +42,14 @@ def test_softmax_heads_notice() -> None:
         assert not all(evidence.holds for evidence in found), bug
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(8))
 @given(quads(p=(1, 4), q=(1, 6), condition=100.0, batch=batches(largest=2)))
 def test_finite_steps_on_quad_in_any_batch_shape(drawn: Instance) -> None:
     evidence = against_finite_oracle("any batch", memory_reduced, drawn)
     assert evidence.holds, str(evidence)
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(8))
 @given(lcs(p=(1, 4), q=(1, 6), condition=100.0, batch=batches(largest=2)))
 def test_finite_steps_on_lc_in_any_batch_shape(drawn: Instance) -> None:
     evidence = against_finite_oracle("any batch", memory_reduced, drawn)
