@@ -50,7 +50,7 @@ def search(
     Raises:
         MetalearnError: a run can't be made, or the folder holds runs with other settings.
         Stopped: by a signal; the same call goes on.
-        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+        hypergrad.errors.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
     seed = next(number for number in itertools.count() if number not in seeds)
     short = asked.replace(

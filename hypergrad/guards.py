@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -154,17 +155,18 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
 
 
 def refuse_where(bad: Tensor, what: str) -> None:
-    """:func:`refuse_not_finite` for who knows which tasks, ``(*batch,)``, have such a value."""
+    """Raise for the tasks marked in ``bad``, ``(*batch,)``; under `deferred`, at its end."""
+    # no function defined here: the type checker of tests would wrap one at each call
+    refuse(bad.any(), partial(_not_finite, bad, what))
 
-    def error() -> NotFiniteError:
-        where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
-        more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
-        return NotFiniteError(
-            f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of "
-            "zero; and for a lower solver that diverged (its step size must stay below 2/L)."
-        )
 
-    refuse(bad.any(), error)
+def _not_finite(bad: Tensor, what: str) -> NotFiniteError:
+    where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
+    more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
+    return NotFiniteError(
+        f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of "
+        "zero; and for a lower solver that diverged (its step size must stay below 2/L)."
+    )
 
 
 def _index(mask: Tensor) -> int | tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,11 +66,11 @@ class LiveBytes(TorchDispatchMode):
         if key in self._alive:
             return
         size = storage.nbytes() if made else 0
-
-        def freed(_: object) -> None:
-            del self._alive[key]
-            self.now -= size
-
-        self._alive[key] = weakref.ref(storage, freed)
+        # no function defined here: the type checker of tests would wrap one at each call
+        self._alive[key] = weakref.ref(storage, partial(self._freed, key, size))
         self.now += size
         self.peak = max(self.peak, self.now)
+
+    def _freed(self, key: int, size: int, _: object) -> None:
+        del self._alive[key]
+        self.now -= size

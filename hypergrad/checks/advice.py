@@ -43,13 +43,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of a choice.
+    """Measured error of a choice.
 
     Attributes:
         choice: the steps.
         error: ``|h - reference|`` at the worst upper iterate, as a share of the largest
             hypergradient on the trajectory; infinite if it diverged, NaN if it was not tried.
-        note: why there is no number; else empty.
+        note: reason if there is no number; else empty.
     """
 
     choice: Choice
@@ -64,7 +64,7 @@ class Advice:
     Attributes:
         plan: K, N and the lower step size; its bound is one on each task's error.
         upper_step_size: ``1/L_F`` with the largest L_F met between upper iterates.
-        constants: what the plan was made of: the worst of the trajectory.
+        constants: worst constants of the trajectory, which the plan was made from.
     """
 
     plan: Plan
@@ -139,7 +139,7 @@ def measure(bilevel: Bilevel[Any, Any], trajectory: Trajectory, choice: Choice) 
 def choices(
     advice: Advice | None, steps: int | None, max_steps: int | None, step_size: float | None
 ) -> list[Choice]:
-    """What is measured: the recommendation, a quarter of it, and the user's own choice."""
+    """Choices to be measured: the recommendation, a quarter of it, and the user's own."""
     found: list[Choice] = []
     if advice is not None:
         K, N, alpha = advice.plan.steps, advice.plan.max_steps, advice.plan.step_size

@@ -1,4 +1,4 @@
-"""Which assumptions of the theory hold on a user's problem, as far as a trajectory can show."""
+"""Assumptions of the theory, put to a user's problem as far as a trajectory can show them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _bounded(name: str, values: Sequence[float], remedy: str) -> Finding:
 
 
 def grows(values: Sequence[float]) -> bool:
-    """Whether a constant grew by `GROWTH` without levelling off.
+    """True if a constant grew by `GROWTH` without levelling off.
 
     A heuristic, and named as such in the documentation: no finite trajectory proves growth.
     """

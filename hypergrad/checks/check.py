@@ -23,7 +23,7 @@ _Question: TypeAlias = Callable[[Problem], list[Finding]]
 
 
 def _solve(problem: Problem) -> list[Finding]:
-    """Where what follows is asked; whether it is a minimiser is asked later."""
+    """Find the phi for the questions that follow; a later one asks if it is a minimiser."""
     problem.solve()
     return []
 
@@ -70,13 +70,13 @@ def check(
 ) -> Report:
     """Examine a problem at a point, and say what to do about it.
 
-    *Is this hypergradient right?* Asks, causes before effects: whether the library can take the
-    inputs; captures; unused variables; state that a call changes; determinism; independence of the
+    "Is this hypergradient right?" looks at causes before effects: inputs that the library can't
+    take; captures; unused variables; state that a call changes; determinism; independence of the
     tasks; kinks; the gradient of g and the symmetry of its Hessian; curvature; a closed form, if
     there is one; how converged phi is; the adjoint solve; and the hypergradient, against central
     differences of ``theta -> mean_i f_i(theta, phi_i*(theta))`` and against dense linear algebra.
 
-    *Do the theorems apply here?* Takes upper steps, estimates the constants of theory.md at each,
+    "Do the theorems apply here?" takes upper steps, estimates the constants of theory.md at each,
     says which assumptions hold there, recommends K and N, and measures the error with them.
 
     A bad problem does not raise, it is reported. Tensors that an objective changes are restored
@@ -85,14 +85,14 @@ def check(
     Args:
         problem: f and g.
         theta: upper variable.
-        phi: where the lower solver starts; leading dimensions = tasks.
-        at_minimiser: whether phi is the minimiser of ``g(theta, .)`` that hypergradients will be
-            taken at. If not, it is found from phi by Newton's method.
+        phi: start of the lower solver; leading dimensions = tasks.
+        at_minimiser: True if phi is the minimiser of ``g(theta, .)`` that hypergradients will be
+            taken at. If False, Newton's method finds the minimiser, starting at phi.
         solver: as it will be used for the adjoint; None means ``CG(rtol=sqrt(eps))``.
         accuracy: relative error of the hypergradient that you can live with.
         size_limit: dense matrices are used up to this many unknowns (a task's, for the solves and
             the eigenvalues; all tasks', for the dense oracle).
-        seed: of the random probes.
+        seed: seed of the random probes.
         upper_steps: length of the trajectory of theta; 0 looks at the theta given alone.
         upper_step_size: as you train; None moves theta by a tenth of its size in the first step.
         steps: your K, to be measured beside the recommended one.

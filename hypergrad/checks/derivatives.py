@@ -1,4 +1,4 @@
-"""What g's derivatives in phi are: of all of phi, without a kink, and those of g's values."""
+"""Questions on g's derivatives in phi: every entry matters, no kink, derivatives of g's values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REACHES = (2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 
 
 def examine_use(problem: Problem) -> list[Finding]:
-    """Whether every entry of phi changes g, here or at a random phi nearby."""
+    """Ask if every entry of phi changes g, here or at a random phi nearby."""
     vector, length = problem.vector, problem.length()
     reach = (vector.abs() + length[..., None] / math.sqrt(vector.shape[-1])) / 10
     unused = torch.ones_like(vector, dtype=torch.bool)
@@ -50,7 +50,7 @@ def examine_use(problem: Problem) -> list[Finding]:
 
 
 def examine_kink(problem: Problem) -> list[Finding]:
-    """Whether g's gradient jumps near phi; where g ends there, all is asked at the start."""
+    """Ask if g's gradient jumps near phi; where g ends there, go back to the start."""
     try:
         return [_kink(problem)]
     except NotFiniteError as error:
@@ -62,7 +62,7 @@ def examine_kink(problem: Problem) -> list[Finding]:
 
 
 def _kink(problem: Problem) -> Finding:
-    """How far g's gradient jumps near phi, relative to its size.
+    """Jump of g's gradient near phi, relative to its size.
 
     On the way from ``phi - s u`` to ``phi + s u`` it changes by ``2 s H u`` and a term of order s^3
     if g is smooth, but by a constant across a kink, however small s. The limit is half of the
@@ -105,7 +105,7 @@ def _kink(problem: Problem) -> Finding:
 
 
 def examine_derivatives(problem: Problem) -> list[Finding]:
-    """Whether autodiff's gradient is a derivative, and its Hessian symmetric."""
+    """Ask if autodiff's gradient is a derivative, and its Hessian symmetric."""
     gradient = _gradient(problem)
     return [gradient, _symmetry(problem, gradient.verdict is Verdict.OK)]
 

@@ -1,4 +1,4 @@
-"""Whether the hypergradient is the derivative of ``theta -> mean_i f_i(theta, phi_i*(theta))``."""
+"""Central differences of ``theta -> mean_i f_i(theta, phi_i*(theta))`` beside the hypergradient."""
 
 from __future__ import annotations
 

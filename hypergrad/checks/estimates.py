@@ -32,7 +32,7 @@ TASKS = 16
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was met at one upper iterate, for the worst task (theory.md, section 0).
+    """Estimates of constants at one upper iterate, for the worst task (theory.md, section 0).
 
     Attributes:
         mu: least eigenvalue of H met between phi0 and the minimiser.

@@ -13,7 +13,7 @@ WIDTH = 100
 
 
 class Verdict(enum.Enum):
-    """How a question was answered."""
+    """Answer to a question."""
 
     OK = "ok"
     FAULT = "FAULT"
@@ -25,12 +25,12 @@ class Finding:
     """One row of the report.
 
     Attributes:
-        name: of the question.
+        name: the question's name.
         verdict: its answer.
         measured: the number that was compared; NaN where there is none.
-        limit: what it must not exceed, derived from the precision and the problem's own constants.
-        evidence: what was measured, or the library's own error message, or why it was not asked.
-        remedy: what to do if it is a fault: a clause that begins with a verb.
+        limit: largest `measured` that is no fault, derived from the precision and the problem.
+        evidence: words for `measured`, the library's error message, or the reason for not asking.
+        remedy: advice if it is a fault: a clause that begins with a verb.
     """
 
     name: str
@@ -87,5 +87,5 @@ def table(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _reason(finding: Finding) -> str:
-    """Why a question was not asked; empty if it was."""
+    """Reason for not asking a question; empty if it was asked."""
     return finding.evidence if finding.verdict is Verdict.SKIPPED else ""

@@ -1,4 +1,4 @@
-"""Whether the hypergradient at phi can be trusted: converged phi, solved adjoint, dense oracle."""
+"""Questions on the hypergradient at phi: converged phi, solved adjoint, dense oracle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ELSEWHERE = (
 
 
 def examine_phi(problem: Problem) -> list[Finding]:
-    """How far phi is from the minimiser, and what one Newton step changes."""
+    """Distance of phi from the minimiser, and the change by one Newton step."""
     remedy = _MORE if problem.at_minimiser else _ELSEWHERE
     if problem.unsolved:
         return [state(CONVERGED, False, problem.unsolved, remedy)]

@@ -1,4 +1,4 @@
-"""Whether the library can take the problem at all: its own refusals, as findings."""
+"""Refusals by the library, as findings: the problem may be one that it cannot take."""
 
 from __future__ import annotations
 

@@ -76,26 +76,26 @@ def exact_solver(unknowns: int, eps: float, size_limit: int) -> LinearSolver:
 
 @dataclass(slots=True, kw_only=True)
 class Problem:
-    """What is examined, and how.
+    """Problem under examination, with the settings and what is known so far.
 
     Attributes:
         bilevel: f and g, as given.
         theta: upper variable.
         start: phi as given.
-        at_minimiser: whether the phi given is the minimiser.
-        given_solver: for the adjoint system; None means CG to half of the digits.
+        at_minimiser: True if the phi given is the minimiser.
+        given_solver: solver of the adjoint system; None means CG to half of the digits.
         accuracy: relative error of the hypergradient that its user can live with.
-        size_limit: up to how many unknowns dense matrices are used.
-        generator: of every random probe.
-        phi: where derivatives are examined; the minimiser once :meth:`solve` has found it.
+        size_limit: number of unknowns up to which dense matrices are used.
+        generator: source of every random probe.
+        phi: point for the derivatives; the minimiser once :meth:`solve` has found it.
         batch: the tasks' dimensions, once known.
-        trusted: what later checks may differentiate: g without its closed form if that is wrong.
+        trusted: objectives for later checks: g without its closed form if that is wrong.
         smallest: ``(*batch,)`` least absolute eigenvalue of the Hessian at phi, once known.
         largest: ``(*batch,)`` largest absolute eigenvalue, once known.
-        definite: whether no task's Hessian is known to have a negative eigenvalue.
-        obstacle: why the Hessian can't be inverted; empty if it can.
-        solved: how phi was found, in words.
-        unsolved: why phi is no minimiser; empty if nothing went wrong.
+        definite: True as long as no task's Hessian is known to have a negative eigenvalue.
+        obstacle: reason if the Hessian can't be inverted; else empty.
+        solved: origin of phi, in words.
+        unsolved: reason if phi is no minimiser; else empty.
     """
 
     bilevel: Bilevel[Any, Any]
@@ -235,7 +235,7 @@ def flat(tree: Tree) -> Tensor:
 
 
 def noise(function: Callable[[float], Tensor], step: float) -> Tensor:
-    """How much rounding is in a smooth function's values, measured and not assumed.
+    """Rounding in a smooth function's values, measured and not assumed.
 
     Over seven points so close that the function is a line there, its fourth to sixth differences
     are made of rounding alone; the k-th has the variance ``(2k)!/(k!)^2`` of a value's own

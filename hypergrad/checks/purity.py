@@ -1,4 +1,4 @@
-"""Whether an objective is a function: it leaves no trace, and two evaluations agree."""
+"""Questions on purity: an objective leaves no trace, and two evaluations agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REPEATS = 8
 
 @dataclass(slots=True)
 class Trace:
-    """What an evaluation did beside returning a value.
+    """Side effects of an evaluation.
 
     Attributes:
         written: tensors from before the evaluation that it changed in place, with their values
@@ -72,7 +72,7 @@ class _Watch(TorchDispatchMode):
         return result
 
     def _meet(self, tensor: Tensor, *, made: bool) -> bool:
-        """Whether the evaluation made this tensor."""
+        """True if the evaluation made this tensor."""
         if tensor.layout != torch.strided:
             return made
         storage = tensor.untyped_storage()

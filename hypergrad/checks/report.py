@@ -40,17 +40,17 @@ class Report:
 
     @property
     def right(self) -> bool:
-        """Whether nothing is wrong with the hypergradient."""
+        """True if nothing is wrong with the hypergradient."""
         return not faults(self.findings)
 
     @property
     def applies(self) -> bool:
-        """Whether no assumption of the theorems was seen to fail."""
+        """True if no assumption of the theorems was seen to fail."""
         return bool(self.assumptions) and not faults(self.assumptions)
 
     @property
     def passed(self) -> bool:
-        """Whether both questions are answered by yes."""
+        """True if both questions are answered by yes."""
         return self.right and self.applies
 
     @property

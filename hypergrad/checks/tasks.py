@@ -1,4 +1,4 @@
-"""Whether tasks are independent: nothing of task i may depend on task j's phi."""
+"""Independence of tasks: nothing of task i may depend on task j's phi."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _MISSED = (
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was met along a trajectory of theta.
+    """Observations along a trajectory of theta.
 
     Attributes:
         findings: one for each assumption, and one for the recommended steps.
@@ -125,7 +125,7 @@ def survey(
         steps: the user's K.
         max_steps: the user's N.
         step_size: the user's lower step size; None for the recommended one.
-        seed: of the random probes.
+        seed: seed of the random probes.
 
     Raises:
         InputError: the objectives can't be used.

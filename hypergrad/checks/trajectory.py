@@ -29,7 +29,7 @@ class Visit:
         phi: the minimiser to round-off, a tree like phi0.
         v: ``(*batch, n)`` the adjoint there; zero where H is not positive definite.
         grad: ``(p,)`` the reference hypergradient.
-        value: of the upper objective's mean.
+        value: mean of the upper objective over the tasks.
         stationarity: the worst task's ``|d g/d phi|`` at phi.
     """
 
@@ -48,8 +48,8 @@ class Trajectory:
 
     Attributes:
         visits: in order; the first is the user's theta.
-        step_size: of the upper level, eta.
-        broken: what ended the trajectory early; empty if nothing did.
+        step_size: upper step size, eta.
+        broken: reason if the trajectory ended early; else empty.
     """
 
     visits: tuple[Visit, ...]
@@ -75,9 +75,9 @@ def travel(
 
     Args:
         bilevel: f and g.
-        theta: where to begin.
+        theta: start of the trajectory.
         phi0: the start of every lower solve.
-        steps: how many upper steps.
+        steps: number of upper steps.
         step_size: eta; None takes one that first moves theta by a tenth of its size (or of 1).
         size_limit: adjoint systems are solved densely up to this many unknowns of a task.
     """

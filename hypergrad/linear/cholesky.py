@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -80,9 +81,9 @@ def dense(
         return shaped_as.new_zeros(*batch, 0, 0)
     units = _eye(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
 
-    def column(unit: Tensor) -> Tensor:
-        return apply(unit.clone())  # which the map may write into
-
+    # The map may write into what it gets. partial: the tests' type checker wraps a function that
+    # is defined here at each call.
+    column = partial(_column, apply)
     if noting() is None:  # a check that waits must not hold a vectorised value
         try:
             together: Tensor = torch.vmap(column, out_dims=-1, chunk_size=at_once)(units)
@@ -90,6 +91,10 @@ def dense(
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
     return torch.stack([column(unit) for unit in units], dim=-1)
+
+
+def _column(apply: LinearMap, unit: Tensor) -> Tensor:
+    return apply(unit.clone())
 
 
 def _eye(shaped_as: Tensor) -> Tensor:

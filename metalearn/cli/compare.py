@@ -23,7 +23,7 @@ def compare(config: CompareConfig, *, console: Console) -> None:
     Raises:
         MetalearnError: a run can't be made, or the folder holds runs with other settings.
         Stopped: by a signal; the same command goes on.
-        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+        hypergrad.errors.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
     if config.settings.run.dry_run:
         raise ConfigError("dry_run was given with compare: give it to `metalearn train`.")
@@ -48,7 +48,7 @@ def ensure(asked: TrainConfig, *, console: Console) -> None:
     Raises:
         MetalearnError: the run can't be made, or the folder holds one with other settings.
         Stopped: by a signal; the same call goes on.
-        hypergrad.HypergradError: a lower level, or the adjoint on it, is not finite.
+        hypergrad.errors.HypergradError: a lower level, or the adjoint on it, is not finite.
     """
     folder = asked.run.folder
     if folder is None or not (folder / CONFIG).exists():

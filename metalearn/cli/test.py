@@ -33,7 +33,7 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
         MetalearnError: the run can't be read, its files are not those the result was computed from,
             a setting can't work, the file can't be written; or a recorded number or setting does
             not come out again (RunError, with what else differs between then and now).
-        hypergrad.HypergradError: the lower level is not finite.
+        hypergrad.errors.HypergradError: the lower level is not finite.
     """
     run = Run(config.run)
     settings, recorded = _asked(config, run.config()), run.result()

@@ -64,7 +64,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> None:
         Stopped: by SIGINT or SIGTERM, with the state saved.
         RankError: on all of several ranks, what one of them raised.
         LostRankError: a rank hangs or is gone.
-        hypergrad.HypergradError: the lower level, or the adjoint on it, can't be used.
+        hypergrad.errors.HypergradError: the lower level, or the adjoint on it, can't be used.
     """
     console = console or Console()
     again: Run | None = None

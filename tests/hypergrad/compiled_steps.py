@@ -19,7 +19,7 @@ from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import Hessian
 from hypergrad.objectives import SoftmaxRegression
 
-TASKS, EXAMPLES, CLASSES, STEPS, L2 = 3, 6, 3, 3, 0.1
+TASKS, EXAMPLES, FEATURES, CLASSES, STEPS, L2 = 3, 6, 4, 3, 3, 0.1
 Answer = tuple[Tensor, Tensor, Certificate]
 
 
@@ -78,7 +78,7 @@ def compare(features: int) -> dict[str, object]:
 def refusals() -> dict[str, str]:
     """Autodiff within a loop; and more numbers of steps than torch compiles a loop for."""
     told = {}
-    lower, theta, start = problem(4, 0)
+    lower, theta, start = problem(FEATURES, 0)
     try:
         GradientDescent(max_steps=1, step_size=0.1, compiled=True).minimise(
             lambda x, w: lower(x, w), theta, start
@@ -106,5 +106,5 @@ def refusals() -> dict[str, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {"alone": compare(4), "span": compare(40), "refusals": refusals()}
+    found = {"steps": compare(FEATURES), "refusals": refusals()}
     sys.stdout.write(json.dumps(found))

@@ -43,7 +43,7 @@ def certified(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_accepted_is_within_its_share(family: str) -> None:
     rng = np.random.default_rng(1)
-    for _ in range(4):
+    for _ in range(2):
         with remembered_minimisers():
             instance = FAMILIES[family](rng, 4, 5)
             nu = float(10 ** rng.uniform(-3, -0.1))

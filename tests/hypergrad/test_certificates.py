@@ -1,4 +1,4 @@
-"""Theorems A and B: no violation in 10,000 problems, equality where they are sharp, no deaf test.
+"""Theorems A and B: no violation in 4,000 problems, equality where they are sharp, no deaf test.
 
 Run with -s to read violations and tightness.
 """
@@ -18,7 +18,7 @@ from hypergrad.theory.planning import a_priori_bound
 from tests.hypergrad.bounds import FAMILIES, Run, constants_of, draw_run, remembered_minimisers
 from verification.subjects.planting import SourceBug, planted
 
-BATCHES, TASKS = 50, 50  # for each of four families
+BATCHES, TASKS = 20, 50  # for each of four families
 
 
 def value(bound: Proven | Estimated) -> Tensor:
@@ -49,7 +49,7 @@ def a_priori(run: Run) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_violation_in_2500_problems(family: str) -> None:
+def test_no_violation_in_1000_problems(family: str) -> None:
     rng = np.random.default_rng(list(FAMILIES).index(family))
     violations = {"A": 0, "B": 0}
     tightness: dict[str, list[Tensor]] = {"A": [], "B": []}

@@ -101,7 +101,7 @@ def test_no_false_alarm_over_random_problems() -> None:
         [
             sys.executable,
             "-c",
-            "from tests.hypergrad.test_check_alarms import alarms; print(alarms(range(200)))",
+            "from tests.hypergrad.test_check_alarms import alarms; print(alarms(range(60)))",
         ],
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -111,4 +111,4 @@ def test_no_false_alarm_over_random_problems() -> None:
     assert done.returncode == 0, done.stderr
     found, compared = ast.literal_eval(done.stdout)
     assert not found
-    assert compared >= 190  # the rest has too much rounding to tell
+    assert compared >= 55  # the rest has too much rounding to tell

@@ -91,13 +91,6 @@ def test_the_recorded_test_is_reproduced_exactly(
     assert f"{100 * result.accuracy:.2f} ± {100 * result.interval:.2f} %" in said
 
 
-def test_training_again_gives_the_same_weights(finished: Path, tmp_path: Path) -> None:
-    main(["train", f"--run={tmp_path / 'again'}", *SMALL])
-    again, first = Run(tmp_path / "again").weights(), Run(finished).weights()
-    assert again.keys() == first.keys()
-    assert all(torch.equal(again[name], first[name]) for name in first)
-
-
 def test_the_papers_preset_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(
         [
@@ -123,13 +116,16 @@ def test_a_lower_level_that_is_not_solved_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # With next to no regulariser the Hessian of separable data is next to singular.
-    main(["train", f"--run={tmp_path / 'run'}", *SMALL, "--l2=1e-7"])
+    short = ["--steps=2", "--validation-episodes=2", "--test-episodes=2"]
+    names = {setting.partition("=")[0] for setting in short}
+    rest = [setting for setting in SMALL if setting.partition("=")[0] not in names]
+    main(["train", f"--run={tmp_path / 'run'}", *rest, *short, "--l2=1e-7"])
     said = capsys.readouterr().out
     certificate = Run(tmp_path / "run").result().certificate
     assert certificate is not None
     failed = certificate["failed"]
     assert failed > 0
-    assert f"{failed} of 12 tasks FAILED ({certificate['lower_failed']} lower levels" in said
+    assert f"{failed} of 4 tasks FAILED ({certificate['lower_failed']} lower levels" in said
     assert "worst failure" in said
     assert re.search(r"tasks failed \d", said)  # the progress lines say so as it happens
 

@@ -12,6 +12,7 @@ import torch
 
 from hypergrad import CG, GradientDescent, Implicit, Woodbury
 from metalearn.config.choices import MethodName
+from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError
 from metalearn.methods import LinearHeads
@@ -19,7 +20,6 @@ from metalearn.methods import overrides as adjust
 from metalearn.methods.overrides import describe, numbers
 from metalearn.training.budget import evaluation_bytes, predicted_bytes
 from metalearn.training.state import Training
-from tests.metalearn.commands import SMALL
 
 
 def test_both_loops_are_compiled_and_nothing_else_changes() -> None:
@@ -74,7 +74,13 @@ def test_testing_after_other_steps_is_not_compiled() -> None:
 
 def test_a_compiled_run_is_counted_operation_by_operation() -> None:
     plain = TrainConfig().replace(
-        method="memory-reduced", lower_steps=2, adjoint_steps=2, filters=4
+        method="memory-reduced",
+        lower_steps=2,
+        adjoint_steps=2,
+        filters=4,
+        tasks_per_step=2,
+        train=EpisodeShape(way=3),
+        test=EpisodeShape(way=2, query=1),
     )
     counted = []
     for config in (plain, plain.replace(compiled=True)):
@@ -86,9 +92,12 @@ def test_a_compiled_run_is_counted_operation_by_operation() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, g++")
 def test_another_process_reproduces_a_compiled_run(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    settings = ["--method=memory-reduced", "--lower-steps=2", "--adjoint-steps=2", "--compiled"]
-    for arguments in (["train", "--run", run, *SMALL, *settings], ["evaluate", run]):
+    # batches of two tasks everywhere: one program for each loop
+    settings = ["--steps=1", "--validate-every=1", "--validation-episodes=2", "--test-episodes=2"]
+    settings += ["--filters=4", "--tasks-per-step=2", "--train.way=5", "--threads=1"]
+    settings += ["--method=memory-reduced", "--lower-steps=2", "--adjoint-steps=2", "--compiled"]
+    for arguments in (["train", "--run", run, *settings], ["evaluate", run]):
         command = [sys.executable, "-m", "metalearn", *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
-    assert "reproduced exactly: all 30 episodes" in ended.stdout
+    assert "reproduced exactly: all 2 episodes" in ended.stdout

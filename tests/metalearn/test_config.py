@@ -203,7 +203,8 @@ def test_a_file_gives_settings_and_the_command_line_overrides(
     assert settings(path) == TrainConfig().replace(
         method="memory-reduced", lower_steps=7, train=EpisodeShape(way=3, shot=1, query=2), steps=4
     )
-    main(["train", "--config", str(path), "--steps=9", "--dry-run", "--filters=4"])
+    small = ["--filters=4", "--adjoint-steps=1", "--test.way=2", "--test.query=1", "--threads=1"]
+    main(["train", "--config", str(path), "--steps=9", "--dry-run", *small])
     said = capsys.readouterr().out
     assert "9 upper steps of 4 tasks, 3-way 1-shot, 2 queries per class: 36 images a step" in said
     assert "method: memory-reduced (best effort)" in said
@@ -245,7 +246,15 @@ def test_a_file_is_given_once(arguments: list[str]) -> None:
 
 
 def test_the_plan_predicts_the_memory_of_a_step() -> None:
-    config = TrainConfig().replace(filters=4, tasks_per_step=2, steps=3, device="cpu")
+    config = TrainConfig().replace(
+        method="memory-reduced",
+        lower_steps=2,
+        adjoint_steps=2,
+        filters=4,
+        tasks_per_step=2,
+        steps=3,
+        device="cpu",
+    )
     training = Training(config, torch.device("cpu"))
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
     predicted = predicted_bytes(training)
@@ -282,8 +291,8 @@ def test_the_adjoint_is_a_choice() -> None:
 
 
 BUDGETED: list[dict[str, Any]] = [
-    {"method": "memory-reduced"},
-    {"method": "memory-reduced", "streamed": True},
+    {"method": "memory-reduced", "lower_steps": 2, "adjoint_steps": 2},
+    {"method": "memory-reduced", "lower_steps": 2, "adjoint_steps": 2, "streamed": True},
     {"method": "r2d2", "normalisation": "stored"},
 ]
 
@@ -326,7 +335,7 @@ def test_a_task_that_is_counted_to_more_than_the_budget_is_refused(
 @pytest.mark.parametrize("change", BUDGETED, ids=str)
 def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     def settings(**more: Any) -> TrainConfig:
-        asked = EpisodeShape(way=5, shot=2, query=2)
+        asked = EpisodeShape(way=3, shot=1, query=1)
         return TrainConfig().replace(
             filters=8, tasks_per_step=10, train=asked, steps=3, device="cpu", **change, **more
         )

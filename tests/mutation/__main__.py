@@ -31,13 +31,13 @@ MEASURED = ROOT / ".mutants" / "tests.json"
 WANTED = 0.9
 _PACKAGES = ("mutmut", "libcst", "coverage", "pytest")
 
-_KERNEL = ("implicit", "attach", "certificate", "linearise", "curvature", "argmin", "adjoints")
 # What these modules are tested by, without the files that take long and test other modules.
 _TESTS = (
     "argmin",
     "attach",
     "certificates",
     "cg",
+    "cg_single",
     "curvature",
     "edges",
     "evidence",
@@ -49,19 +49,25 @@ _TESTS = (
     "precision",
     "preconditioners",
     "refusals",
+    "stationarity",
     "torch_optim",
 )
 
 
 def modules() -> list[str]:
-    """What is mutated: the kernel, the linear solvers, the lower solvers."""
+    """The modules to mutate: the kernel, the linear solvers, the lower solvers."""
     folders = [
         f"hypergrad.{folder}.{path.stem}"
-        for folder in ("linear", "lower")
+        for folder in ("implicit", "linear", "lower")
         for path in sorted((ROOT / "hypergrad" / folder).glob("*.py"))
         if path.stem != "__init__"
     ]
-    return [*(f"hypergrad.{name}" for name in _KERNEL), *folders]
+    return ["hypergrad.argmin", "hypergrad.adjoints", *folders]
+
+
+def files() -> list[Path]:
+    """The files of tests that the mutants are put to."""
+    return [ROOT / "tests" / "hypergrad" / f"test_{name}.py" for name in _TESTS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,16 +121,15 @@ class _Chosen(Hunt):
 
 
 def _arguments(*more: str) -> list[str]:
-    files = [str(ROOT / "tests" / "hypergrad" / f"test_{name}.py") for name in _TESTS]
-    return [*files, "-p", "no:cacheprovider", "--rootdir", str(ROOT), *more]
+    return [*map(str, files()), "-p", "no:cacheprovider", "--rootdir", str(ROOT), *more]
 
 
 def _measure() -> int:
     """Run the tests unchanged, in a process of their own; pytest's exit status."""
     child = os.fork()
     if child == 0:
-        files = {name: str(ROOT / f"{name.replace('.', '/')}.py") for name in modules()}
-        os._exit(pytest.main(_arguments("-q"), plugins=[Measure(files, MEASURED)]))
+        sources = {name: str(ROOT / f"{name.replace('.', '/')}.py") for name in modules()}
+        os._exit(pytest.main(_arguments("-q"), plugins=[Measure(sources, MEASURED)]))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -1,4 +1,4 @@
-"""The direction of imports: hypergrad <- metalearn, hypergrad <- verification, no other arrow."""
+"""The direction of imports: hypergrad <- metalearn, hypergrad <- verification, and inside them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ MAY_IMPORT = {
     "hypergrad": {"hypergrad"},
     "metalearn": {"metalearn", "hypergrad"},
     "verification": {"verification", "hypergrad"},
+}
+
+# Rooms of verification, and the rooms that each may import.
+ROOMS: dict[str, set[str]] = {
+    "problems": set(),
+    "subjects": set(),
+    "oracles": {"problems"},
+    "claims": {"problems", "oracles", "subjects"},
+    "suite": {"problems", "subjects", "claims"},
+    "report": {"problems", "oracles", "subjects", "claims", "suite"},
+    "__main__": {"suite", "report"},
 }
 
 
@@ -37,6 +48,42 @@ def test_arrows_between_packages(package: str) -> None:
     assert len(files) > 3
     for path, tops in files.items():
         assert tops & OURS <= MAY_IMPORT[package], path
+
+
+def rooms(path: Path, text: str) -> tuple[str, set[str]]:
+    """The room of a file of verification, and the other rooms that it imports."""
+    own = path.relative_to(ROOT / "verification").parts[0].removesuffix(".py")
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name.split(".")[1] for name in names if name.startswith("verification.")}
+    return own, ours - {own}
+
+
+def test_arrows_between_the_rooms_of_verification() -> None:
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "verification").rglob("*.py")):
+        own, others = rooms(path, path.read_text(encoding="utf-8"))
+        found.setdefault(own, set()).update(others)
+    assert found.pop("__init__") == set()
+    # no arrow that is not listed, and none that is listed and gone
+    assert found == ROOMS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from verification import claims",
+        "import verification.suite.runner",
+        "def late():\n    from verification.report.page import html",
+    ],
+)
+def test_an_arrow_upwards_is_noticed(line: str) -> None:
+    own, others = rooms(ROOT / "verification" / "problems" / "base.py", line)
+    assert not others <= ROOMS[own]
 
 
 def test_hypergrad_imports_torch_and_jaxtyping_only() -> None:

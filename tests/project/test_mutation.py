@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutation.__main__ import files, modules
 from tests.mutation.generate import function_of, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,16 @@ def test_mutants_are_of_code_that_tests_should_see(project: str) -> None:
     assert not any("negative" in before for _, before, _ in found)  # no message
     assert not any("int" in before for _, before, _ in found)  # no annotation
     assert len(found) == len(set(found))
+
+
+def test_what_is_mutated_and_what_it_is_put_to_are_there() -> None:
+    for name in modules():
+        assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file(), name
+    assert {"hypergrad.implicit.nodes", "hypergrad.linear.cg", "hypergrad.lower.newton"} <= {
+        *modules()
+    }
+    for path in files():
+        assert path.is_file(), path.name
 
 
 def test_a_mutant_replaces_the_code_below_decorators(project: str) -> None:

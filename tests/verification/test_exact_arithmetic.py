@@ -6,15 +6,11 @@ import torch
 
 from hypergrad import Bilevel
 from verification.claims.exact_arithmetic import exact_arithmetic, rounded
-from verification.oracles import adjoint, finite, gradient, rational, tolerance
+from verification.oracles import adjoint, finite_steps, gradient, rational, tolerance
 from verification.oracles import enclosures as balls
 from verification.problems import LC, Quad
 from verification.problems import drawn as instances
 from verification.subjects.algorithm1 import memory_reduced
-from verification.subjects.bug import Bug
-from verification.subjects.bugs import ALGORITHM
-from verification.suite.registry import suite
-from verification.suite.runner import put
 
 SEEDS = range(4)
 
@@ -57,14 +53,16 @@ def test_rational_krylov_ends_where_the_space_does() -> None:
     assert isinstance(family, Quad)
     # alpha is special in nothing: phi_0 is the float minimiser, and K = 0
     for v0 in (drawn.v0, np.zeros_like(drawn.v0)):
-        answer = rational.finite(
+        answer = rational.finite_steps(
             family, theta, family.minimiser(theta), v0, steps=0, max_steps=9, step_size=0.5
         )
         assert rational.distance(gradient(family, theta), answer) < tolerance(family, theta)
-    still = rational.finite(
+    still = rational.finite_steps(
         family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125
     )
-    floats = finite(family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125)
+    floats = finite_steps(
+        family, theta, drawn.phi0, drawn.v0, steps=2, max_steps=2, step_size=0.125
+    )
     assert rational.distance(floats.mean, still) < 1e-11 * rational.norm(still)
 
 
@@ -98,18 +96,10 @@ def test_data_are_rounded_to_the_subjects_precision() -> None:
         rounded(3.0, np.float32)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_library_stands_exact_arithmetic(seed: int) -> None:
-    evidence = exact_arithmetic(memory_reduced, seed)
+def test_exact_arithmetic_compares_both_precisions_and_both_families() -> None:
+    evidence = exact_arithmetic(memory_reduced, 0)
     assert evidence.holds, str(evidence)
     assert evidence.comparisons == 7
-
-
-@pytest.mark.parametrize("bug", [b for b in ALGORITHM.bugs if b.claim != "oracle calls"], ids=str)
-def test_exact_arithmetic_notices(bug: Bug) -> None:
-    evidence = put(suite().entry("exact arithmetic"), bug.subject, 0, 1e-9)
-    assert not evidence.holds, f"{bug} passes with {evidence}"
-    assert evidence.ratio > 1e3, str(evidence)  # no near miss
 
 
 def in_float32(
@@ -129,8 +119,7 @@ def in_float32(
     return answer.to(torch.float32).to(answer.dtype)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_exact_arithmetic_notices_single_precision(seed: int) -> None:
-    evidence = exact_arithmetic(in_float32, seed)
+def test_exact_arithmetic_notices_an_answer_in_single_precision() -> None:
+    evidence = exact_arithmetic(in_float32, 0)
     assert not evidence.holds, str(evidence)
-    assert "float64" in evidence.where or "finite" in evidence.where
+    assert "float64" in evidence.where or "finite K and N" in evidence.where

@@ -23,7 +23,7 @@ from verification.problems.drawn import Instance, of_family
 from verification.problems.profiles import examples
 from verification.problems.strategies import anything, lcs, quads
 
-SEEDS = 130
+SEEDS = 20
 SUBJECTS: dict[str, ExactSubject] = {
     "hypergradient with Cholesky": functional,
     "hypergradient with CG": krylov,
@@ -33,7 +33,7 @@ SUBJECTS: dict[str, ExactSubject] = {
 
 @pytest.mark.parametrize("family", instances.FAMILIES)
 def test_every_way_agrees_with_the_exact_hypergradient(family: str) -> None:
-    # 4 families x 130 drawn problems; the minimiser is found once and handed to all three
+    # 4 families x 20 drawn problems; the minimiser is found once and handed to all three
     for seed in range(SEEDS):
         drawn = of_family(family, seed=seed)
         theta, phi0, _ = drawn.tensors()
@@ -53,14 +53,14 @@ def test_the_problems_are_as_many_and_as_hard_as_is_said() -> None:
                 k = drawn.family.constants(drawn.theta)
                 conditions.append(float(k.condition.max()))
                 shapes[len(drawn.family.batch)] += 1
-    assert len(set(conditions)) >= 500  # different problems: kappa is a function of all of H
-    assert len(tasks) >= 1000
-    assert sum(kappa > 1e4 for kappa in conditions) >= 100
-    assert max(conditions) > 0.99e6
-    assert min(shapes.values()) >= 100, shapes
+    assert len(set(conditions)) >= 75  # different problems: kappa is a function of all of H
+    assert len(tasks) >= 150
+    assert sum(kappa > 1e4 for kappa in conditions) >= 15
+    assert max(conditions) > 0.5e6
+    assert min(shapes.values()) >= 15, shapes
 
 
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(10))
 @given(anything())
 def test_it_agrees_on_whatever_hypothesis_finds(drawn: Instance) -> None:
     # fewer and milder problems than those of the seeds; a failure shrinks to a readable one
@@ -68,7 +68,7 @@ def test_it_agrees_on_whatever_hypothesis_finds(drawn: Instance) -> None:
     assert evidence.holds, str(evidence)
 
 
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(10))
 @given(anything(condition=20.0))
 def test_a_long_unrolled_run_agrees_too(drawn: Instance) -> None:
     unrolled = LongUnrolled(drawn.family, drawn.theta)

@@ -21,7 +21,7 @@ STEP = 1e-40
 
 
 def rounding(family: Family) -> float:
-    """n^{3/2} u for products, twice: both sides round (see `finite_tolerance`)."""
+    """n^{3/2} u for products, twice: both sides round (see `finite_steps_tolerance`)."""
     scale: float = (family.terms + 4) ** 1.5
     return 2 * scale * u
 

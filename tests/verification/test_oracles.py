@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from verification.oracles import (
     adjoint,
     error_scale,
-    finite,
-    finite_tolerance,
+    finite_steps,
+    finite_steps_tolerance,
     gd,
     gradient,
     krylov_galerkin,
@@ -60,8 +60,8 @@ def test_finite_oracle_is_what_the_recurrences_give(drawn: Instance, K: int, N: 
     for task in np.ndindex(*family.batch):
         v[task] = textbook_cg(H[task], in_phi[task], drawn.v0[task], N)
     at = (family, theta, drawn.phi0, drawn.v0)
-    oracle = finite(*at, steps=K, max_steps=N, step_size=step_size)
-    allowed = finite_tolerance(*at, steps=K, max_steps=N, step_size=step_size)
+    oracle = finite_steps(*at, steps=K, max_steps=N, step_size=step_size)
+    allowed = finite_steps_tolerance(*at, steps=K, max_steps=N, step_size=step_size)
     assert (norm(oracle.phi - phi) <= allowed.phi).all()
     assert (norm(oracle.v - v) <= allowed.v).all()
 
@@ -106,7 +106,7 @@ def test_matrix_power_is_gradient_descent(drawn: Instance, K: int) -> None:
     phi = drawn.phi0
     for _ in range(K):
         phi = phi - step_size * family.lower_gradient(theta, phi)
-    allowed = finite_tolerance(
+    allowed = finite_steps_tolerance(
         family, theta, drawn.phi0, drawn.v0, steps=K, max_steps=1, step_size=step_size
     ).phi
     error = norm(gd(family, theta, drawn.phi0, steps=K, step_size=step_size) - phi)
@@ -123,7 +123,7 @@ def test_finite_oracle_tends_to_the_exact_one(drawn: Instance) -> None:
     # q_a = 1 - alpha mu, and 1 - 1.8/11 or less at kappa <= 10 for one task; tasks of a batch
     # share alpha, and their mu differ by kappa at most
     steps = int(np.ceil(50 / (step_size * float(k.strong_convexity.min()))))
-    limit = finite(
+    limit = finite_steps(
         family,
         theta,
         drawn.phi0,

@@ -83,17 +83,32 @@ def test_a_claim_that_fails_is_named_with_its_seeds() -> None:
 
 
 def test_a_surviving_bug_fails_the_run() -> None:
-    outcome = run(partial(toy, 3.0, 0.1), "small")
-    assert outcome.failures == [
-        "planted bug is 0.1 of number (the number is 0.1) is noticed by no claim"
+    words = (
+        "planted bug is 0.1 of number (the number is 0.1) is not noticed by claim near, which must"
+    )
+    assert run(partial(toy, 3.0, 0.1), "small").failures == [words]
+    assert run(partial(toy, 3.0, 0.1), "small", claims=("near",)).failures == [words]
+    # the claim that must is left out
+    assert run(partial(toy, 3.0, 0.1), "small", claims=("one",)).failures == []
+
+
+def test_a_bug_that_another_claim_must_notice_or_can_not_is_held_to_that() -> None:
+    def expecting(shown: tuple[str, ...] | None = None, blind: tuple[str, ...] = ()) -> Suite:
+        near, one = toy(3.0, -3.0).entries
+        return Suite((near, replace(one, shown=shown, blind=blind)))
+
+    assert run(partial(expecting, blind=("is -3.0",)), "small").failures == []
+    assert run(partial(expecting, shown=("is -3.0",)), "full").failures == [
+        "planted bug is -3.0 of number (the number is -3.0) is not noticed by claim one, which must"
     ]
-    # with claims left out nobody can tell
-    assert run(partial(toy, 3.0, 0.1), "small", claims=("near",)).failures == []
+    (words,) = run(partial(expecting, blind=("is 3.0",)), "small").failures
+    assert words.endswith("is noticed by claim one, listed as blind to it")
 
 
 def test_a_bug_that_no_claim_is_shown_fails_the_run() -> None:
     def shy() -> Suite:
-        return Suite(tuple(replace(e, shown=("is 3.0",)) for e in toy(3.0, 4.0).entries))
+        _, one = toy(3.0, 4.0).entries
+        return Suite((replace(one, shown=("is 3.0",)),))
 
     assert run(shy, "small").failures == [
         "planted bug is 4.0 of number (the number is 4.0) is shown to no claim"
@@ -159,6 +174,10 @@ def test_the_registry_is_sound() -> None:
         assert entry.statement
         assert 0 < entry.seeds["small"] <= entry.seeds["full"]
         assert entry.shown is None or set(entry.shown) <= set(bugs)
+        assert set(entry.blind) <= set(bugs) - set(entry.shown or ())
+        assert not any(
+            bug.claim == entry.name and bug.name in entry.blind for bug in entry.kind.bugs
+        )
     assert ALGORITHM in whole.kinds
     for kind in whole.kinds:
         claims = {entry.name for entry in whole.entries if entry.kind is kind}

@@ -1,9 +1,10 @@
-"""Sampled tasks as claims: expectations by enumeration, the floor, exact statistics."""
+"""Exact moments under sampled tasks, and exact statistics: their sizes and their power."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from scipy.integrate import quad
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.stats import chi2
 
-from tests.verification.detection import SIZE, check
 from verification.claims.floor import CAP, DOF
 from verification.oracles.chance import RATIOS, Evalue, surprise
 from verification.oracles.moments import (
@@ -23,37 +23,10 @@ from verification.oracles.moments import (
     squared_gradient,
 )
 from verification.oracles.outer import Affine
+from verification.suite.registry import suite
 
-
-def test_enumerated_moments() -> None:
-    seen = "M01 M04 M08 M16 M25"
-    check("moments", seeds=range(1), seen=seen, blind="M06 M10")
-
-
-def test_theorem_1() -> None:
-    # inequalities see only what adds to the variance or to the bias, and much of it
-    check("Theorem 1", seeds=range(1), seen="M01 M04 M22", blind="M06")
-
-
-def test_theorem_2s() -> None:
-    seen = "M01 M07 M24"
-    check("Theorem 2s", seeds=range(1), seen=seen, blind="M04 M17")
-
-
-def test_floor() -> None:
-    seen = "M01 M03 M05 M18 M24"
-    check("floor", seeds=range(1), seen=seen, blind="M04 M17")
-
-
-def test_simulated_floor() -> None:
-    # tasks are drawn anew in each replicate: what only shifts the mean a little is not seen
-    seen = "M01 M04 M08"
-    check("simulated floor", seeds=range(1), seen=seen, blind="M06")
-
-
-def test_simulated_batches() -> None:
-    seen = "M01 M04 M05"
-    check("simulated batches", seeds=range(1), seen=seen, blind="M18")
+# of each statistical evaluation of a full run
+SIZE = suite().allowance("full")
 
 
 def drawn(rng: np.random.Generator, tasks: int, p: int, *, shared: bool) -> Affine:
@@ -117,6 +90,13 @@ def test_surprise_has_its_size_exactly(size: float) -> None:
         assert surprise(float(low), dof) == pytest.approx(limit, rel=1e-9)
         assert surprise(float(high), dof) == pytest.approx(limit, rel=1e-9)
         assert surprise(float(chi2.median(dof)), dof) < 1e-9
+
+
+def test_the_theory_note_says_the_size_that_a_full_run_allows() -> None:
+    page = Path(__file__).parents[2] / "docs" / "theory.md"
+    mantissa, exponent = f"{SIZE:.1e}".split("e")
+    digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    assert f"the size that a full run allows, {mantissa}·10{digits}," in page.read_text("utf-8")
 
 
 def test_power_of_the_fixed_test() -> None:

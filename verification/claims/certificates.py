@@ -16,7 +16,7 @@ from hypergrad import CG, GradientDescent, hypergradient
 from hypergrad.theory import Constants, Proven
 from verification.claims.error_bounds import cases
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import finite
+from verification.claims.observed import require_finite
 from verification.oracles import gradient
 from verification.oracles.bounds import a_posteriori, rounding
 from verification.problems.base import FamilyConstants
@@ -30,7 +30,7 @@ class Certified:
 
     Attributes:
         h: the hypergradient of the mean over the tasks.
-        phi: where it was taken.
+        phi: lower variables at which h was taken.
         v: the adjoint of each task that it was made with.
         bound: on the error of each task's hypergradient.
     """
@@ -97,19 +97,19 @@ def _comparisons(subject: Certifier, seed: int) -> Iterator[Evidence]:
         instance = case.instance
         family, theta = instance.family, instance.theta
         found = subject(instance, case.warm, **case.counts)
-        formula = a_posteriori(family, theta, finite(found.phi), finite(found.v))
+        formula = a_posteriori(family, theta, require_finite(found.phi), require_finite(found.v))
         slack = rounding(family, theta, found.phi, found.v)
         exact = gradient(family, theta)
         yield Evidence(
             claim="Theorem B",
-            error=float(np.linalg.norm(finite(found.h) - exact)),
+            error=float(np.linalg.norm(require_finite(found.h) - exact)),
             tolerance=float((found.bound + slack).mean()),
             scale=float(np.linalg.norm(exact)),
             where=str(case),
         )
         yield Evidence(
             claim="Theorem B",
-            error=float(np.linalg.norm(finite(found.bound - formula))),
+            error=float(np.linalg.norm(require_finite(found.bound - formula))),
             tolerance=float(np.linalg.norm(slack)),
             scale=float(np.linalg.norm(formula)),
             where=f"certificate against formula; {case}",

@@ -16,7 +16,7 @@ from hypergrad.theory import Constants, solve_adaptively
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import sharp
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import Observed, finite
+from verification.claims.observed import Observed, require_finite
 from verification.oracles import gradient
 from verification.oracles.bounds import rounding
 from verification.oracles.outer import outer_constants, value, value_scale
@@ -32,7 +32,7 @@ ROUND = (3, 1)  # K and N of one round: too few by themselves
 
 @runtime_checkable
 class CertifiedStep(Protocol):
-    """What returns h, phi and v such that h errs by at most nu |h|."""
+    """Subject that returns h, phi and v such that h errs by at most nu |h|."""
 
     def __call__(
         self, instance: Instance, at: Observed, theta: np.ndarray, constants: Constants, nu: float
@@ -86,7 +86,9 @@ def _comparisons(subject: CertifiedStep, instance: Instance, nu: float) -> Itera
     for step in range(UPPER_STEPS):
         now = subject(instance, now, theta, constants, nu)
         exact = gradient(family, theta)
-        slack = float(rounding(family, theta, finite(now.phi), finite(now.v)).mean())
+        slack = float(
+            rounding(family, theta, require_finite(now.phi), require_finite(now.v)).mean()
+        )
         where = f"{type(family).__name__}, p = {len(theta)}, nu = {nu:.2f}, step {step}"
         yield Evidence(
             claim="certified steps",
@@ -96,7 +98,7 @@ def _comparisons(subject: CertifiedStep, instance: Instance, nu: float) -> Itera
             where=f"the share of error; {where}",
         )
         squares += float(exact @ exact)
-        theta = finite(theta - eta * now.h)
+        theta = require_finite(theta - eta * now.h)
         gain = first - value(family, theta)
         size = value_scale(family, theta) + value_scale(family, instance.theta)
         yield Evidence(

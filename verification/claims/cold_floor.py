@@ -96,7 +96,7 @@ def _comparisons(subject: Subject, instance: Instance, steps: int) -> Iterator[E
 
 
 def _rounding(instance: Instance, theta: np.ndarray) -> float:
-    """How far rounding may move h at this theta: 1e2 u kappa Xi, and the start's share.
+    """Rounding error of h at this theta, at most: 1e2 u kappa Xi, and the start's share.
 
     `tolerance` is Theorem FP's (theory.md, section 6) at phi*. K steps from phi_0 end at a point of
     norm at most |phi*| + |phi_0 - phi*|, whose distance from phi* enters with c1 kappa as phi* does

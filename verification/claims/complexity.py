@@ -41,7 +41,7 @@ HORIZONS = (3, 6, 12)  # T: eps = L Delta/(T + 1/2)
 
 @dataclass
 class Calls:
-    """How often an objective's derivatives were taken, for each of its tasks.
+    """Counts of an objective's derivatives, for each of its tasks.
 
     Attributes:
         gradients: in phi.

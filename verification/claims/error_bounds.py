@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import Counts
-from verification.claims.observed import finite as checked
-from verification.oracles import finite, gradient
+from verification.claims.observed import Counts, require_finite
+from verification.oracles import finite_steps, gradient
 from verification.oracles.bounds import a_priori, rounding
 from verification.problems import LeastSquares, Quad
 from verification.problems import drawn as instances
@@ -69,12 +68,12 @@ class Case:
     """A problem, and how Algorithm 1 is run on it.
 
     Attributes:
-        name: of the kind of problem.
+        name: kind of problem, in words.
         instance: the problem.
         steps: K.
         max_steps: N.
         share: alpha, in units of 1/L.
-        warm: whether the adjoint starts from v0.
+        warm: True if the adjoint starts from v0, False if from 0.
     """
 
     name: str
@@ -131,12 +130,12 @@ def _a_priori(subject: Subject, seed: int) -> Iterator[Evidence]:
             family.bilevel(), tensors[0], tensors[1], tensors[2] if case.warm else None, **counts
         )
         v0 = instance.v0 if case.warm else np.zeros_like(instance.v0)
-        end = finite(family, theta, instance.phi0, v0, **counts)
+        end = finite_steps(family, theta, instance.phi0, v0, **counts)
         bound = a_priori(family, theta, instance.phi0, v0 if case.warm else None, **counts)
         exact = gradient(family, theta)
         yield Evidence(
             claim="Theorem A",
-            error=float(np.linalg.norm(checked(answer.numpy()) - exact)),
+            error=float(np.linalg.norm(require_finite(answer.numpy()) - exact)),
             tolerance=float((bound + rounding(family, theta, end.phi, end.v)).mean()),
             scale=float(np.linalg.norm(exact)),
             where=str(case),

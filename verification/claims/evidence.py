@@ -1,4 +1,4 @@
-"""What a claim returns: the numbers, the bound they were held to, and the verdict."""
+"""Answer of a claim: the numbers, the bound they were held to, and the verdict."""
 
 import math
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ class Evidence:
     """One comparison, or the worst of several.
 
     Attributes:
-        claim: what was claimed.
+        claim: name of the claim, or the statement that was tested.
         error: distance between subject and oracle.
-        tolerance: what rounding (or chance) may account for, derived; finite and positive.
+        tolerance: largest error that rounding or chance explains, derived; finite and positive.
         scale: norm of the oracle's answer, to read the error by.
-        comparisons: how many were made; this is the worst.
-        where: which comparison this is.
+        comparisons: number of comparisons made; this is the worst.
+        where: words that tell this comparison from the others.
     """
 
     claim: str

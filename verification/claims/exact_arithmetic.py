@@ -15,7 +15,7 @@ import torch
 
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import CG_STEPS, DESCENT_STEPS, drawn_sizes, step_size_for
-from verification.oracles import adjoint, finite_tolerance, rational, tolerance
+from verification.oracles import adjoint, finite_steps_tolerance, rational, tolerance
 from verification.oracles import enclosures as balls
 from verification.oracles.rounding import unit_roundoff
 from verification.problems import LC, Quad
@@ -67,7 +67,7 @@ def _comparisons(subject: Subject, seed: int) -> Iterator[Evidence]:
 def _finite(subject: Subject, instance: Instance) -> Evidence:
     """K = 3, N = 2, warm, where a float64 oracle must allow for its own rounding as well.
 
-    `finite_tolerance` is a bound on the distance of two that round; one alone is within it.
+    `finite_steps_tolerance` is a bound on the distance of two that round; one alone is within it.
     """
     family = instance.family
     assert isinstance(family, Quad)
@@ -75,8 +75,8 @@ def _finite(subject: Subject, instance: Instance) -> Evidence:
     K, N, alpha = DESCENT_STEPS, CG_STEPS, step_size_for(instance)
     answer = subject(family.bilevel(), theta, phi0, v0, steps=K, max_steps=N, step_size=alpha)
     at = (instance.theta, instance.phi0, instance.v0)
-    exact = rational.finite(family, *at, steps=K, max_steps=N, step_size=alpha)
-    allowed = finite_tolerance(family, *at, steps=K, max_steps=N, step_size=alpha)
+    exact = rational.finite_steps(family, *at, steps=K, max_steps=N, step_size=alpha)
+    allowed = finite_steps_tolerance(family, *at, steps=K, max_steps=N, step_size=alpha)
     return Evidence(
         claim="exact arithmetic",
         error=rational.distance(answer.numpy(), exact),

@@ -65,7 +65,7 @@ def against_exact_oracle(subjects: Mapping[str, ExactSubject], instance: Instanc
 
 def minimum(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor) -> torch.Tensor:
     """The minimiser to round-off."""
-    newton = Newton(rtol=0.0, max_steps=200, solver=Cholesky())
+    newton = Newton(rtol=0.0, max_steps=60, solver=Cholesky())
     return newton.minimise(problem.lower, theta, phi0).phi
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from verification.claims.evidence import Evidence, worst
-from verification.oracles import finite, finite_tolerance
+from verification.oracles import finite_steps, finite_steps_tolerance
 from verification.problems import drawn as instances
 from verification.problems import take
 from verification.problems.drawn import Instance
@@ -30,7 +30,7 @@ def against_finite_oracle(claim: str, subject: Subject, instance: Instance) -> E
     """Compare with matrix power (or plain iterations) and the Krylov-Galerkin solution.
 
     All tasks in one batch, then one after another; cold adjoint, then warm. The tolerance is the
-    running error bound of `finite_tolerance`.
+    running error bound of `finite_steps_tolerance`.
     """
     return worst(_comparisons(claim, subject, instance))
 
@@ -62,8 +62,10 @@ def _comparisons(claim: str, subject: Subject, instance: Instance) -> Iterator[E
                 step_size=step_size,
             )
             at = (part.family, part.theta, part.phi0, v0)
-            oracle = finite(*at, steps=DESCENT_STEPS, max_steps=CG_STEPS, step_size=step_size).mean
-            allowed = finite_tolerance(
+            oracle = finite_steps(
+                *at, steps=DESCENT_STEPS, max_steps=CG_STEPS, step_size=step_size
+            ).mean
+            allowed = finite_steps_tolerance(
                 *at, steps=DESCENT_STEPS, max_steps=CG_STEPS, step_size=step_size
             )
             yield Evidence(

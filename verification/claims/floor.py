@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import finite
+from verification.claims.observed import require_finite
 from verification.claims.warm_starts import strongly_convex
 from verification.oracles.chance import Evalue, surprise
 from verification.oracles.moments import (
@@ -76,7 +76,7 @@ class Gaussian:
 
     @property
     def size(self) -> int:
-        """Of z: q + m."""
+        """Length of z: q + m."""
         return self.family.lower_size + int(self.family.upper.t.shape[-1])
 
     def law(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,7 +85,7 @@ class Gaussian:
         return at.H[0], at.d[0], (at.d[1:] - at.d[0]).T
 
     def h(self, subject: Subject, theta: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """What the subject returns for these tasks."""
+        """The subject's answer for these tasks."""
         answer = subject(
             self.tasks(z).bilevel(),
             torch.tensor(theta),
@@ -95,7 +95,7 @@ class Gaussian:
             max_steps=CG_STEPS,
             step_size=self.step_size,
         )
-        return finite(answer.numpy())
+        return require_finite(answer.numpy())
 
 
 def gaussian(seed: int, size: int) -> Gaussian:
@@ -176,7 +176,7 @@ def chi_square(subject: Subject, seed: int, size: float) -> Evidence:
         theta = drawn.one.theta
         for _ in range(upper_steps):
             h = drawn.h(subject, theta, rng.standard_normal((batch, drawn.size)))
-            theta = finite(theta - drawn.eta * h)
+            theta = require_finite(theta - drawn.eta * h)
         total += float(np.square(np.linalg.solve(root, theta - now.mean)).sum())
     return Evidence(
         claim="simulated floor",

@@ -10,8 +10,8 @@ hypergradients, |I| times what the subject returns for the tasks I:
     ranks        the means of W equal parts, averaged, are the mean of the whole, W = 2, 3, 6
 
 In exact arithmetic these are equalities. In floating point a task's h_i is off by half of
-`finite_tolerance` (which allows for two sides); weights w_i multiply it, and both sides have it,
-so that sum_i |w_i| tolerance_i bounds each difference, w_i the larger weight of the two sides.
+`finite_steps_tolerance` (which allows for two sides); weights w_i multiply it, and both sides have
+it, so that sum_i |w_i| tolerance_i bounds each difference, w_i the larger weight of the two sides.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from verification.claims.finite_steps import (
     drawn_sizes,
     step_size_for,
 )
-from verification.oracles import finite_tolerance
+from verification.oracles import finite_steps_tolerance
 from verification.problems import drawn as instances
 from verification.problems.drawn import Instance, pick
 from verification.subjects.algorithm1 import Subject
@@ -59,7 +59,7 @@ def _comparisons(subject: Subject, seed: int) -> Iterator[Evidence]:
     def of(index: np.ndarray) -> np.ndarray:
         return mean(pick(drawn, index))
 
-    each = finite_tolerance(
+    each = finite_steps_tolerance(
         drawn.family,
         drawn.theta,
         drawn.phi0,

@@ -43,7 +43,7 @@ class System:
         X: (T, n, q) support features.
         D: (T, q) diagonal; the same number throughout if it is a ridge's.
         b: (T, q).
-        ridge: whether the library gets H as the Hessian of its ridge regression.
+        ridge: True if the library gets H as the Hessian of its ridge regression.
     """
 
     X: torch.Tensor
@@ -63,7 +63,7 @@ class Solvers(Protocol):
     """The library's linear solvers, by name."""
 
     def __call__(self, name: str, system: System, steps: int) -> Solution:
-        """What this solver makes of the system within so many steps."""
+        """Solution of the system by this solver within so many steps."""
         ...
 
 

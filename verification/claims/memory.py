@@ -1,4 +1,4 @@
-"""What the method keeps does not grow with K; what iterative differentiation keeps does.
+"""Bytes kept for backward: they do not grow with K; those of iterative differentiation do.
 
 Counted are the bytes of the distinct storages that autograd has saved and not let go, at their
 peak over the lower solve and the backward pass (theory.md, section 7). On a problem whose own
@@ -46,9 +46,9 @@ class Differentiator(Protocol):
         Args:
             problem: f and g.
             theta: requires grad.
-            phi0: where descent starts.
+            phi0: start of descent.
             steps: K.
-            unrolled: whether to differentiate the steps, or the stationarity at their end.
+            unrolled: True to differentiate the steps, False the stationarity at their end.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What an implementation of Algorithm 1 keeps to itself, read off its own derivatives.
+"""Iterates that an implementation of Algorithm 1 keeps to itself, read off its own derivatives.
 
 A subject returns the hypergradient alone. Add y'phi to its lower and z'phi to its upper objective
 (one y and one z for each task) and differentiate in them too: at y = z = 0 nothing else changes,
@@ -26,7 +26,7 @@ class Counts(TypedDict):
 
 
 class DivergedError(ArithmeticError):
-    """The subject returned what is no number, or went where no correct one goes."""
+    """The subject returned something that is no number, or larger than any correct answer."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def observe(
     """Run the subject on the extended problem.
 
     Raises:
-        DivergedError: what it returned is not finite.
+        DivergedError: the answer is not finite.
     """
     p, size, shape = theta.shape[-1], phi0.size, phi0.shape
 
@@ -83,16 +83,16 @@ def observe(
     )
     tasks = phi0[..., 0].size
     return Observed(
-        h=finite(answer[:p]),
-        phi=finite(tasks * answer[p + size :].reshape(shape)),
-        v=finite(-tasks * answer[p : p + size].reshape(shape)),
+        h=require_finite(answer[:p]),
+        phi=require_finite(tasks * answer[p + size :].reshape(shape)),
+        v=require_finite(-tasks * answer[p : p + size].reshape(shape)),
     )
 
 
 LARGEST = 1e8  # beyond it no squares are summed: correct runs stay within a few units
 
 
-def finite(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+def require_finite(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     """The values themselves.
 
     Raises:

@@ -15,7 +15,7 @@ from hypergrad.theory import Constants, Plan, Proven, plan, plan_warm
 from verification.claims.certificates import proven
 from verification.claims.error_bounds import FAMILIES, drawn
 from verification.claims.evidence import Evidence, worst
-from verification.oracles import adjoint, finite, gradient
+from verification.oracles import adjoint, finite_steps, gradient
 from verification.oracles.bounds import a_priori, contraction, rounding
 from verification.oracles.outer import outer_constants
 from verification.problems import LC
@@ -32,7 +32,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Planner:
-    """What plans.
+    """Functions that plan K and N.
 
     Attributes:
         plan: from constants, an accuracy, |phi0 - phi*|, and |v0 - v*| or None for v0 = 0.
@@ -135,7 +135,7 @@ def _measured(subject: Planner, seed: int) -> Iterator[Evidence]:
             step_size=found.step_size,
         )
         v0 = instance.v0 if warm else np.zeros_like(instance.v0)
-        end = finite(family, theta, instance.phi0, v0, **counts, step_size=found.step_size)
+        end = finite_steps(family, theta, instance.phi0, v0, **counts, step_size=found.step_size)
         yield Evidence(
             claim="planned accuracy",
             error=float(np.linalg.norm(answer.numpy() - gradient(family, theta))),

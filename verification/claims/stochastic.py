@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import Counts, finite, observe
+from verification.claims.observed import Counts, observe, require_finite
 from verification.claims.warm_starts import strongly_convex
 from verification.oracles import adjoint, task_gradients
 from verification.oracles.bounds import a_priori, rounding
@@ -33,7 +33,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tasks are drawn in a step, and how Algorithm 1 runs on them."""
+    """Settings of a step: the draw of tasks, and Algorithm 1's counts."""
 
     batch: int
     replacement: bool
@@ -74,7 +74,7 @@ def _levels(
             at = torch.tensor(theta)
             for problem, phi0, (_, chance) in zip(problems, starts, every, strict=True):
                 h = subject(problem, at, phi0, None, **s.counts).numpy()
-                level.append((finite(theta - s.eta * h), weight * chance))
+                level.append((require_finite(theta - s.eta * h), weight * chance))
         levels.append(level)
     return levels
 
@@ -245,7 +245,7 @@ def _theorem_2s(subject: Subject, seed: int) -> Iterator[Evidence]:
                     scale=float(left),
                     where=f"what a visit leaves of a task's error, r = {r:.2g}",
                 )
-                reached.append((finite(at - eta * now.h), new_phi, new_v, weight * pi))
+                reached.append((require_finite(at - eta * now.h), new_phi, new_v, weight * pi))
         nodes = reached
     H, d = (part.mean(0) for part in family.normal_equations())
     gap = value(family, theta) - value(family, np.linalg.solve(H, d))

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from hypergrad import Bilevel
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import Counts, DivergedError, finite
+from verification.claims.observed import Counts, DivergedError, require_finite
 from verification.claims.warm_starts import strongly_convex
 from verification.oracles import gradient
 from verification.oracles.outer import outer_constants, value, value_scale
@@ -77,7 +77,7 @@ def _descend(
     thetas = [start]
     for _ in range(upper_steps):
         h = subject(bilevel, torch.tensor(thetas[-1]), phi0, None, **counts)
-        thetas.append(finite(thetas[-1] - eta * h.numpy()))
+        thetas.append(require_finite(thetas[-1] - eta * h.numpy()))
     return np.stack(thetas)
 
 
@@ -212,7 +212,7 @@ def energy_sandwich(subject: Subject, seed: int) -> Evidence:
             max_steps=8,
             step_size=step_size,
         )
-        theta = finite(theta - eta * h.numpy())
+        theta = require_finite(theta - eta * h.numpy())
     gain = first - value(family, theta)
     if gain <= 0:
         raise DivergedError(f"F has grown by {-gain:.2e} in {T} steps of {eta * L_F:.2f}/L_F.")

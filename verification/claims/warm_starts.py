@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from verification.claims.evidence import Evidence, worst
-from verification.claims.observed import Observed, finite, observe
+from verification.claims.observed import Observed, observe, require_finite
 from verification.oracles import adjoint, gradient
 from verification.oracles.bounds import rounding
 from verification.oracles.outer import OuterConstants, outer_constants, value, value_scale
@@ -96,7 +96,7 @@ def _comparisons(subject: Subject, instance: Instance, m: float | None) -> Itera
             where=f"{name}: the lemma's recursion for z, step {step}",
         )
         squares += float(exact @ exact)
-        theta = finite(theta - eta * now.h)
+        theta = require_finite(theta - eta * now.h)
         gain = first - value(family, theta)
         allowed = 8 / 3 * (max(gain, 0.0) / eta + z0**2)
         allowed += u / eta * (value_scale(family, theta) + value_scale(family, instance.theta))

@@ -8,9 +8,9 @@ The tolerance: where a step begins subject and oracle are apart by e in phi and 
 visited n times already. Descent with alpha <= 1/L does not enlarge e; the Galerkin solution v_N,
 a projection of v - v* in the energy norm onto a complement of the Krylov space, has in it
 sqrt(kappa) d and kappa (lam22 + rH |v|) e/mu, so that states after n visits are apart by at most
-(1 + 2 kappa (1 + (lam22 + rH |v|)/mu))^n times the first one's, which is `finite_tolerance`. With
-kappa <= 4 and three visits that is some 1e-10 of an answer that is wrong in its first digits where
-a state is anybody else's.
+(1 + 2 kappa (1 + (lam22 + rH |v|)/mu))^n times the first one's, which is `finite_steps_tolerance`.
+With kappa <= 4 and three visits that is some 1e-10 of an answer that is wrong in its first digits
+where a state is anybody else's.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from hypergrad import CG, Bilevel, GradientDescent, hypergradient
 from hypergrad.theory import WarmStarts
 from verification.claims.evidence import Evidence, worst
 from verification.claims.finite_steps import step_size_for
-from verification.oracles import finite, finite_tolerance
+from verification.oracles import finite_steps, finite_steps_tolerance
 from verification.problems import drawn as instances
 from verification.problems import take
 from verification.subjects.bug import Kind, source_bugs
@@ -49,9 +49,9 @@ class WarmSubject(Protocol):
         """The hypergradient of each upper step.
 
         Args:
-            problems: of each step's batch.
-            batches: which tasks these are.
-            thetas: of each step.
+            problems: bilevel problem of each step's batch.
+            batches: tasks of each step, by number.
+            thetas: upper variables of each step.
             first: phi of a task that was never visited, (q,).
             step_size: alpha.
         """
@@ -109,8 +109,8 @@ def _comparisons(subject: WarmSubject, seed: int) -> Iterator[Evidence]:
         zip(batches, parts, thetas, answers, strict=True)
     ):
         at = (part, theta, phi[batch], v[batch])
-        oracle = finite(*at, steps=STEPS, max_steps=CG_STEPS, step_size=alpha)
-        fresh = finite_tolerance(*at, steps=STEPS, max_steps=CG_STEPS, step_size=alpha)
+        oracle = finite_steps(*at, steps=STEPS, max_steps=CG_STEPS, step_size=alpha)
+        fresh = finite_steps_tolerance(*at, steps=STEPS, max_steps=CG_STEPS, step_size=alpha)
         k = part.constants(theta)
         kappa, mu = float(k.condition.max()), float(k.strong_convexity.min())
         bend = float((k.lam22 + k.rH * np.linalg.norm(oracle.v, axis=-1)).max()) / mu

@@ -1,20 +1,20 @@
 """Exact answers in float64 NumPy, computed without hypergrad and without torch.
 
-exact     adjoint and hypergradient at the minimiser
-finite    what Algorithm 1 returns with K descent steps and N conjugate-gradient steps
-rounding  how far rounding may move either
+exact       adjoint and hypergradient at the minimiser
+algorithm1  Algorithm 1 stopped after K descent steps and N conjugate-gradient steps
+rounding    distance by which rounding may move either
 """
 
-from verification.oracles.algorithm1 import Finite, finite, gd, krylov_galerkin
+from verification.oracles.algorithm1 import FiniteSteps, finite_steps, gd, krylov_galerkin
 from verification.oracles.exact import adjoint, gradient, task_gradients
-from verification.oracles.rounding import error_scale, finite_tolerance, tolerance
+from verification.oracles.rounding import error_scale, finite_steps_tolerance, tolerance
 
 __all__ = [
-    "Finite",
+    "FiniteSteps",
     "adjoint",
     "error_scale",
-    "finite",
-    "finite_tolerance",
+    "finite_steps",
+    "finite_steps_tolerance",
     "gd",
     "gradient",
     "krylov_galerkin",

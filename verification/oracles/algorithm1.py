@@ -17,8 +17,8 @@ from verification.problems.base import matvec
 
 
 @dataclass(frozen=True)
-class Finite:
-    """Where Algorithm 1 stops, for each task.
+class FiniteSteps:
+    """Point at which Algorithm 1 stops, for each task.
 
     Attributes:
         phi: phi_K.
@@ -32,7 +32,7 @@ class Finite:
 
     @property
     def mean(self) -> Float64[np.ndarray, " p"]:
-        """What the algorithm returns: the mean of h_i over the tasks."""
+        """The algorithm's answer: the mean of h_i over the tasks."""
         return mean_over_tasks(self.tasks)
 
 
@@ -96,7 +96,7 @@ def krylov_galerkin(
     return np.asarray(v0 + basis @ np.linalg.solve(basis.T @ A @ basis, basis.T @ r0))
 
 
-def finite(
+def finite_steps(
     family: Family,
     theta: Float64[np.ndarray, " p"],
     phi0: Float64[np.ndarray, "*batch q"],
@@ -105,7 +105,7 @@ def finite(
     steps: int,
     max_steps: int,
     step_size: float,
-) -> Finite:
+) -> FiniteSteps:
     """phi_K, v_N and h_i after K = steps and N = max_steps."""
     phi = gd(family, theta, phi0, steps=steps, step_size=step_size)
     in_theta, in_phi = family.upper_gradients(theta, phi)
@@ -114,4 +114,4 @@ def finite(
     for task in np.ndindex(*family.batch):
         v[task] = krylov_galerkin(H[task], in_phi[task], v0[task], max_steps)
     h = in_theta - matvec(family.cross(theta, phi), v)
-    return Finite(phi=phi, v=v, tasks=np.asarray(h))
+    return FiniteSteps(phi=phi, v=v, tasks=np.asarray(h))

@@ -82,7 +82,7 @@ def rounding(
     phi: Float64[np.ndarray, "*batch q"],
     v: Float64[np.ndarray, "*batch q"],
 ) -> Float64[np.ndarray, "*batch"]:
-    """How far rounding may move an error and its bound: 1e2 u kappa Xi, at phi and at phi*.
+    """Rounding of an error and its bound, at most: 1e2 u kappa Xi, at phi and at phi*.
 
     The theorems hold in exact arithmetic. Here each gradient has a rounding error of u times its
     terms (`verification.oracles.rounding`): that of the lower level counts c1/mu times, that of the

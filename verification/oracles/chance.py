@@ -1,4 +1,4 @@
-"""How surprising a sum of squares of standard normals is, exactly: no interval is approximate.
+"""Exact chances of a sum of squares of standard normals: no interval is approximate.
 
 theory.md, section 5. Surprise is minus the logarithm of a probability, so that a test of size a
 holds if the surprise is at most ln(1/a).
@@ -28,7 +28,7 @@ class Evalue:
     exceeds 1/a with probability at most a, whenever one stops looking.
 
     Attributes:
-        dof: how many normals were seen.
+        dof: number of normals seen.
         total: the sum of their squares.
     """
 

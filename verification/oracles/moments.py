@@ -37,11 +37,11 @@ def batches(tasks: int, size: int, *, replacement: bool) -> Iterator[tuple[tuple
 
 @dataclass(frozen=True)
 class Moments:
-    """Of theta.
+    """First two moments of theta.
 
     Attributes:
-        mean: E theta.
-        covariance: of theta.
+        mean: expectation of theta.
+        covariance: covariance matrix of theta.
     """
 
     mean: Float64[np.ndarray, " p"]

@@ -44,7 +44,7 @@ def value_scale(family: Family, theta: Float64[np.ndarray, " p"]) -> float:
 
 @dataclass(frozen=True)
 class OuterConstants:
-    """What the theorems of section 3 need beside those of section 2, for the worst task.
+    """Constants of section 3's theorems beside those of section 2, for the worst task.
 
     Attributes:
         smoothness: L_F, a Lipschitz constant of grad F.
@@ -134,7 +134,7 @@ class Affine:
 
     @property
     def fixed_point(self) -> Float64[np.ndarray, " p"]:
-        """Where upper descent with the mean ends: theta_K = H_K^{-1} d^K."""
+        """Limit of upper descent with the mean: theta_K = H_K^{-1} d^K."""
         H, d = self.mean
         return np.asarray(np.linalg.solve(H, d))
 

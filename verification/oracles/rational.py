@@ -107,7 +107,7 @@ def gradient(family: Quad, theta: Float64[np.ndarray, " p"]) -> Rational:
     return mean(answers)
 
 
-def finite(
+def finite_steps(
     family: Quad,
     theta: Float64[np.ndarray, " p"],
     phi0: Float64[np.ndarray, "*batch q"],
@@ -117,7 +117,7 @@ def finite(
     max_steps: int,
     step_size: float,
 ) -> Rational:
-    """What Algorithm 1 returns after K = steps and N = max_steps: the mean over the tasks.
+    """Algorithm 1's answer after K = steps and N = max_steps: the mean over the tasks.
 
     v_N = v_0 + V (V'AV)^{-1} V' r_0 with V = (r_0, A r_0, ...), which need not be orthonormal where
     nothing is rounded. The Krylov space may end early: V is cut at its rank.

@@ -1,4 +1,4 @@
-"""How far rounding may move a hypergradient: the tolerances of every comparison, derived.
+"""Tolerances of every comparison, derived: the rounding error that a hypergradient may have.
 
 All bounds are of first order in the unit roundoff u: products of two rounding errors are left out,
 and so is the change of H and J over a distance of rounding size squared. They are ours, not the
@@ -72,7 +72,7 @@ def tolerance(
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far rounding may part two implementations of K descent and N CG steps, for each task.
+    """Largest distance by rounding of two implementations of K descent and N CG steps, by task.
 
     Attributes:
         phi: bound on the distance of two phi_K.
@@ -90,7 +90,7 @@ class Rounding:
         return float(self.tasks.mean())
 
 
-def finite_tolerance(
+def finite_steps_tolerance(
     family: Family,
     theta: Float64[np.ndarray, " p"],
     phi0: Float64[np.ndarray, "*batch q"],

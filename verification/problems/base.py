@@ -1,4 +1,4 @@
-"""What every exact family offers, and the constants the error bounds are made of.
+"""Interface of the exact families, and the constants the error bounds are made of.
 
 Shapes: batch (*batch), p upper variables, q lower variables; theta (p,) is shared by all tasks.
 Pieces in NumPy accept complex arrays, so that a complex step can differentiate them.
@@ -64,7 +64,7 @@ class FamilyConstants:
 
     @property
     def c1(self) -> Float64[np.ndarray, "*batch"]:
-        """How far an error in phi moves the hypergradient: c1 of theory.md, section 2."""
+        """Factor from an error in phi to one in the hypergradient: c1 of theory.md, section 2."""
         s = self.L12 / self.strong_convexity
         return np.asarray(self.lam12 + self.rJ * self.V + s * (self.lam22 + self.rH * self.V))
 

@@ -52,7 +52,7 @@ class LC:
         B: coupling of phi and theta.
         c: linear term.
         a: weight of the lower log-cosh, non-negative.
-        W: where theta centres it.
+        W: map from theta to the centre of the lower log-cosh.
         P: design of the upper level in phi.
         R: its design in theta.
         t: its targets.

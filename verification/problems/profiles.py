@@ -1,9 +1,9 @@
-"""Hypothesis settings: `ci` repeats itself exactly, `thorough` draws ten times as many anew."""
+"""Hypothesis settings: `ci` repeats itself exactly, `thorough` draws twenty times as many anew."""
 
 from hypothesis import HealthCheck, settings
 
-CI_EXAMPLES = 60
-THOROUGH = 10  # times as many
+CI_EXAMPLES = 30
+THOROUGH = 20  # times as many
 
 
 def register() -> None:
@@ -15,5 +15,5 @@ def register() -> None:
 
 
 def examples(ci: int) -> int:
-    """How many examples a test draws that needs `ci` of them: ten times that in `thorough`."""
+    """Number of examples for a test that needs `ci` of them: twenty times that in `thorough`."""
     return round(ci * settings().max_examples / CI_EXAMPLES)

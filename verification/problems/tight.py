@@ -169,7 +169,7 @@ class FatTail:
     """The fixed non-convex (1 + u^2)^(-p/2), 0 < p <= 2: L = p, slope -(2p + 2)/(p + 2).
 
     Attributes:
-        p: how fast the tail falls.
+        p: exponent with which the tail falls.
     """
 
     p: float

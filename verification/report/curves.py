@@ -18,7 +18,7 @@ from verification.claims.error_bounds import FAMILIES, cases
 from verification.claims.floor import POPULATION, gaussian, probed_maps, reached_at_once
 from verification.claims.memory import by_argmin, peak_bytes
 from verification.claims.tight_rates import CLOSED_FORM, trajectory
-from verification.oracles import finite, gradient, tolerance
+from verification.oracles import finite_steps, gradient, tolerance
 from verification.oracles.bounds import a_priori, rounding
 from verification.oracles.moments import SampledDescent, omega, shared_floor, squared_gradient
 from verification.problems import drawn as instances
@@ -135,7 +135,7 @@ def tightness(subject: Certifier = certified, *, seeds: int = SEEDS) -> list[Ser
             error = float(np.linalg.norm(found.h - gradient(family, theta)))
             v0 = case.instance.v0 if case.warm else None
             start = np.zeros_like(case.instance.v0) if v0 is None else v0
-            end = finite(family, theta, case.instance.phi0, start, **counts)
+            end = finite_steps(family, theta, case.instance.phi0, start, **counts)
             bounds = {
                 "A": a_priori(family, theta, case.instance.phi0, v0, **counts),
                 "B": found.bound,

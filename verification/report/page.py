@@ -55,10 +55,10 @@ def html(report: dict[str, Any]) -> str:
         parts += ["<h2>Measurement and theory</h2>", f'<div class="figures">{drawn}</div>']
     parts += [
         "<h2>Planted bugs</h2>",
-        "<p>Every planted bug must be caught by a claim, and every claim must catch one. A cell "
-        "says for how many of the seeds it was shown the claim noticed; a dot is none, an "
-        "empty cell that it was not shown. Claims have "
-        "blind spots; docs/theory.md names them.</p>",
+        "<p>Every planted bug must be caught by the claim that it names, and every claim must "
+        "catch one. A cell says for how many of the seeds it was shown the claim noticed; a dot "
+        "is none, an empty cell that it was not shown. Claims have blind spots; docs/theory.md "
+        "names them.</p>",
         *_detection(report["detection"]),
     ]
     return (

@@ -28,8 +28,8 @@ class Subject(Protocol):
         Args:
             problem: f and g, one value for each task.
             theta: upper variable, shared by the tasks.
-            phi0: where gradient descent starts.
-            v0: where conjugate gradients start; None means 0.
+            phi0: start of gradient descent.
+            v0: start of conjugate gradients; None means 0.
             steps: K.
             max_steps: N.
             step_size: alpha.

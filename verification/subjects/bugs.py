@@ -38,7 +38,7 @@ class Run:
     step_size: float
 
     def descend(self, steps: int, start: torch.Tensor) -> torch.Tensor:
-        """Where descent is after so many steps."""
+        """Iterate of descent after so many steps."""
         descent = GradientDescent(max_steps=steps, step_size=self.step_size)
         return descent.minimise(self.problem.lower, self.theta, start).phi
 

@@ -33,8 +33,10 @@ class Entry:
             chance of a false alarm that a statistical claim may take; the others ignore it.
         seeds: number of seeds (0, 1, ...) that the honest subject is tried with.
         statistical: True if the claim has a chance of a false alarm.
-        shown: names of the bugs that the claim is shown in a small run, to save time; None means
-            all of its kind, as in a full run.
+        shown: names of the bugs that the claim must notice beside those that name it. A small run
+            shows it these and the blind spots only, to save time; None means all of its kind, as
+            in a full run.
+        blind: names of the bugs that the claim can't notice (theory.md, section 5).
     """
 
     name: str
@@ -44,12 +46,20 @@ class Entry:
     seeds: Mapping[Size, int]
     statistical: bool = False
     shown: tuple[str, ...] | None = None
+    blind: tuple[str, ...] = ()
 
     def bugs(self, size: Size) -> tuple[Bug, ...]:
         """The bugs that a run of this size shows to the claim."""
         if size == "full" or self.shown is None:
             return self.kind.bugs
-        return tuple(bug for bug in self.kind.bugs if bug.name in self.shown)
+        named = {*self.shown, *self.blind}
+        return tuple(bug for bug in self.kind.bugs if bug.name in named or bug.claim == self.name)
+
+    def expected(self, bug: Bug) -> bool | None:
+        """True if the claim must notice the bug, False if it can't, None if it may."""
+        if bug.name in self.blind:
+            return False
+        return True if bug.claim == self.name or bug.name in (self.shown or ()) else None
 
     def bug(self, name: str) -> Bug:
         """The bug of this name, of the claim's kind."""

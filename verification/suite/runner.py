@@ -1,8 +1,9 @@
 """Put every claim to the honest subject and to every planted bug, and say what came out.
 
 A run passes if every claim holds on the honest subject for every seed, every planted bug is noticed
-by some claim for every seed it was shown with, and every claim notices some bug: a claim that
-notices none shows nothing. No evaluation is repeated and no seed is chosen: they are 0, 1, 2, ...
+by the claim that it names for every seed it was shown with, and every claim notices some bug: a
+claim that notices none shows nothing. What else a claim must notice, and what it can't, is held to
+as well. No evaluation is repeated and no seed is chosen: they are 0, 1, 2, ...
 
 Evaluations are independent, so that processes share them; the outcome does not depend on how many
 there are or on which of them is faster.
@@ -83,7 +84,8 @@ class Cell:
         shown: number of seeds that the claim was shown the bug with.
         noticed: number of seeds for which the claim noticed.
         ratio: the least error/tolerance.
-        reason: why the bug could not be planted; empty if it was.
+        expected: True if the claim must notice the bug, False if it can't, None if it may.
+        reason: error message if the bug could not be planted; empty if it was.
     """
 
     claim: str
@@ -93,6 +95,7 @@ class Cell:
     shown: int
     noticed: int
     ratio: float
+    expected: bool | None = None
     reason: str = ""
 
     @property
@@ -207,8 +210,7 @@ def run(
         make: claims and what they are put to; a function that a process can import, if there are
             several.
         size: small or full, which says how many seeds.
-        claims: the names of those to run; None means all. With some left out nobody can tell
-            whether a planted bug survives, so that this is not asked.
+        claims: the names of those to run; None means all.
         bug_seeds: number of seeds that a planted bug is shown with; None means as the size says, 0
             plants none, and then nothing is said about what claims notice.
         workers: number of processes; 1 means this one.
@@ -242,13 +244,14 @@ def run(
                 shown=len(piece.seeds),
                 noticed=sum(not evidence.holds for evidence in done.evidence),
                 ratio=min((evidence.ratio for evidence in done.evidence), default=0.0),
+                expected=entry.expected(bug),
                 reason=done.reason,
             )
         order = ((p.claim, p.bug) for p in pieces if p.bug is not None)
         outcome.cells = [cells[key] for key in order if key in cells]
         if watch is not None:
             watch(outcome)
-    outcome.failures = judge(outcome.rows, outcome.cells, whole=claims is None)
+    outcome.failures = judge(outcome.rows, outcome.cells)
     if outcome.cells and claims is None:
         seen = {(cell.kind, cell.bug) for cell in outcome.cells}
         outcome.failures += [
@@ -290,8 +293,8 @@ def _share(
             pool.shutdown(cancel_futures=True)
 
 
-def judge(rows: Sequence[Row], cells: Sequence[Cell], *, whole: bool = True) -> list[str]:
-    """Reasons why a run fails, in words; ``whole`` if no claim was left out."""
+def judge(rows: Sequence[Row], cells: Sequence[Cell]) -> list[str]:
+    """Reasons why a run fails, in words."""
     failures = [
         f"claim {row.name} fails for {len(row.failures)} of {row.done} seeds; "
         f"seed {row.worst_seed}: {row.worst}"
@@ -302,14 +305,14 @@ def judge(rows: Sequence[Row], cells: Sequence[Cell], *, whole: bool = True) -> 
     failures += [
         f"bug {bug} of {kind} is not planted: {why}" for (kind, bug), why in reasons.items()
     ]
-    words = {(cell.kind, cell.bug): cell.what for cell in cells}
-    caught = {(cell.kind, cell.bug) for cell in cells if cell.caught}
-    if whole:
-        failures += [
-            f"planted bug {bug} of {kind} ({what}) is noticed by no claim"
-            for (kind, bug), what in words.items()
-            if (kind, bug) not in caught and (kind, bug) not in reasons
-        ]
+    for cell in cells:
+        bug = f"planted bug {cell.bug} of {cell.kind} ({cell.what})"
+        if cell.reason:
+            continue
+        if cell.expected is True and not cell.caught:
+            failures.append(f"{bug} is not noticed by claim {cell.claim}, which must")
+        if cell.expected is False and cell.noticed:
+            failures.append(f"{bug} is noticed by claim {cell.claim}, listed as blind to it")
     useful = {cell.claim for cell in cells if cell.caught}
     if cells:
         failures += [
