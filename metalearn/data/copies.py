@@ -105,4 +105,4 @@ class Copies:
                 "In two splits a picture leaks from training into testing, and of two labels one "
                 "is wrong: leave the right one of each."
             )
-        return "\n".join([f"{len(pairs)} pictures are there twice:", *named, remedy])
+        return "\n".join([f"pictures that are there twice: {len(pairs)}", *named, remedy])

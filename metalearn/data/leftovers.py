@@ -75,11 +75,11 @@ def about(remarks: Sequence[Remark]) -> list[str]:
     if unused:
         pictures = sum(is_picture(remark.file) for remark in unused)
         lines.append(
-            f"not used: {len(unused)} files or folders, {pictures} of them pictures: "
-            f"{summary(unused)} (all are in remarks.csv)"
+            f"not used: {len(unused)}, of which {pictures} are pictures (all are in remarks.csv): "
+            f"{summary(unused)}"
         )
     if used:
-        lines.append(f"used, with a remark: {len(used)} pictures: {summary(used)}")
+        lines.append(f"pictures that are used, with a remark: {len(used)}: {summary(used)}")
     return lines
 
 

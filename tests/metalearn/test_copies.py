@@ -10,7 +10,8 @@ from PIL import Image
 from metalearn.data.published import SPLITS
 from metalearn.errors import DataError
 from tests.metalearn import legacy
-from tests.metalearn.test_own_pictures import SHARES, flat, made, picture
+from tests.metalearn.own import flat, picture
+from tests.metalearn.test_own_pictures import SHARES, made
 
 ONE = legacy.images(1, 16)[0]
 
@@ -100,7 +101,7 @@ PLANTED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a copy of all inside": (
         _whole_copy,
         "train/train 0/0.png (train 0, train) = photos/train/train/train 0/0.png",
-        "12 pictures are there twice",
+        "pictures that are there twice: 12",
     ),
     "a link to another class": (
         _linked_class,
@@ -154,7 +155,7 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_source_given_twice_is_refused(tmp_path: Path) -> None:
     source = legacy.put(tmp_path / "photos", flat(5))
-    with pytest.raises(DataError, match="10 pictures are there twice"):
+    with pytest.raises(DataError, match="pictures that are there twice: 10"):
         made(tmp_path, source, source, shares=SHARES)
 
 

@@ -1,16 +1,12 @@
 """Own pictures in the layouts people have: what is read, how classes are divided, what is left."""
 
 import csv
-import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy.io import savemat
 
 from metalearn.cli import main
 from metalearn.config.commands import PrepareConfig
@@ -18,6 +14,7 @@ from metalearn.data.published import SPLITS, DatasetName
 from metalearn.data.reading import Options, find_source, join, read
 from metalearn.errors import ConfigError, DataError
 from tests.metalearn import legacy
+from tests.metalearn.own import LAYOUTS, flat, listed, picture
 
 SHARES = (0.6, 0.2, 0.2)
 
@@ -39,15 +36,6 @@ def made(
     )
     places = [str(source) for source in sources or (folder / "photos",)]
     return read(name, places, str(out), 16, asdict(options))
-
-
-def picture(form: str = "PNG") -> bytes:
-    return legacy.encoded(legacy.images(1, 16)[0], form)
-
-
-def flat(classes: int, *, form: str = "{c}/{i}.png", each: int = 2) -> dict[str, bytes]:
-    names = [f"class {number:02d}" for number in range(classes)]
-    return {form.format(c=name, i=i): picture() for name in names for i in range(each)}
 
 
 def classes(found: dict[str, Any]) -> dict[str, list[str]]:
@@ -121,100 +109,6 @@ def test_with_split_the_source_s_own_splits_do_not_count(tmp_path: Path) -> None
     ]
 
 
-def _listed(kind: str) -> dict[str, bytes]:
-    """Lists of each split with the ending `kind`."""
-    files = {}
-    for split in legacy.SPLITS:
-        rows = []
-        for number in range(4):
-            files[f"images/{split}{number}.png"] = picture()
-            rows.append({"filename": f"{split}{number}.png", "label": f"{split} {number % 2}"})
-        lines = [json.dumps(row) for row in rows]
-        text = "\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]"
-        files[f"{split}.{kind}"] = text.encode()
-    return files
-
-
-def _hugging_face(by_split: bool) -> dict[str, bytes]:
-    """`metadata.jsonl` in the folder of each split, or one `metadata.csv` for all."""
-    files = {}
-    rows = ["file_name,label"]
-    for split in ("train", "validation", "test"):
-        lines = []
-        for number in range(4):
-            files[f"{split}/{number}.png"] = picture()
-            label = f"{split} {number % 2}"
-            lines.append(json.dumps({"file_name": f"{number}.png", "label": label}))
-            rows.append(f"{split}/{number}.png,{label}")
-        if by_split:
-            files[f"{split}/metadata.jsonl"] = "\n".join(lines).encode()
-    return files if by_split else files | {"metadata.csv": "\n".join(rows).encode()}
-
-
-def _meta_album() -> dict[str, bytes]:
-    rows = ["FILE_NAME,CATEGORY,SUPER_CATEGORY"]
-    files = {"info.json": b'{"dataset_name": "DOG", "total_categories": 6}'}
-    for number in range(12):
-        files[f"images/DOG_{number:06d}.jpg"] = picture("JPEG")
-        rows.append(f"DOG_{number:06d}.jpg,breed {number % 6},dogs")
-    return files | {"labels.csv": "\n".join(rows).encode()}
-
-
-def _cub() -> dict[str, bytes]:
-    files = {"attributes.txt": b"1 has_bill_shape::curved"}
-    paths = [f"{n:03d}.Bird_{n}/Bird_{n}_{i:04d}.jpg" for n in range(1, 7) for i in range(2)]
-    files |= {f"CUB_200_2011/images/{path}": picture("JPEG") for path in paths}
-    listed = "\n".join(f"{number} {path}" for number, path in enumerate(paths, 1))
-    return files | {
-        "CUB_200_2011/images.txt": listed.encode(),
-        "CUB_200_2011/README": b"the birds",
-        "CUB_200_2011/parts/parts.txt": b"1 back",
-    }
-
-
-def _closer_look() -> dict[str, bytes]:
-    """Lists with the paths of the machine that wrote them."""
-    names = [f"{n:03d}.Bird_{n}" for n in range(1, 7)]
-    files: dict[str, bytes] = {}
-    for split, chosen in (("base", (0, 2)), ("val", (1, 5)), ("novel", (3, 4))):
-        images = [f"{names[n]}/{i}.jpg" for n in chosen for i in range(2)]
-        files |= {f"CUB/images/{image}": picture("JPEG") for image in images}
-        content = {
-            "label_names": names,
-            "image_names": [f"/home/author/CUB/images/{image}" for image in images],
-            "image_labels": [n for n in chosen for _ in range(2)],
-        }
-        files[f"CUB/{split}.json"] = json.dumps(content).encode()
-    return files
-
-
-def _flowers() -> dict[str, bytes]:
-    def mat(**arrays: Any) -> bytes:
-        file = io.BytesIO()
-        savemat(file, arrays, do_compression=True)
-        return file.getvalue()
-
-    labels = np.array([[1, 2, 3, 4, 5, 6] * 2], np.uint8)
-    return {
-        "imagelabels.mat": mat(labels=labels),
-        "setid.mat": mat(trnid=labels, valid=labels, tstid=labels),
-        **{f"jpg/image_{number:05d}.jpg": picture("JPEG") for number in range(1, 13)},
-    }
-
-
-LAYOUTS: dict[str, tuple[Callable[[], dict[str, bytes]], bool, str]] = {
-    "json": (lambda: _listed("json"), False, "json and images"),
-    "json lines": (lambda: _listed("jsonl"), False, "jsonl and images"),
-    "Hugging Face": (lambda: _hugging_face(True), False, "jsonl and images"),
-    "Hugging Face, one list": (lambda: _hugging_face(False), True, "csv and images"),
-    "Meta-Album": (_meta_album, True, "csv and images"),
-    "CUB": (_cub, True, "folders of classes"),
-    "CUB, A Closer Look": (_closer_look, False, "json and images"),
-    "VGG Flowers": (_flowers, True, "mat and images"),
-    "flat": (lambda: flat(6), True, "folders of classes"),
-}
-
-
 @pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_read(layout: str, archive: bool, tmp_path: Path) -> None:
@@ -277,7 +171,7 @@ def test_every_file_that_is_not_used_is_listed(
     assert not (tmp_path / "folders").exists()
     main([*arguments, "--allow-unused=0.1"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "not used: 8 files or folders, 4 of them pictures" in said
+    assert "not used: 8, of which 4 are pictures (all are in remarks.csv)" in said
     with (tmp_path / "folders" / "remarks.csv").open(encoding="utf-8", newline="") as file:
         rows = [
             (row["file"].removeprefix("photos/"), row["remark"]) for row in csv.DictReader(file)
@@ -305,7 +199,7 @@ def test_every_file_that_is_not_used_is_listed(
 
 
 def test_a_picture_that_a_list_names_and_that_is_absent_counts(tmp_path: Path) -> None:
-    files = _listed("json")
+    files = listed("json")
     del files["images/val3.png"]
     legacy.put(tmp_path / "photos", files)
     with pytest.raises(DataError, match=r"1 of 12 pictures.*'photos/val3.png' \(named by val.json"):
