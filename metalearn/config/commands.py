@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -19,32 +20,66 @@ LARGEST_SIDE: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareConfig:
-    """Turn the files of a data set into memory-mapped arrays with a checked manifest.
+    """Turn a data set, or your own pictures, into the files that training reads.
+
+    `metalearn prepare folders --source DIR --split 0.6 0.2 0.2` prepares pictures that lie in one
+    folder for each class. Every file that is not used is written down in remarks.csv beside the
+    result. A picture that is there twice is refused.
 
     Attributes:
-        dataset: Data set to prepare.
+        dataset: Data set to prepare. `folders` is for your own pictures.
         source: Folder or archive that holds the files. Several are joined.
         download: Download the files instead. They are kept, and a broken download resumes.
+        verify: Prepare nothing. Check that a prepared data set is as it was written.
         root: Folder in which to make the folder DATASET.
         side: Height and width of the images in pixels.
         allow_partial: Accept fewer classes or images than published. The manifest records it.
+        split: Own pictures: shares of the classes to train, validate and test with. Each class goes
+            to one of the three, whatever splits the source has.
+        seed: Number that decides which class --split puts where.
+        drop_duplicates: Own pictures: keep the first, where one is several times in a class.
+        allow_unused: Own pictures: largest share of them that may stay unused.
     """
 
     dataset: Annotated[DatasetName, Positional]
     source: tuple[Path, ...] = ()
     download: bool = False
+    verify: bool = False
     root: Annotated[Path | None, unset("PATH", "`data` in the cache folder")] = None
-    side: Annotated[int | None, unset("INT", "as published")] = None
+    side: Annotated[int | None, unset("INT", "as published; 84 for folders")] = None
     allow_partial: bool = False
+    split: Annotated[
+        tuple[float, float, float] | None, unset("TRAIN VALIDATION TEST", "the source's")
+    ] = None
+    seed: int = 0
+    drop_duplicates: bool = False
+    allow_unused: float = 0.01
 
     def __post_init__(self) -> None:
-        if bool(self.source) == self.download:
+        if bool(self.source) + self.download + self.verify != 1:
             raise ConfigError(
-                "give either --source, the folder or archive with the data, or --download."
+                "give either --source, the folder or archive with the data, or --download, or "
+                "--verify."
             )
         if self.side is not None and not 1 <= self.side <= LARGEST_SIDE:
             raise ConfigError(
                 f"side was given as {self.side}: it must be from 1 to {LARGEST_SIDE}."
+            )
+        if self.dataset != "folders" and (self.split is not None or self.drop_duplicates):
+            raise ConfigError(
+                f"split and drop_duplicates are for folders: {self.dataset} is kept as it was "
+                "published, so that results can be compared."
+            )
+        if self.split is not None and not (
+            all(share > 0 for share in self.split) and math.isclose(sum(self.split), 1)
+        ):
+            raise ConfigError(
+                f"split was given as {' '.join(map(str, self.split))}: it must be three positive "
+                "shares that add up to 1, such as 0.6 0.2 0.2."
+            )
+        if not 0 <= self.allow_unused <= 1:
+            raise ConfigError(
+                f"allow_unused was given as {self.allow_unused}: it must be a share from 0 to 1."
             )
 
 

@@ -14,9 +14,11 @@ from metalearn.config.commands import PrepareConfig
 from metalearn.data.cache import data_folder
 from metalearn.data.complete import require_complete
 from metalearn.data.download import download
+from metalearn.data.leftovers import about, table
 from metalearn.data.published import OFFICIAL, Published, published
 from metalearn.data.reading import read
-from metalearn.data.store import Store, described_arrays, keep, require_absent
+from metalearn.data.source import Remark
+from metalearn.data.store import Store, described_arrays, keep, open_store, require_absent
 from metalearn.data.untrusted.archives import total_size
 from metalearn.data.untrusted.child import Limits, call
 from metalearn.data.untrusted.damage import reading
@@ -24,8 +26,9 @@ from metalearn.data.untrusted.images import RESAMPLING
 from metalearn.errors import DataError
 
 
-def _manifest(found: Any, known: Published, side: int, *, allow_partial: bool) -> dict[str, Any]:
+def _manifest(found: Any, known: Published, side: int, config: PrepareConfig) -> dict[str, Any]:
     """The manifest, from what the child says; `keep` looks at the arrays themselves."""
+    divided = {"split": {"shares": config.split, "seed": config.seed}} if config.split else {}
     with reading("What the process that read the source says", "a list of classes"):
         sizes = {
             split: [(str(name), int(count)) for name, count in parts]
@@ -33,16 +36,29 @@ def _manifest(found: Any, known: Published, side: int, *, allow_partial: bool) -
         }
         source = found["source"]
         files = [row | {"official": OFFICIAL.get(row.get("md5", ""))} for row in source["files"]]
-        lacking = require_complete(sizes, known, allow_partial=allow_partial)
+        lacking = require_complete(sizes, known, allow_partial=config.allow_partial)
         return {
             "dataset": known.name,
             "partial": bool(lacking),
             "lacking": lacking,
             "resampling": RESAMPLING,
-            "source": {"layouts": source["layouts"], "notes": source["notes"], "files": files},
+            "source": {
+                "layouts": source["layouts"],
+                "notes": source["notes"],
+                "files": files,
+                **divided,
+            },
             **described_arrays(sizes, side=side, channels=known.channels),
             "files": found["files"],
         }
+
+
+def _remarks(found: Any) -> list[Remark]:
+    with reading("What the process that read the source says", "a list of remarks"):
+        return [
+            Remark(str(row["file"]), bool(row["used"]), str(row["what"]))
+            for row in found["remarks"]
+        ]
 
 
 def prepare(
@@ -50,7 +66,8 @@ def prepare(
 ) -> Store:
     """Read a data set in whatever form, check it against what was published, and store it.
 
-    The files are read in a child process (`untrusted.child`).
+    The files are read in a child process (`untrusted.child`). With `config.verify` a prepared data
+    set is checked instead.
 
     Args:
         config: what to read and where to put it.
@@ -59,10 +76,17 @@ def prepare(
 
     Raises:
         DataError: a file can't be downloaded; the source is damaged, unsafe, or not the data set;
-            reading it crashed or exceeded a limit; or the result can't be written.
+            a picture is there twice, or too many would stay unused; reading it crashed or exceeded
+            a limit; the result can't be written; or a prepared data set was changed.
     """
     known, path = published(config.dataset), data_folder(config.root) / config.dataset
     side = config.side or known.side
+    if config.verify:
+        store = open_store(path, full=True)
+        if console is not None:
+            said = f"{path}: all {len(store.manifest['files'])} files are as they were written"
+            console.print(said, soft_wrap=True, highlight=False, markup=False)
+        return store
     sources = config.source
     if config.download:
         files = data_folder(config.root) / "downloads" / config.dataset
@@ -87,26 +111,34 @@ def prepare(
                 [str(source.absolute()) for source in sources],
                 str(arrays.absolute()),
                 side,
-                config.allow_partial,
+                {
+                    "allow_partial": config.allow_partial,
+                    "shares": config.split,
+                    "seed": config.seed,
+                    "drop_duplicates": config.drop_duplicates,
+                    "allow_unused": config.allow_unused,
+                },
                 folder=scratch,
                 limits=limits or Limits.of(sum(sizes)),
                 source=str(sources[0]),
             )
-            manifest = _manifest(found, known, side, allow_partial=config.allow_partial)
-            store = keep(arrays, path, manifest)
+            manifest, remarks = _manifest(found, known, side, config), _remarks(found)
+            store = keep(arrays, path, manifest, remarks=table(remarks))
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for folder in above:
             if not path.exists() and not any(folder.iterdir()):
                 folder.rmdir()
     if console is not None:
-        for source, layout in zip(sources, manifest["source"]["layouts"], strict=True):
-            console.print(f"{source}: read as {layout}", soft_wrap=True, highlight=False)
-        for note in manifest["source"]["notes"]:
-            console.print(note, soft_wrap=True, highlight=False)
+        lines = [
+            *map("{}: read as {}".format, sources, manifest["source"]["layouts"]),
+            *manifest["source"]["notes"],
+            *about(remarks),
+        ]
         for split, entry in store.manifest["splits"].items():
-            console.print(f"{split}: {entry['classes']} classes, {entry['images']} images")
+            lines.append(f"{split}: {entry['classes']} classes, {entry['images']} images")
         lacking = "; ".join(manifest["lacking"])
-        told = f"written to {store.path}" + (f", partial: {lacking}" if lacking else "")
-        console.print(told, soft_wrap=True, highlight=False)
+        lines.append(f"written to {store.path}" + (f", partial: {lacking}" if lacking else ""))
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     return store

@@ -180,8 +180,11 @@ _FACTS: Final = (
     Published(
         name="folders",
         side=84,
-        forms=f"folders {{train,val,test}}/CLASS, or {_LISTED}",
-        by_hand="your own images in folders {train,val,test}/CLASS",
+        forms=(
+            "pictures in folders {train,val,test}/CLASS, in folders CLASS (with --split), or named "
+            "by a list ({train,val,test}, labels or metadata with the ending csv, json or jsonl)"
+        ),
+        by_hand="your own pictures in folders, one for each class",
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from typing import Any
@@ -28,11 +28,32 @@ class Part:
         name: name of the class.
         count: how many images.
         load: reads them.
+        files: their files, where each image has one.
     """
 
     name: str
     count: int
     load: Callable[[], Images]
+    files: tuple[str, ...] = ()
+
+    def label(self, row: int) -> str:
+        """What an image is called in messages: its file, or its class and place."""
+        return self.files[row] if self.files else f"{self.name}[{row}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a user should know of one file of a source.
+
+    Attributes:
+        file: its path, or that of a folder or link.
+        used: whether its picture is in the data set.
+        what: what there is to know, such as why it is not used.
+    """
+
+    file: str
+    used: bool
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +64,21 @@ class Source:
         layout: the form it was found in.
         splits: the classes of each split.
         files: where it was read from: name, bytes and, for single files, checksums.
+        used: the files of the tree that it is made of.
         notes: what else a user of the result should know.
+        unsplit: classes that the source puts in no split.
+        elsewhere: why a picture that is not among `used` is not.
+        remarks: by file, also on files that are not used. Loading images adds to them.
     """
 
     layout: str
     splits: dict[Split, tuple[Part, ...]]
     files: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...] = field(default=())
+    used: Collection[str]
+    notes: tuple[str, ...] = ()
+    unsplit: tuple[Part, ...] = ()
+    elsewhere: str = "no part of the form that was read"
+    remarks: dict[str, Remark] = field(default_factory=dict)
 
 
 def _row(name: str, file: BufferedIOBase) -> dict[str, Any]:
@@ -99,6 +128,7 @@ def image_part(
     *,
     side: int,
     invert: bool = False,
+    remarks: dict[str, Remark],
 ) -> Part:
     """A class of image files.
 
@@ -109,22 +139,24 @@ def image_part(
         published: says how many channels.
         side: pixels to resize them to.
         invert: True where ink is dark in the files.
+        remarks: where loading puts what is not read of a file.
     """
+    labels = tuple(f"{tree.name}/{file}" for file in files)
+
+    def one(file: str, label: str) -> UInt8[np.ndarray, "height width channels"]:
+        return decode(
+            tree.read(file),
+            label,
+            side=side,
+            channels=published.channels,
+            invert=invert,
+            tell=lambda what: remarks.update({file: Remark(label, True, what)}),
+        )
 
     def load() -> Images:
-        images = [
-            decode(
-                tree.read(file),
-                f"{tree.name}/{file}",
-                side=side,
-                channels=published.channels,
-                invert=invert,
-            )
-            for file in files
-        ]
-        return np.stack(images)
+        return np.stack([one(*pair) for pair in zip(files, labels, strict=True)])
 
-    return Part(name, len(files), load)
+    return Part(name, len(files), load, labels)
 
 
 def labelled(

@@ -2,7 +2,8 @@
 
 A folder with `manifest.json` and for each split `SPLIT.images.npy`, uint8 of shape (classes, most,
 channels, height, width), and `SPLIT.counts.npy`, int64: how many of its `most` images each class
-has. What follows them is 0 and, where the file system can, takes no space.
+has. What follows them is 0 and, where the file system can, takes no space. `remarks.csv`, of which
+the manifest says nothing, is for people: what there is to know of single files of the source.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from metalearn.files import described, write_json
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+REMARKS: Final = "remarks.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def described_arrays(sizes: Sizes, *, side: int, channels: int) -> dict[str, Any
     }
 
 
-def keep(folder: Path, path: Path, manifest: Mapping[str, Any]) -> Store:
+def keep(folder: Path, path: Path, manifest: Mapping[str, Any], *, remarks: str) -> Store:
     """Move written arrays to the place of a data set, which then is either whole or absent.
 
     Every file is measured and hashed here, whatever its writer says of it.
@@ -199,6 +201,7 @@ def keep(folder: Path, path: Path, manifest: Mapping[str, Any]) -> Store:
         folder: holds the arrays of every split and nothing else, on the file system of `path`.
         path: folder to make; it must not exist, or be empty.
         manifest: what the manifest says; `files` holds bytes and SHA-256 of each file.
+        remarks: content of `remarks.csv`.
 
     Raises:
         DataError: files are not as the manifest says, or the folder can't be made.
@@ -214,6 +217,7 @@ def keep(folder: Path, path: Path, manifest: Mapping[str, Any]) -> Store:
                 os.fsync(file.fileno())
             if described(folder / name) != manifest["files"].get(name):
                 raise DataError(f"{name} has another size or sum than was written: try again.")
+        (folder / REMARKS).write_text(remarks, encoding="utf-8", errors="backslashreplace")
         write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
         written = open_store(folder)
         for split in written.manifest["splits"]:

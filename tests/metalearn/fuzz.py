@@ -33,6 +33,7 @@ from metalearn.errors import DataError, MetalearnError
 from metalearn.files import write_json
 from metalearn.runs import provenance
 from tests.metalearn import legacy
+from tests.metalearn.own import LAYOUTS
 
 LIMITS = Limits(memory=2**30, processor_seconds=120, wall_seconds=600.0, written=2**28)
 PATIENCE = 30.0  # CPU seconds for one file of some kB
@@ -145,11 +146,15 @@ def _forms() -> dict[str, tuple[DatasetName, dict[str, bytes]]]:
     folder = legacy.official_folder()
     forms["official tar.gz"] = ("cifar-fs", {"c.tar.gz": legacy.tarred(folder)})
     forms["official tar"] = ("cifar-fs", {"c.tar": legacy.tarred(folder, "w")})
-    return forms | real_files()
+    own: dict[str, tuple[DatasetName, dict[str, bytes]]] = {
+        f"own, {layout}": ("folders", files()) for layout, (files, _, _) in LAYOUTS.items()
+    }
+    return forms | own | real_files()
 
 
 def _read_source(path: Path, name: DatasetName) -> None:
-    for parts in join([find_source(path, name)]).values():
+    shares = (1 / 3, 1 / 3, 1 / 3) if name == "folders" else None
+    for parts in join([find_source(path, name)], shares).values():
         for part in parts:
             part.load()
 

@@ -143,8 +143,10 @@ def cifar_zip() -> dict[str, bytes]:
 
 
 def metaoptnet(stem: str) -> dict[str, bytes]:
-    value = {"data": images(4, 32), "labels": LABELS}
-    return {f"{stem}_{split}.pickle": python2(value) for split in SPLITS}
+    return {
+        f"{stem}_{split}.pickle": python2({"data": images(4, 32), "labels": LABELS})
+        for split in SPLITS
+    }
 
 
 def gidaris() -> dict[str, bytes]:
@@ -247,14 +249,13 @@ def folders(name: DatasetName) -> dict[str, bytes]:
 def omniglot() -> dict[str, bytes]:
     """One whole class of each split, in both archives."""
     files: dict[str, dict[str, bytes]] = {"images_background": {}, "images_evaluation": {}}
-    for (half, content), (_, names) in zip(
-        [*files.items(), ("images_background", files["images_background"])],
-        classes("omniglot", 1).items(),
-        strict=True,
-    ):
+    halves = [*files.items(), ("images_background", files["images_background"])]
+    for number, names in enumerate(classes("omniglot", 1).values()):
+        half, content = halves[number]
+        left = 30 + 5 * number  # another drawing in each split
         for drawer in range(1, 21):
             paper = np.ones((105, 105), bool)
-            paper[drawer : drawer + 10, 30:60] = False
+            paper[drawer : drawer + 10, left : left + 30] = False
             content[f"{half}/{names[0]}/0001_{drawer:02d}.png"] = encoded(paper)
     return {f"{half}.zip": zipped(content) for half, content in files.items()}
 

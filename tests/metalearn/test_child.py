@@ -13,6 +13,7 @@ import pytest
 
 from metalearn.config.commands import PrepareConfig
 from metalearn.data import prepare as module
+from metalearn.data.copies import Copies
 from metalearn.data.prepare import prepare
 from metalearn.data.reading import write_arrays
 from metalearn.data.source import Part
@@ -153,6 +154,7 @@ def test_a_child_s_word_on_classes_is_not_believed(
         (lambda found: found["sizes"]["train"].append(["dragon", 2]), "does not have there"),
         (lambda found: found.pop("source"), "can't be read as a list of classes"),
         (lambda found: found["sizes"]["train"][0].append(1), "can't be read as a list of classes"),
+        (lambda found: found.pop("remarks"), "can't be read as a list of remarks"),
         (lambda found: found["files"]["test.counts.npy"].update(sha256=""), "another size or sum"),
     ]
     for change, said in changes:
@@ -169,10 +171,10 @@ def test_written_arrays_are_looked_at(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         parts = {"train": [Part("a", 2, lambda: pixels)]}
-        files = write_arrays(folder, parts, side=8, channels=3)  # type: ignore[arg-type]
+        files = write_arrays(folder, parts, Copies(), side=8, channels=3)  # type: ignore[arg-type]
         change(folder)
         about = described_arrays({"train": [("a", 2)]}, side=side, channels=3)
-        keep(folder, tmp_path / f"{name} kept", {**about, "files": files})
+        keep(folder, tmp_path / f"{name} kept", {**about, "files": files}, remarks="")
 
     kept("whole", lambda folder: None)
     wrong: list[tuple[str, Callable[[Path], object], str]] = [

@@ -1,5 +1,6 @@
 """Every form of every data set becomes the same store; what falls short is told."""
 
+import csv
 import io
 import json
 import shutil
@@ -194,14 +195,14 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path: Path) 
     files = legacy.folders("cifar-fs")
     last = sorted(files)[-1]
     files[last] = files[last][:100]
-    assert f"{last} can't be read as a PNG or JPEG image" in refusal("cifar-fs", tmp_path, files)
+    assert f"{last} can't be read as a picture" in refusal("cifar-fs", tmp_path, files)
     assert not (tmp_path / "prepared").exists()
 
 
 def test_the_same_source_twice_is_too_much(tmp_path: Path) -> None:
     source = put(tmp_path / "s", {"cifar-100-python/x": b""} | legacy.official_folder())
-    splits = stored("cifar-fs", source, source).split("test")
-    assert set(splits.counts.tolist()) == {4}  # below 600 it can't be told
+    with pytest.raises(DataError, match="pictures that are there twice: 200"):
+        stored("cifar-fs", source, source)
     sources = [find_source(source, "cifar-fs")] * 301
     joined = join(sources)
     sizes = {split: [(p.name, p.count) for p in parts] for split, parts in joined.items()}
@@ -284,11 +285,21 @@ def test_images_go_to_a_gpu_where_they_fit(tmp_path: Path, monkeypatch: pytest.M
     assert drawn.sample(0, 1).images.is_cuda
 
 
+def twice(store: Store) -> list[str]:
+    """The pictures that `remarks.csv` says are there twice."""
+    with (store.path / "remarks.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["used"] == "yes"]
+    assert all("the same picture as" in row["remark"] for row in rows)
+    return [row["file"] for row in rows]
+
+
 @real
 def test_omniglot_whole(tmp_path: Path) -> None:
     main(["prepare", "omniglot", f"--source={DATA / 'omniglot'}", f"--root={tmp_path}"])
     store = open_store(tmp_path / "omniglot")
     assert not store.manifest["partial"]
+    half = "images_background.zip/images_background"
+    assert twice(store) == [f"{half}/Braille/character01/0192_19.png"]
     for split, classes in (("train", 1028), ("validation", 172), ("test", 423)):
         pool = store.split(split).pool()  # type: ignore[arg-type]
         assert pool.images.shape == (classes, 20, 1, 28, 28)
@@ -307,6 +318,7 @@ def test_cifar_from_250_images_a_class(name: DatasetName, tmp_path: Path) -> Non
     arguments = [str(DATA / "cifar100"), str(DATA / "cifar100" / "cifar-fs-train150.zip")]
     main(["prepare", name, "--source", *arguments, f"--root={tmp_path}", "--allow-partial"])
     store = open_store(tmp_path / name)
+    assert len(twice(store)) == 4
     meta = [f for f in store.manifest["source"]["files"] if f["name"].endswith("meta")]
     assert meta[0]["official"] == "cifar-100-python/meta"
     pools = [store.split(split).pool() for split in SPLITS]

@@ -9,9 +9,8 @@ from metalearn.data.published import DatasetName, Published
 from metalearn.data.readers.cifar100 import read_cifar100
 from metalearn.data.readers.folders import (
     read_cifar100_images,
-    read_csv,
+    read_classes,
     read_folders,
-    read_json,
     read_tiny_imagenet,
 )
 from metalearn.data.readers.labelled import (
@@ -19,6 +18,7 @@ from metalearn.data.readers.labelled import (
     read_labelled_pickles,
     read_tadam,
 )
+from metalearn.data.readers.lists import read_lists
 from metalearn.data.readers.omniglot import read_omniglot
 from metalearn.data.readers.tiered import read_tiered
 from metalearn.data.readers.torchmeta import read_torchmeta
@@ -50,11 +50,10 @@ READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
         read_labelled_pickles,
         read_tadam,
         read_torchmeta,
-        read_csv,
-        read_json,
+        read_lists,
         read_tiny_imagenet,
         read_folders,
     ),
-    "tieredimagenet": (read_tiered, read_csv, read_json, read_tiny_imagenet, read_folders),
-    "folders": (read_csv, read_json, read_folders),
+    "tieredimagenet": (read_tiered, read_lists, read_tiny_imagenet, read_folders),
+    "folders": (read_lists, read_folders, read_classes),
 }

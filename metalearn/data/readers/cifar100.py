@@ -71,4 +71,5 @@ def read_cifar100(tree: Tree, published: Published, side: int) -> Source | None:
             if count:
                 parts.append(Part(name, count, load))
         splits[split] = tuple(parts)
-    return Source("official CIFAR-100 pickles", splits, record(tree, *files, meta))
+    used = (*files, meta)
+    return Source("official CIFAR-100 pickles", splits, record(tree, *used), used)

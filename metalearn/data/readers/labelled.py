@@ -48,7 +48,8 @@ def _source(
     """What `read` makes of the file of each split, given its place and its name for messages."""
     found = {s: name for s, names in bases.items() if (name := tree.find(*names)) is not None}
     splits = {split: read(name, f"{tree.name}/{name}") for split, name in found.items()}
-    return Source(layout, splits, record(tree, *found.values())) if found else None
+    used = tuple(found.values())
+    return Source(layout, splits, record(tree, *used), used) if found else None
 
 
 def read_labelled_pickles(tree: Tree, published: Published, side: int) -> Source | None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Final
 
 from metalearn.data.published import SPLITS, Published
-from metalearn.data.source import Source, image_part, record_images
+from metalearn.data.source import Remark, Source, image_part, record_images
 from metalearn.data.untrusted.archives import Tree, open_tree
 from metalearn.errors import DataError
 
@@ -26,11 +26,12 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
     Raises:
         DataError: an archive is damaged or unsafe, or holds something else.
     """
-    trees = [tree]
+    trees, zips = [tree], []
     for half in HALVES:
         extracted = any(f"{half}/" in name for name in tree.sizes)
         found = None if tree.archive or extracted else tree.find(f"{half}.zip")
         if found is not None:
+            zips.append(found)
             trees.append(open_tree(tree.path / found))
     files: dict[str, dict[str, tuple[Tree, str]]] = defaultdict(dict)
     used: dict[int, list[str]] = defaultdict(list)
@@ -48,6 +49,7 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
                 used[number].append(name)
     if not files:
         return None
+    remarks: dict[str, Remark] = {}
     splits = {}
     for split in SPLITS:
         parts = []
@@ -57,7 +59,15 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
                 holder = drawings[0][1][0]
                 names = [name for _, (_, name) in drawings]
                 parts.append(
-                    image_part(holder, character, names, published, side=side, invert=True)
+                    image_part(
+                        holder,
+                        character,
+                        names,
+                        published,
+                        side=side,
+                        invert=True,
+                        remarks=remarks,
+                    )
                 )
         splits[split] = tuple(parts)
     if files:
@@ -66,4 +76,11 @@ def read_omniglot(tree: Tree, published: Published, side: int) -> Source | None:
             f"{next(iter(files))!r}: give the official archives."
         )
     rows = [row for number, names in used.items() for row in record_images(trees[number], names)]
-    return Source("omniglot archives or folders", splits, tuple(rows), ("ink is 255, paper 0",))
+    return Source(
+        "omniglot archives or folders",
+        splits,
+        tuple(rows),
+        {*used[0], *zips},
+        ("ink is 255, paper 0",),
+        remarks=remarks,
+    )

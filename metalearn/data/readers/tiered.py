@@ -103,4 +103,4 @@ def read_tiered(tree: Tree, published: Published, side: int) -> Source | None:
         splits[split] = _streams(streams, labels, names, label)
     if not files:
         return None
-    return Source("tieredImageNet arrays", splits, record(tree, *files), tuple(notes))
+    return Source("tieredImageNet arrays", splits, record(tree, *files), files, tuple(notes))

@@ -77,4 +77,5 @@ def read_torchmeta(tree: Tree, published: Published, side: int) -> Source | None
     if not files:
         return None
     notes = ("ink is 255, paper 0", "drawings are in the order of the HDF5 file")
-    return Source("torchmeta's HDF5", splits, record(tree, *files), notes if drawings else ())
+    rows = record(tree, *files)
+    return Source("torchmeta's HDF5", splits, rows, tuple(files), notes if drawings else ())

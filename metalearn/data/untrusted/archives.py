@@ -14,7 +14,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -27,6 +27,7 @@ ENTRIES: Final = 3_000_000
 TOTAL: Final = 2**36  # bytes of all files inside an archive
 RATIO: Final = 100  # images and pickles of images shrink 2 to 4 times
 FREE: Final = 2**26  # what even the smallest archive may unpack to
+HIDDEN: Final = "hidden"
 _DEPTH: Final = 8
 
 
@@ -40,6 +41,7 @@ class Tree:
         sizes: bytes of each file.
         open: opens one file, from which can be read at any place.
         archive: True where the tree is one file, whose checksum says all.
+        skipped: what else is there, by path, each with the reason why it is no file to read.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Tree:
     sizes: dict[str, int]
     open: Callable[[str], BufferedIOBase]
     archive: bool
+    skipped: dict[str, str]
 
     def read(self, name: str) -> bytes:
         """The content of one file.
@@ -145,18 +148,25 @@ def _no_link(name: str, entry: str, plain: bool) -> None:
 def _zip(path: Path, name: str) -> Tree:
     archive = zipfile.ZipFile(path)
     entries: dict[str, zipfile.ZipInfo] = {}
+    skipped: dict[str, str] = {}
     for info in archive.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         entry = _safe(info.orig_filename, name)
         plain = info.create_system != 3 or kind in (0, stat.S_IFREG, stat.S_IFDIR)
         _no_link(name, entry, plain)
-        if not info.is_dir() and not _hidden(entry):
+        if _hidden(entry):
+            skipped[entry] = HIDDEN
+        elif not info.is_dir():
             require_deflate(name, info)
             entries[entry] = info
     sizes = {entry: entries[entry].file_size for entry in sorted(entries)}
     require_modest(name, path.stat().st_size, sizes)
     # An entry read as a whole is checked against its CRC, and can be read at any place at no cost.
-    return Tree(name, path, sizes, lambda entry: io.BytesIO(archive.read(entries[entry])), True)
+
+    def content(entry: str) -> BufferedIOBase:
+        return io.BytesIO(archive.read(entries[entry]))
+
+    return Tree(name, path, sizes, content, True, skipped)
 
 
 class _Map(mmap.mmap):
@@ -193,10 +203,13 @@ def _tar(path: Path, name: str, compressed: bool) -> Tree:
             content = _map(file)
     archive = tarfile.TarFile(fileobj=content)
     members: dict[str, tarfile.TarInfo] = {}
+    skipped: dict[str, str] = {}
     while (info := archive.next()) is not None and len(members) <= ENTRIES:
         entry = _safe(info.name, name)
         _no_link(name, entry, (info.isreg() or info.isdir()) and not info.issparse())
-        if info.isreg() and not _hidden(entry):
+        if _hidden(entry):
+            skipped[entry] = HIDDEN
+        elif info.isreg():
             members[entry] = info
     sizes = {entry: members[entry].size for entry in sorted(members)}
     require_modest(name, len(content), sizes)
@@ -204,26 +217,60 @@ def _tar(path: Path, name: str, compressed: bool) -> Tree:
     def member(entry: str) -> BufferedIOBase:
         return cast(BufferedIOBase, archive.extractfile(members[entry]))
 
-    return Tree(name, path, sizes, member, True)
+    return Tree(name, path, sizes, member, True, skipped)
 
 
-def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _hidden(entry.name):
-                continue
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir() and depth < _DEPTH:
-                yield from _walk(Path(entry.path), f"{name}/", depth + 1)
-            elif entry.is_file():
-                yield name, entry.stat().st_size
+class _Walk:
+    """The files below a folder, links followed.
+
+    Attributes:
+        sizes: bytes of each file, by path.
+        skipped: what is no file, by path, with the reason.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.sizes: dict[str, int] = {}
+        self.skipped: dict[str, str] = {}
+        self._met = 0
+        self._enter(path, "", ())
+
+    def _enter(self, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> None:
+        status = folder.stat()
+        above = (*above, (status.st_dev, status.st_ino))
+        before = self._met
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                self._met += 1
+                if self._met > ENTRIES:  # links to neighbours could make it endless
+                    raise DataError(
+                        f"{folder} and the folders above it hold more than {ENTRIES} files, or "
+                        "links that lead in circles: give the folder of one data set."
+                    )
+                self._look(entry, f"{prefix}{entry.name}", above)
+        if prefix and self._met == before:
+            self.skipped[prefix] = "an empty folder"
+
+    def _look(self, entry: os.DirEntry[str], name: str, above: tuple[tuple[int, int], ...]) -> None:
+        if _hidden(entry.name):
+            self.skipped[name] = HIDDEN
+        elif entry.is_dir():
+            status = os.stat(entry.path)
+            if (status.st_dev, status.st_ino) in above:
+                self.skipped[name] = "a link to a folder that it lies in"
+            elif len(above) > _DEPTH:
+                self.skipped[name] = f"a folder more than {_DEPTH} folders deep"
+            else:
+                self._enter(Path(entry.path), f"{name}/", above)
+        elif entry.is_file():
+            self.sizes[name] = entry.stat().st_size
+        else:
+            self.skipped[name] = "a broken link" if entry.is_symlink() else "no ordinary file"
 
 
 def _folder(path: Path, name: str) -> Tree:
-    sizes = dict(sorted(_walk(path, "", 0)))
-    if len(sizes) > ENTRIES:
-        raise DataError(f"{path} holds {len(sizes)} files: give the folder of one data set.")
-    return Tree(name, path, sizes, lambda entry: (path / entry).open("rb"), False)
+    walk = _Walk(path)
+    sizes = dict(sorted(walk.sizes.items()))
+    return Tree(name, path, sizes, lambda entry: (path / entry).open("rb"), False, walk.skipped)
 
 
 def total_size(path: Path) -> int:
@@ -235,7 +282,7 @@ def total_size(path: Path) -> int:
     if not path.exists():
         raise DataError(f"{path} does not exist: give the folder or archive that holds the data.")
     with reading(str(path), "a folder or archive"):
-        return sum(s for _, s in _walk(path, "", 0)) if path.is_dir() else path.stat().st_size
+        return sum(_Walk(path).sizes.values()) if path.is_dir() else path.stat().st_size
 
 
 def open_tree(path: Path) -> Tree:

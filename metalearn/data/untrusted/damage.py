@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import pickle
@@ -26,6 +27,7 @@ DAMAGE: Final = (
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
+    csv.Error,
     struct.error,
     OSError,
     EOFError,

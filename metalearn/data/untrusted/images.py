@@ -1,20 +1,35 @@
-"""Decodes one image file: PNG or JPEG only, of bounded size, grey or colour as asked."""
+"""Decodes one picture file as a person sees it: of bounded size, grey or colour as asked."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from metalearn.data.untrusted.damage import reading
 from metalearn.errors import DataError
 
 PIXELS: Final = 2**25  # the largest photograph of ILSVRC-2012 has less
 RESAMPLING: Final = "box (area average)"
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
+ENDINGS: Final = frozenset(
+    ("png", "jpg", "jpeg", "jfif", "webp", "gif", "tif", "tiff", "bmp", "ppm", "pgm", "pbm")
+)
+"""Last parts of the names of files in `FORMATS`, in small letters."""
+UNREAD: Final = frozenset(
+    ("avif", "heic", "heif", "jp2", "jxl", "svg", "tga", "psd", "dng", "cr2", "nef", "arw")
+)
+"""Last parts of the names of pictures that are not read."""
+
+
+def ending(name: str) -> str:
+    """The last part of a file's name, after its last dot, in small letters."""
+    return name.rpartition("/")[2].rpartition(".")[2].lower()
 
 
 def resize(
@@ -28,11 +43,24 @@ def resize(
     return np.asarray(small, np.uint8).reshape(side, side, -1)
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8: Pillow's conversion would clip it to white."""
+def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Grey of 16 bits scaled to 8: Pillow's conversion would clip it to white.
+
+    Raises:
+        DataError: it has more bits, so that no value is known to be white.
+    """
+    deep = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
+    if deep:
+        raise DataError(
+            f"{name} has grey values of 32 bits, of which none is known to be white: save it with "
+            "8 or 16 bits."
+        )
     if not image.mode.startswith("I"):
         return image
-    return Image.fromarray(np.round(np.asarray(image, np.float64) * (255 / 65535)).astype(np.uint8))
+    values = np.asarray(image, np.float64)
+    if isinstance(image.info.get("transparency"), int):  # one value stands for no ink
+        values = np.where(values == image.info["transparency"], 65535, values)
+    return Image.fromarray(np.round(values * (255 / 65535)).astype(np.uint8))
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
@@ -43,6 +71,10 @@ def _on_paper(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, image.convert("RGBA"))
 
 
+def _ignore(_: str) -> None:
+    pass
+
+
 def decode(
     content: bytes,
     name: str,
@@ -50,10 +82,13 @@ def decode(
     side: int,
     channels: Literal[1, 3],
     invert: bool = False,
+    tell: Callable[[str], object] = _ignore,
 ) -> UInt8[np.ndarray, "side side channels"]:
-    """Pixels of an image file, resized; grey becomes RGB where colour is asked for, and back.
+    """Pixels of a picture, resized; grey becomes RGB where colour is asked for, and back.
 
-    Grey of 16 bits is scaled to 8, and what is transparent becomes white.
+    A photograph is turned upright as its EXIF data say. Grey of 16 bits is scaled to 8, what is
+    transparent becomes white, and drawings of 1 bit become grey before they are resized, so that
+    their lines stay smooth. Colour profiles are not applied. Of several frames the first is read.
 
     Args:
         content: bytes of the file.
@@ -61,21 +96,28 @@ def decode(
         side: height and width to give the image.
         channels: 3 for RGB, 1 for grey.
         invert: turn dark into light.
+        tell: receives what is not read of the file, if anything.
 
     Raises:
-        DataError: it is no PNG or JPEG image, is damaged, or has too many pixels.
+        DataError: it is no picture of a format that is read, is damaged, has too many pixels, or
+            grey values of 32 bits.
     """
-    with reading(name, "a PNG or JPEG image", content[:512]), warnings.catch_warnings():
+    what = "a picture (PNG, JPEG, WebP, GIF, TIFF, BMP or PPM)"
+    with reading(name, what, content[:512]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > PIXELS:
                 raise DataError(
                     f"{name} has {width}x{height} pixels, above {PIXELS}: it may be a "
                     "decompression bomb. Remove it, or make it smaller."
                 )
-            plain = _on_paper(_in_8_bits(image))
+            # The other pictures of an MPO, a JPEG of a telephone, are the first again or its depth.
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                tell("has several frames, of which the first is read")
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _on_paper(_in_8_bits(image, name))
             pixels = np.asarray(plain.convert("L" if channels == 1 else "RGB"), np.uint8)
-    pixels = pixels.reshape(height, width, channels)
+    pixels = pixels.reshape(*pixels.shape[:2], channels)
     return resize(255 - pixels if invert else pixels, side)

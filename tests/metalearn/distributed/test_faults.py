@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from metalearn.data.copies import Copies
 from metalearn.data.published import SPLITS
 from metalearn.data.reading import write_arrays
 from metalearn.data.source import Part
@@ -249,9 +250,9 @@ def _prepared(root: Path) -> Path:
     sizes = {s: [(each.name, each.count) for each in parts] for s, parts in splits.items()}
     arrays = root / "arrays"
     arrays.mkdir(parents=True)
-    files = write_arrays(arrays, splits, side=32, channels=3)
+    files = write_arrays(arrays, splits, Copies(), side=32, channels=3)
     about = described_arrays(sizes, side=32, channels=3)
-    keep(arrays, root / "cifar-fs", {**about, "files": files})
+    keep(arrays, root / "cifar-fs", {**about, "files": files}, remarks="")
     return root / "cifar-fs" / "train.images.npy"
 
 
