@@ -6,13 +6,14 @@ D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from metalearn.backbones.norm import Norm
@@ -38,34 +39,39 @@ class Backbone(Protocol):
 def rerun(block: Callable[[Tensor], Tensor], x: Tensor, *, owner: nn.Module) -> Tensor:
     """`block(x)`, of whose activations only x is kept: backward runs the block again.
 
-    The second run draws the same random numbers (torch's own generators are put back), and
-    running statistics take no notice of it.
+    The second run draws the same random numbers from torch's own generators, which are put back,
+    and running statistics take no notice of it. A generator that the block holds itself is not put
+    back: its second run would draw others.
 
     Args:
         block: a backbone, or part of one.
         x: the block's input.
-        owner: the module whose `Norm`s the block uses.
+        owner: the module that holds the block's norms.
     """
-    norms = [part for part in owner.modules() if isinstance(part, Norm)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _Unnoticed(norms)
+        return nullcontext(), unnoticed(owner)
 
     answer: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
     return answer
 
 
-class _Unnoticed(ExitStack):
-    """While it is open, the norms update no running statistics."""
-
-    def __init__(self, norms: list[Norm]) -> None:
-        super().__init__()
-        self._norms = norms
-
-    def __enter__(self) -> None:  # type: ignore[override]
-        for norm in self._norms:
-            self.callback(setattr, norm, "noticing", norm.noticing)
+@contextmanager
+def unnoticed(owner: nn.Module) -> Iterator[None]:
+    """While it is open, the module's norms update no running statistics."""
+    norms = [part for part in owner.modules() if isinstance(part, Norm)]
+    own = [part for part in owner.modules() if isinstance(part, _BatchNorm)]
+    with ExitStack() as before:
+        for norm in norms:
+            before.callback(setattr, norm, "noticing", norm.noticing)
             norm.noticing = False
+        for part in own:
+            # averages move by nothing: without them other tensors would be saved for backward
+            before.callback(setattr, part, "momentum", part.momentum)
+            part.momentum = 0.0
+            if part.num_batches_tracked is not None:
+                before.callback(part.num_batches_tracked.copy_, part.num_batches_tracked.clone())
+        yield
 
 
 def keeps(recompute: bool) -> bool:

@@ -91,7 +91,9 @@ class Norm(nn.Module):
         variances: list[Tensor] = []
         answer: list[Tensor] = []
         for x in pieces:
-            apart = x.reshape(-1, each * x.shape[1], *x.shape[2:])
+            # Channels-last, torch adds up a channel's pixels one after another: statistics in
+            # float32 of 25 images of 84 x 84 pixels are then off by 1e-4.
+            apart = x.reshape(-1, each * x.shape[1], *x.shape[2:]).contiguous()
             if self.mode == "stored":
                 # With momentum 1 the averages that batch_norm moves become the statistics.
                 means.append(torch.zeros_like(scale))
@@ -99,7 +101,9 @@ class Norm(nn.Module):
                 y = F.batch_norm(apart, means[-1], variances[-1], scale, shift, True, 1.0, self.eps)
             else:
                 y = F.batch_norm(apart, None, None, scale, shift, True, 0.0, self.eps)
-            answer.append(y.view_as(x))
+            if x.stride(1) == 1 and x.shape[1] > 1:  # as it came
+                y = y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            answer.append(y.reshape(x.shape))
         if self.mode == "stored":
             self._notice(torch.stack(means), torch.stack(variances))
         return answer

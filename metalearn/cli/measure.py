@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from rich.console import Console
 
+from metalearn.backbones.source import imported
 from metalearn.config.commands import MeasureConfig
 from metalearn.config.train import TrainConfig
 from metalearn.errors import RunError
@@ -63,7 +64,8 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
 
 def _peak(config: TrainConfig) -> int:
     """Peak of one upper step: by the allocator on CUDA, else by the tensors that are alive."""
-    training = Training(config, config.place())
+    source = imported(config.backbone.name)
+    training = Training(config, config.place(), source=source)
     if training.device.type != "cuda":
         return predicted_bytes(training)
     gc.collect()  # what the method before has left

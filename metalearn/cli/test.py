@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from metalearn.backbones.source import imported, require_confirmed
 from metalearn.config.choices import Split
 from metalearn.config.commands import TestConfig
 from metalearn.config.train import EVALUATION_SEED, TrainConfig
@@ -20,6 +21,7 @@ from metalearn.runs import provenance
 from metalearn.runs.folder import Run
 from metalearn.runs.records import Point, Result, Retested, TestProtocol, stated
 from metalearn.testing.accuracy import INTERVAL, accuracy
+from metalearn.training import build
 from metalearn.training.build import build_model, evaluation_sampler, identity
 
 
@@ -43,11 +45,18 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
     device = settings.place()
     split: Split = config.split or "test"
     sampler = evaluation_sampler(split, settings, device=device)
-    model = build_model(settings, sampler.pool, device=device)
+    require_confirmed(settings.backbone.name, config.backbone)
+    source = imported(settings.backbone.name)
+    model = build_model(settings, sampler.pool, device=device, source=source)
+    described = build.recorded(settings, model)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise RunError(f"the weights in {run.folder} don't fit its settings: {error}") from error
+        shape = "x".join(str(size) for size in sampler.pool.images.shape[2:])
+        raise RunError(
+            f"the weights in {run.folder} don't fit its settings with images of "
+            f"{settings.data.name}, {shape} (channels, height, width): {error}"
+        ) from error
     points = []
     table = Table("lower steps", "accuracy (%)", "calibration error", "log loss (nats)")
     for steps, method in _methods(settings, config.lower_steps):
@@ -70,17 +79,19 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
         judged = found.calibration
         table.add_row(name, str(found), f"{judged.error:.3f}", f"{judged.log_loss:.3f}")
     if config.out is not None:
-        _write(config, settings, split, points, device)
+        _write(config, settings, split, points, device, described)
     console.print(table)
+    trained = run.config().data.name
+    if trained != settings.data.name:
+        _say(console, f"another domain: trained on {trained}, tested on {settings.data.name}")
     _say(
         console,
         f"{settings.data.name}, {settings.test}, {settings.evaluation.test_episodes} {split} "
-        f"episodes; interval: {INTERVAL}; normalisation {settings.backbone.normalisation}, "
+        f"episodes; interval: {INTERVAL}; normalisation {described['normalisation']}, "
         f"method {settings.method.name}",
     )
     if config.again:
-        parameters = sum(p.numel() for p in model.parameters())
-        expected = stated(settings, identity(settings)) | {"parameters": parameters}
+        expected = stated(settings, identity(settings)) | described
         _require_same(run, recorded, expected, points[0], device)
         _say(
             console,
@@ -97,13 +108,17 @@ def _say(console: Console, message: str) -> None:
 
 def _asked(config: TestConfig, recorded: TrainConfig) -> TrainConfig:
     """The run's settings, with what the options give in their place."""
-    given = {name: getattr(config, name) for name in ("way", "shot", "query")}
-    shape = {name: value for name, value in given.items() if value is not None}
+    names = ("way", "shot", "query", "fewest_way", "fewest_shot")
+    given = {name: getattr(config, name) for name in names}
+    asked = dataclasses.replace(
+        recorded.test, **{name: value for name, value in given.items() if value is not None}
+    )
     changes: dict[str, Any] = {
         "data": config.data,
         "data_root": config.data_root,
         "test_episodes": config.episodes,
-        "test": dataclasses.replace(recorded.test, **shape),
+        "test": asked,
+        "tasks_per_chunk": 1 if asked.varies else None,
     }
     return recorded.replace(**{k: value for k, value in changes.items() if value is not None})
 
@@ -165,14 +180,15 @@ def _write(
     split: Split,
     points: list[Point],
     device: torch.device,
+    described: dict[str, Any],
 ) -> None:
     assert config.out is not None
     data = identity(settings)
     record = Retested(
         run=config.run.resolve().name,
         method=settings.method.name,
-        backbone=str(settings.backbone),
-        normalisation=settings.backbone.normalisation,
+        backbone=described["backbone"],
+        normalisation=described["normalisation"],
         seed=settings.run.seed,
         protocol=TestProtocol(
             data=data.name,

@@ -21,14 +21,20 @@ def choices(kind: Any) -> tuple[str, ...]:
     return tuple(v for part in parts for v in ((part,) if isinstance(part, str) else choices(part)))
 
 
-def require_one_of(name: str, value: object, kind: Any) -> None:
+def require_one_of(name: str, value: object, kind: Any, *, beside: str | None = None) -> None:
     """Raise unless the value is one of a `Literal`'s.
+
+    Args:
+        name: of the setting.
+        value: of the setting.
+        kind: a `Literal`, or a union of several.
+        beside: what else could have been given, for the message.
 
     Raises:
         ConfigError: with the values there are.
     """
-    allowed = choices(kind)
-    if value not in allowed:
+    allowed = (*choices(kind), *([beside] if beside else []))
+    if value not in choices(kind):
         raise ConfigError(f"{name} was given as {value!r}: it is one of {', '.join(allowed)}.")
 
 
@@ -50,6 +56,25 @@ def require_positive(name: str, value: float | None) -> None:
     """
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise ConfigError(f"{name} was given as {value}: it must be positive and finite.")
+
+
+def parse_rate(text: str) -> tuple[str, float]:
+    """Start of parameters' names and factor of their learning rate, from `NAME=FACTOR`.
+
+    Raises:
+        ConfigError: it is no such text, or the factor is negative or not finite.
+    """
+    name, _, factor = text.rpartition("=")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = math.nan
+    if not name or not (value >= 0 and math.isfinite(value)):
+        raise ConfigError(
+            f"layer_rates was given {text!r}: give NAME=FACTOR with a finite factor of at least 0, "
+            "as in backbone.convs.0=0.1."
+        )
+    return name, value
 
 
 def parse_bytes(text: str) -> int:

@@ -37,6 +37,10 @@ AdjointName: TypeAlias = Literal["cg", "woodbury"]
 """`cg`: a number of steps of conjugate gradients; `woodbury`: a direct solve."""
 
 BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
+"""Built-in backbones. Beside them `module:function` names a function that makes one."""
+
+GIVEN: Final = "given:"
+"""Start of the name of a backbone that was given in Python and that no import leads to."""
 
 Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
 """Which images an image is normalised with.
@@ -58,6 +62,9 @@ float32. In float64, which is slow and tells what is rounding, all of them are.
 Methods that adapt the whole network take float32 only: there the lower level is the network.
 """
 
+BudgetKind: TypeAlias = Literal["steps", "tasks", "images", "seconds"]
+"""What the methods of a comparison get equally much of."""
+
 Optimiser: TypeAlias = Literal["adam", "sgd"]
 
 Schedule: TypeAlias = Literal["constant", "cosine"]
@@ -66,5 +73,9 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
-CAME_LATER: Final[dict[str, object]] = {"compiled": False}
+CAME_LATER: Final[dict[str, object]] = {
+    "compiled": False,
+    "layer_rates": (),
+    "seconds": None,
+}
 """Settings that runs recorded earlier do not name, each with the value those runs had."""

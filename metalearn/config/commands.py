@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from tyro.conf import Positional, arg, subcommand
 
 from metalearn.config.checks import require_at_least
-from metalearn.config.choices import DataName, DatasetName, MethodName, Split
+from metalearn.config.choices import BudgetKind, DataName, DatasetName, MethodName, Split
 from metalearn.config.groups import unset
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError
@@ -99,8 +99,12 @@ class TestConfig:
         way: Number of classes in an episode.
         shot: Labelled (support) images of each class.
         query: Images of each class to classify.
+        fewest_way: Draw the number of classes of each episode, from this one to --way.
+        fewest_shot: Draw the number of support images of each class, from this one to --shot.
         episodes: Number of episodes.
         lower_steps: Numbers K of lower-level steps to test with, one test for each.
+        backbone: MODULE:FUNCTION of the run's backbone, if that is not built in. Code is imported
+            because you name it, never because a folder does.
     """
 
     __test__ = False  # no test, whatever pytest takes its name for
@@ -113,8 +117,11 @@ class TestConfig:
     way: Annotated[int | None, unset("INT", "the run's")] = None
     shot: Annotated[int | None, unset("INT", "the run's")] = None
     query: Annotated[int | None, unset("INT", "the run's")] = None
+    fewest_way: Annotated[int | None, unset("INT", "the run's")] = None
+    fewest_shot: Annotated[int | None, unset("INT", "the run's")] = None
     episodes: Annotated[int | None, unset("INT", "the run's")] = None
     lower_steps: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: the run's)")] = ()
+    backbone: Annotated[str | None, unset("MODULE:FUNCTION", "a built-in one")] = None
 
     def __post_init__(self) -> None:
         require_at_least("episodes", self.episodes, 2)
@@ -122,7 +129,7 @@ class TestConfig:
     @property
     def again(self) -> bool:
         """Whether this is the recorded test, to be repeated."""
-        return self == TestConfig(run=self.run, out=self.out)
+        return self == TestConfig(run=self.run, out=self.out, backbone=self.backbone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,17 +142,29 @@ class CompareConfig:
         out: Folder for the runs and the table.
         methods: Methods to train.
         seeds: Seeds of the initial weights and the training episodes: one run of each method each.
-        settings: Settings of every run; --run, --method and --seed are set by the above.
+        budget: What each run gets equally much of, and how much: upper steps, training tasks,
+            images of training tasks (each counted once, however often it passes the network), or
+            seconds. A method whose step takes more tasks gets fewer steps.
+        settings: Settings of every run, as for `metalearn train`; --run, --method and --seed are
+            set by the above.
     """
 
     out: Path = Path("runs/compare")
     methods: tuple[MethodName, ...] = ("memory-reduced", "itd-bio", "anil", "maml-baseline")
     seeds: tuple[int, ...] = (0, 1, 2)
+    budget: Annotated[
+        tuple[BudgetKind, float] | None,
+        unset("{steps,tasks,images,seconds} NUMBER", "--steps for each"),
+    ] = None
     settings: Annotated[TrainConfig, arg(name="")] = TrainConfig()
 
     def __post_init__(self) -> None:
         if not self.methods or not self.seeds:
             raise ConfigError("methods and seeds were given as none: give at least one of each.")
+        if self.budget is not None and not (self.budget[1] > 0 and math.isfinite(self.budget[1])):
+            raise ConfigError(
+                f"budget was given as {self.budget[1]:g}: it must be positive and finite."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ group's field needs its group to be understood (`run.folder`), it is named in `N
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,6 +15,7 @@ from tyro.conf import arg
 
 from metalearn.config.checks import (
     parse_bytes,
+    parse_rate,
     require_at_least,
     require_one_of,
     require_positive,
@@ -31,6 +33,7 @@ from metalearn.config.choices import (
     Schedule,
     TrackerName,
 )
+from metalearn.config.schema import LATER
 from metalearn.errors import ConfigError
 
 NAMES: Final = {
@@ -57,19 +60,44 @@ class EpisodeShape:
         way: Number of classes in an episode.
         shot: Labelled (support) images of each class.
         query: Images of each class to classify.
+        fewest_way: Draw the number of classes of each episode, from this one to `way`.
+        fewest_shot: Draw the number of support images of each class, from this one to `shot`.
     """
 
     way: int = 5
     shot: int = 1
     query: int = 5
+    fewest_way: Annotated[int | None, unset("INT", "`way`")] = field(
+        default=None, metadata={LATER: True}
+    )
+    fewest_shot: Annotated[int | None, unset("INT", "`shot`")] = field(
+        default=None, metadata={LATER: True}
+    )
 
     def __post_init__(self) -> None:
         require_at_least("way", self.way, 2)
         require_at_least("shot", self.shot, 1)
         require_at_least("query", self.query, 1)
+        require_at_least("fewest_way", self.fewest_way, 2)
+        require_at_least("fewest_shot", self.fewest_shot, 1)
+        for name, fewest, most in (
+            ("way", self.fewest_way, self.way),
+            ("shot", self.fewest_shot, self.shot),
+        ):
+            if fewest is not None and fewest > most:
+                raise ConfigError(
+                    f"fewest_{name} was given as {fewest}, which is more than {name}, {most}."
+                )
+
+    @property
+    def varies(self) -> bool:
+        """Episodes differ in their number of classes or of support images."""
+        return self.fewest_way is not None or self.fewest_shot is not None
 
     def __str__(self) -> str:
-        return f"{self.way}-way {self.shot}-shot, {self.query} queries per class"
+        way = "" if self.fewest_way is None else f"{self.fewest_way} to "
+        shot = "" if self.fewest_shot is None else f"{self.fewest_shot} to "
+        return f"{way}{self.way}-way {shot}{self.shot}-shot, {self.query} queries per class"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +131,8 @@ class RunSettings:
         require_at_least("threads", self.threads, 1)
         require_at_least("checkpoint_every", self.checkpoint_every, 1)
         require_at_least("seed", self.seed, 0)
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed was given as {self.seed}: it must be below 2^63.")
+        if self.seed >= 2**32:  # torch's generator takes no more: others would share weights
+            raise ConfigError(f"seed was given as {self.seed}: it must be below 2^32.")
         if self.threads > 1024:
             raise ConfigError(f"threads was given as {self.threads}: it must be at most 1024.")
 
@@ -176,7 +204,8 @@ class BackboneSettings:
 
     Attributes:
         name: Network: `conv4` (four blocks of --filters channels), `conv4-wide` (four blocks of
-            channels 96, 192, 384 and 512) or `resnet12` (64, 160, 320 and 640).
+            channels 96, 192, 384 and 512), `resnet12` (64, 160, 320 and 640), or MODULE:FUNCTION,
+            where the function returns a torch module from images (N, C, H, W) to features (N, D).
         filters: Channels of each block of conv4.
         drop_rate: Rate of DropBlock in resnet12.
         normalisation: Statistics that normalise activations: `transductive` (of the task's own
@@ -188,7 +217,9 @@ class BackboneSettings:
             for conv4 on a CPU, unless the method differentiates the network twice.
     """
 
-    name: Annotated[BackboneName, arg(name="backbone")] = "conv4"
+    name: Annotated[
+        str, arg(name="backbone", metavar="{conv4,conv4-wide,resnet12,MODULE:FUNCTION}")
+    ] = "conv4"
     filters: int = 32
     drop_rate: float = 0.1
     normalisation: Normalisation = "transductive"
@@ -196,12 +227,18 @@ class BackboneSettings:
     channels_last: Annotated[bool | None, unset("{True,False}", "where it is faster")] = None
 
     def __post_init__(self) -> None:
-        require_one_of("backbone", self.name, BackboneName)
+        if not re.fullmatch(r"[^\s:]+:[^\s:]+", self.name):
+            require_one_of("backbone", self.name, BackboneName, beside="module:function")
         require_one_of("normalisation", self.normalisation, Normalisation)
         require_one_of("precision", self.precision, Precision)
         require_at_least("filters", self.filters, 1)
         if not 0 <= self.drop_rate < 1:
             raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
+
+    @property
+    def own(self) -> bool:
+        """The network is the user's, not one of the built-in ones."""
+        return ":" in self.name
 
     def __str__(self) -> str:
         own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}
@@ -247,12 +284,17 @@ class OptimisationSettings:
     """The upper level: how the backbone is trained; None keeps the method's own.
 
     Attributes:
-        steps: Number of upper steps.
+        steps: Number of upper steps. 0 tests the initial weights as they are.
         tasks_per_step: Number B of tasks of each upper step.
         learning_rate: Learning rate at the first upper step.
         optimiser: Optimiser of the upper level.
         schedule: Learning rate over the run: `constant`, or `cosine`, which falls to 0.
+        layer_rates: Factors of the learning rate for parts of the model, each as NAME=FACTOR. NAME
+            is that of a module or parameter, as in the file of weights: `backbone`,
+            `backbone.convs.0`, `own.head`. The longest NAME that fits decides. 0 freezes the part.
         patience: End training after this many validations without a new best.
+        seconds: End training at the first upper step after this many seconds of the run, even if
+            steps are left.
     """
 
     steps: int = 800
@@ -260,17 +302,25 @@ class OptimisationSettings:
     learning_rate: Annotated[float | None, unset("FLOAT")] = None
     optimiser: Annotated[Optimiser | None, unset("{adam,sgd}")] = None
     schedule: Annotated[Schedule | None, unset("{constant,cosine}")] = None
+    layer_rates: Annotated[
+        tuple[str, ...], arg(metavar="NAME=FACTOR", help_behavior_hint="(default: 1 for all)")
+    ] = ()
     patience: Annotated[int | None, unset("INT", "never")] = None
+    seconds: Annotated[float | None, unset("FLOAT", "no limit")] = None
 
     def __post_init__(self) -> None:
         if self.optimiser is not None:
             require_one_of("optimiser", self.optimiser, Optimiser)
         if self.schedule is not None:
             require_one_of("schedule", self.schedule, Schedule)
-        require_at_least("steps", self.steps, 1)
+        require_at_least("steps", self.steps, 0)
         require_at_least("tasks_per_step", self.tasks_per_step, 1)
         require_at_least("patience", self.patience, 1)
         require_positive("learning_rate", self.learning_rate)
+        require_positive("seconds", self.seconds)
+        names = [parse_rate(text)[0] for text in self.layer_rates]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"layer_rates was given {self.layer_rates}: name each part once.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,12 @@ import json
 import math
 import types
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 Value = TypeVar("Value")
+
+LATER: Final = "later"
+"""Metadata of a field that older files do not have; its default is what they mean."""
 
 
 def parse(text: str | bytes) -> Any:
@@ -53,6 +56,8 @@ def read_any(kind: Any, value: object, name: str) -> object:
         return _dataclass(kind, value, name)
     if origin is list and isinstance(value, list):
         return [read_any(arguments[0], part, f"{name}[{at}]") for at, part in enumerate(value)]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(read_any(arguments[0], part, f"{name}[{at}]") for at, part in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: read_any(arguments[1], part, f"{name}.{key}") for key, part in value.items()}
     if kind is Path and isinstance(value, str):
@@ -87,7 +92,8 @@ def _dataclass(kind: type, value: object, name: str) -> object:
         raise ValueError(f"{name} is {value!r}: an object was expected")
     hints = get_type_hints(kind)
     known = {field.name for field in dataclasses.fields(kind)}
-    if value.keys() != known:
+    later = {field.name for field in dataclasses.fields(kind) if LATER in field.metadata}
+    if not known - later <= value.keys() <= known:
         raise ValueError(
             f"{name} has missing fields {sorted(known - value.keys())} and unknown ones "
             f"{sorted(value.keys() - known)}; was it written by another version?"

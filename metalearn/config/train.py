@@ -65,6 +65,23 @@ class TrainConfig:
                 "hypergradient_error was given with precision float16, whose gradients only a "
                 "scaled loss keeps: use float32 or bfloat16."
             )
+        for name, shape in (("train", self.train), ("test", self.test)):
+            if shape.varies and self.memory.tasks_per_chunk != 1:
+                raise ConfigError(
+                    f"the shape of {name} episodes varies ({shape}), so that they pass one at a "
+                    "time: give --tasks-per-chunk 1."
+                )
+            if shape.varies and self.method.compiled:
+                raise ConfigError(
+                    f"compiled was given, but the shape of {name} episodes varies ({shape}), and "
+                    "each would be another program: leave it out."
+                )
+        if self.optimisation.seconds is not None and self.preset().schedule == "cosine":
+            raise ConfigError(
+                f"seconds {self.optimisation.seconds:g} was given with schedule cosine, which "
+                f"falls to 0 at the last of {self.optimisation.steps} steps, whenever that is: "
+                "give --schedule constant."
+            )
         if self.method != MethodSettings(name=self.method.name):
             self.preset()  # raises where the method has no such number
 
@@ -116,7 +133,9 @@ class TrainConfig:
         Raises:
             ConfigError: with their names.
         """
-        given, usual = to_json(self), to_json(TrainConfig().replace(resume=self.run.resume))
+        # what is code has to be named again, see `require_confirmed`
+        kept = {"resume": self.run.resume, "backbone": self.backbone.name}
+        given, usual = to_json(self), to_json(TrainConfig().replace(**kept))
         others = [name for name, value in given.items() if value != usual[name]]
         if others:
             raise ConfigError(
@@ -143,6 +162,7 @@ class TrainConfig:
             learning_rate=upper.learning_rate or chosen.learning_rate,
             tasks_per_step=upper.tasks_per_step or chosen.tasks_per_step,
             schedule=upper.schedule or chosen.schedule,
+            layer_rates=upper.layer_rates,
             departures=self._departures(chosen),
         )
 
@@ -160,6 +180,7 @@ class TrainConfig:
             "learning_rate": upper.learning_rate,
             "optimiser": upper.optimiser,
             "schedule": upper.schedule,
+            "layer_rates": ", ".join(upper.layer_rates) or None,
         }
         changed = [f"{name} = {value}" for name, value in given.items() if value is not None]
         said = f"Given: {', '.join(changed)}." if changed else ""

@@ -52,7 +52,13 @@ def settings(path: Path) -> TrainConfig:
         raise ConfigError(
             f"{path} should map settings to values, as in `l2: 0.01`; it is {given!r}."
         )
-    return from_json(_merged(to_json(TrainConfig()), given, str(path)))
+    found = from_json(_merged(to_json(TrainConfig()), given, str(path)))
+    if found.backbone.own:
+        raise ConfigError(
+            f"{path} names the backbone {found.backbone.name}, which is code: no file makes this "
+            "program run code, so name it on the command line, by --backbone."
+        )
+    return found
 
 
 def _merged(usual: dict[str, Any], given: dict[Any, Any], where: str) -> dict[str, Any]:

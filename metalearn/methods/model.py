@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metalearn.backbones import Backbone
+from metalearn.backbones import Backbone, PerTask
 from metalearn.backbones.backbone import rerun
+from metalearn.backbones.per_task import batch_norms
 from metalearn.config.choices import Precision
 from metalearn.errors import ConfigError
 from metalearn.methods.head import scores, with_constant
@@ -32,7 +33,7 @@ class Model(nn.Module):
     statistics, as in every module.
 
     Args:
-        backbone: a `Backbone` that is an `nn.Module`.
+        backbone: a `Backbone` that is an `nn.Module`; `PerTask` makes one of any module.
         own: initial values of the method's own variables, by name.
         precision: see `Precision`; float16 asks for a gradient scaler, see `accumulate`.
         streamed: one task's support, or its queries, pass the backbone at a time (they are
@@ -41,7 +42,7 @@ class Model(nn.Module):
             the images and features of a chunk of tasks only, whose heads are solved together.
 
     Raises:
-        ConfigError: the backbone is no module.
+        ConfigError: the backbone is no module, or none that takes tasks.
     """
 
     def __init__(
@@ -58,6 +59,11 @@ class Model(nn.Module):
                 f"the backbone is a {type(backbone).__name__}: give an nn.Module, whose parameters "
                 "can be learned."
             )
+        if not isinstance(getattr(backbone, "features", None), int):
+            raise ConfigError(
+                f"the backbone {type(backbone).__name__} says no number of features: give "
+                "PerTask(module, channels=..., size=...) of a module from (N, C, H, W) to (N, D)."
+            )
         self.backbone: nn.Module = backbone
         self.own = nn.ParameterDict(dict(own))
         self.precision: Precision = precision
@@ -67,6 +73,7 @@ class Model(nn.Module):
 
     def features(self, images: Float[Tensor, "T n C H W"], support: int) -> Float[Tensor, "T n D"]:
         """The backbone's features and the constant 1, in the weights' precision."""
+        self._require_tasks_apart()
         images = images.double() if self.precision == "float64" else images
         with self._autocast(images.device):
             if self.streamed and torch.is_grad_enabled():
@@ -85,8 +92,25 @@ class Model(nn.Module):
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c"]:
         """Scores of one part of one task by the initial head: the network of MAML and its kin."""
+        self._require_tasks_apart()
         features = cast(Backbone, self.backbone)(images[None], len(images))[0]
         return scores(self.own[HEAD], with_constant(features))
+
+    def _require_tasks_apart(self) -> None:
+        """Raise if a layer would normalise by images of several tasks.
+
+        Looked at in each call, since `train()` decides about it; some microseconds a layer.
+        """
+        if isinstance(self.backbone, PerTask):
+            return
+        for name, norm in batch_norms(self.backbone).items():
+            raise ConfigError(
+                f"the backbone's {name} is a {type(norm).__name__} that normalises by its batch, "
+                "in which tasks meet, so that gradients would depend on which tasks share a chunk: "
+                "give PerTask(module, channels=..., size=...) of the module from (N, C, H, W) to "
+                "(N, D), which normalises each part of each task by itself; or put the layer in "
+                "eval() to go by its stored statistics; or replace it by GroupNorm."
+            )
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision not in _AUTOCAST:

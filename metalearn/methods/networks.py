@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 import hypergrad
 from hypergrad import Detached, LowerSolver, Unrolled
 from hypergrad.objectives import Proximal, call, parameters
-from metalearn.backbones import DropBlock, Norm
+from metalearn.backbones import DropBlock, Norm, PerTask
 from metalearn.errors import ConfigError
 from metalearn.methods.head import cross_entropy
 from metalearn.methods.heads import initial_head, shared_start
@@ -84,7 +85,9 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
             "to stream: leave it out; tasks_per_chunk bounds memory."
         )
     for part in model.modules():
-        if isinstance(part, Norm) and part.mode == "stored":
+        if (isinstance(part, Norm) and part.mode == "stored") or (
+            isinstance(part, PerTask) and part.stores
+        ):
             raise ConfigError(
                 "normalisation stored was given to a method that adapts the whole network, at "
                 "each of whose lower steps the statistics are others: use transductive or group."
@@ -93,6 +96,12 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
             raise ConfigError(
                 f"drop_rate {part.rate} was given to a method that adapts the whole network, "
                 "whose lower objective must not draw random numbers: set it to 0."
+            )
+        if isinstance(part, _DropoutNd) and part.p > 0 and part.training:
+            raise ConfigError(
+                f"a backbone with {part} was given to a method that adapts the whole network, "
+                "whose lower objective must not draw random numbers: give the backbone with that "
+                "layer in eval(), or with p = 0."
             )
         if getattr(part, "recompute", False):
             raise ConfigError(

@@ -11,6 +11,7 @@ from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads
 from metalearn.methods.lower import Lower, direct, steps_of_cg
 from metalearn.methods.method import Method
+from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,21 @@ def numbers(method: Method) -> Numbers:
         test_K=_steps(lower.testing),
         test_step_size=_step_size(lower.testing),
     )
+
+
+def passes(method: Method) -> int | None:
+    """Forward and backward passes of the backbone in an upper step: how often each task is seen.
+
+    Methods that solve on features take one. Those that adapt the whole network take one for each
+    lower step, one for each conjugate-gradient step of the adjoint, and one for the upper loss if
+    there is one. None if a number of steps is not fixed.
+    """
+    if not isinstance(method, Maml | ImplicitMaml | Reptile):
+        return 1
+    found = numbers(method)
+    if found.K is None or (isinstance(method, ImplicitMaml) and found.N is None):
+        return None
+    return found.K + (found.N or 0) + (0 if isinstance(method, Reptile) else 1)
 
 
 def adjusted(

@@ -34,6 +34,7 @@ class Preset:
         learning_rate: the optimiser's.
         tasks_per_step: tasks of an upper step (B).
         schedule: the learning rate's course, constant or to 0 along a cosine.
+        layer_rates: factors of the learning rate for parts of the model, each as NAME=FACTOR.
         source: the paper or script of method and numbers.
         departures: differences from the source; empty if there are none.
     """
@@ -43,6 +44,7 @@ class Preset:
     learning_rate: float
     tasks_per_step: int
     schedule: Schedule = "constant"
+    layer_rates: tuple[str, ...] = ()
     source: str
     departures: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def draw_curves(run: Run) -> None:
     steps = [m["step"] for m in metrics]
 
     def series(name: str) -> list[Any]:
-        return [m[name] for m in metrics]
+        return [m.get(name, math.nan) for m in metrics]  # without a step there is no loss
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     loss, score, evidence = figure.subplots(1, 3)
@@ -52,8 +53,8 @@ def draw_curves(run: Run) -> None:
         axes.grid(alpha=0.3)
     protocol = result.protocol
     figure.suptitle(
-        f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
-        f"class, normalisation {result.normalisation}, method {result.method}, "
+        f"{protocol.data}, {protocol.shape}, "
+        f"normalisation {result.normalisation}, method {result.method}, "
         f"l2 = {result.l2}, seed {result.seed}",
         fontsize="medium",
     )

@@ -140,8 +140,8 @@ def adaptation_figure(tested: Sequence[Retested], path: Path) -> None:
     _finish(
         figure,
         (left, right),
-        f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
-        f"class, {protocol.episodes} {protocol.split} episodes (seed {protocol.episode_seed}), "
+        f"{protocol.data}, {protocol.shape}, "
+        f"{protocol.episodes} {protocol.split} episodes (seed {protocol.episode_seed}), "
         f"{first.backbone}, normalisation {first.normalisation}",
         path,
     )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metalearn.errors import RunError
+from metalearn.methods.overrides import passes
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
 from metalearn.report.paired import paired
 from metalearn.runs.records import Measured
@@ -63,8 +64,8 @@ def protocol_line(runs: Sequence[Finished]) -> str:
     """Test episodes and backbone, in one line."""
     protocol, config = runs[0].result.protocol, runs[0].result
     return (
-        f"{protocol.data}, {protocol.way}-way {protocol.shot}-shot, {protocol.query} queries per "
-        f"class, {protocol.episodes} {protocol.split} episodes (seed {protocol.episode_seed}), "
+        f"{protocol.data}, {protocol.shape}, "
+        f"{protocol.episodes} {protocol.split} episodes (seed {protocol.episode_seed}), "
         f"{config.backbone}, normalisation {config.normalisation}"
     )
 
@@ -108,6 +109,7 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
         mean = sum(accuracies) / len(own)
         half = sum(run.result.interval for run in own) / len(own)
         apart = "–" if method == first else _difference(own, methods[first])
+        taken = passes(own[0].config.preset().method)
         reached = sorted(reaching(run, worst) for run in own)[len(own) // 2]
         rows.append(
             [
@@ -115,6 +117,9 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
                 percent(mean, half),
                 ", ".join(f"{100 * a:.2f}" for a in accuracies),
                 apart,
+                str(own[0].metrics[-1]["step"]),
+                str(own[0].result.tasks_per_step),
+                "–" if taken is None else str(taken),
                 f"{own[0].result.step_bytes / MIB:.1f}",
                 "never" if math.isinf(reached) else f"{reached:.0f}",
                 str(own[0].result.certificate["failed"]) if own[0].result.certificate else "–",
@@ -127,6 +132,9 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
             "accuracy",
             "each seed",
             f"minus {first}",
+            "steps",
+            "tasks a step",
+            "passes a step",
             "step (MiB)",
             f"seconds to {100 * worst:.1f} %",
             "failed",
@@ -136,6 +144,9 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
             f"accuracy: mean over the seeds, ± the interval of one seed ({INTERVAL})",
             f"minus {first}: difference on the same episodes; ± for these seeds (1.96 s / sqrt(n) "
             "over episodes), in brackets ± for other seeds (Student's t)",
+            "steps: upper steps taken, first seed",
+            "passes a step: passes of the backbone over each task, forward and back, that the "
+            "method's upper step asks for; – if the method solves until it is done",
             "step: peak live tensor bytes of one upper step",
             f"seconds to {100 * worst:.1f} %: training and validation until a validation reaches "
             f"{100 * worst:.1f} %, the lowest best validation of these methods (median seed of "

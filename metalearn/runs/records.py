@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalearn.config.schema import parse, read
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.schema import LATER, parse, read
 from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.data import Identity
 from metalearn.errors import RunError
@@ -29,6 +30,8 @@ class TestProtocol:
         query: Images of each class to classify.
         episodes: Number of episodes.
         episode_seed: Seed of the sampler.
+        fewest_way: Smallest number of classes, if it is drawn, `way` being the largest.
+        fewest_shot: Smallest number of labelled images of a class, if it is drawn.
     """
 
     __test__ = False  # no test, whatever pytest takes its name for
@@ -41,6 +44,19 @@ class TestProtocol:
     query: int
     episodes: int
     episode_seed: int
+    fewest_way: int | None = field(default=None, metadata={LATER: True})
+    fewest_shot: int | None = field(default=None, metadata={LATER: True})
+
+    @property
+    def shape(self) -> EpisodeShape:
+        """The shape of an episode."""
+        return EpisodeShape(
+            way=self.way,
+            shot=self.shot,
+            query=self.query,
+            fewest_way=self.fewest_way,
+            fewest_shot=self.fewest_shot,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +147,7 @@ class Result:
 
 
 def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
-    """Fields of a result that follow from settings and data alone."""
+    """Fields of a result that follow from settings and data alone, the model's left out."""
     configured = config.preset()
     return {
         "interval_formula": INTERVAL,
@@ -154,8 +170,6 @@ def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
         "departures": configured.departures,
         **dataclasses.asdict(numbers(configured.method)),
         "l2": getattr(configured.method, "l2", None),
-        "backbone": str(config.backbone),
-        "normalisation": config.backbone.normalisation,
         "precision": config.backbone.precision,
         "seed": config.run.seed,
         "threads": config.run.threads,

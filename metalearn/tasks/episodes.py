@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 from metalearn.data.pool import Pool, sent
@@ -26,7 +26,7 @@ _STREAM: Final[dict[Split, int]] = {"train": 0, "validation": 1, "test": 2}
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """T tasks, each to tell `way` classes apart after `shot` labelled images of each.
+    """T tasks, each to tell `way` classes apart after `shot` labelled images of each at most.
 
     Attributes:
         images: support first, then query, in [0, 1]. In memory the tasks are the inner of the two
@@ -35,7 +35,7 @@ class Episodes:
         support_labels: the class of each support image, below `way`.
         query_labels: the class of each query image.
         way: classes of one task.
-        shot: support images of one class.
+        shot: support images of one class, the largest number if classes differ.
         query: query images of one class.
     """
 
@@ -94,6 +94,11 @@ class Sampler:
         query: query images of one class, none of them in the support.
         seed: chooses the sequence of episodes.
         augmentation: changes each drawn image; None: none.
+        fewest_way: draw each episode's number of classes, from this one to `way`, each as likely;
+            None: always `way`.
+        fewest_shot: draw each class's number of support images, from this one to `shot`, each as
+            likely; None: always `shot`. (After Meta-Dataset, Triantafillou et al. 2020, which draws
+            both by other rules.)
     """
 
     pool: Pool
@@ -102,6 +107,8 @@ class Sampler:
     query: int
     seed: int
     augmentation: Augmentation | None = GLYPH_JITTER
+    fewest_way: int | None = None
+    fewest_shot: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -112,6 +119,14 @@ class Sampler:
         ):
             if value < least:
                 raise EpisodeError(f"{name} was given as {value}: it must be at least {least}.")
+        for name, fewest, least, most in (
+            ("fewest_way", self.fewest_way, 2, self.way),
+            ("fewest_shot", self.fewest_shot, 1, self.shot),
+        ):
+            if fewest is not None and not least <= fewest <= most:
+                raise EpisodeError(
+                    f"{name} was given as {fewest}: it must be from {least} to {most}."
+                )
         if self.seed >= 2**64:
             raise EpisodeError(f"seed was given as {self.seed}: it must be below 2^64.")
         if self.way > self.pool.classes:
@@ -125,6 +140,15 @@ class Sampler:
                 f"each class, but the {self.pool.split} split has {self.pool.fewest}: lower one."
             )
 
+    @property
+    def varies(self) -> bool:
+        """Episodes differ in their number of classes or of support images."""
+        return self.fewest_way is not None or self.fewest_shot is not None
+
+    def largest(self) -> Sampler:
+        """The sampler of episodes that all are as large as these can be."""
+        return replace(self, fewest_way=None, fewest_shot=None)
+
     def sample(self, start: int, count: int) -> Episodes:
         """Episodes `start` to `start + count - 1`, together on the pool's device.
 
@@ -136,6 +160,11 @@ class Sampler:
                 f"{count} episodes from index {start} were asked for: "
                 "give an index of at least 0 and a count of at least 1."
             )
+        if count > 1 and self.varies:
+            raise EpisodeError(
+                f"{count} episodes were asked for together, but their shape varies: ask for one at "
+                "a time."
+            )
         draws = [self._draw(index) for index in range(start, start + count)]
         device = self.pool.device
         # (S+Q, T): the tasks inside, see Episodes.
@@ -144,35 +173,59 @@ class Sampler:
         if self.augmentation is not None:
             uniform = sent(torch.from_numpy(np.stack([d[1] for d in draws], axis=1)), device)
             images = self.augmentation.apply(images, uniform.flatten(0, 1))
-        labels = torch.arange(self.way, device=device)
+        _, _, shots = draws[0]
+        support, query = _labels(shots, self.query)
         return Episodes(
             images=images.reshape(*flat.shape, *images.shape[1:]).transpose(0, 1),
-            support_labels=labels.repeat(self.shot).repeat(count, 1),
-            query_labels=labels.repeat(self.query).repeat(count, 1),
-            way=self.way,
-            shot=self.shot,
+            support_labels=sent(torch.from_numpy(support), device).repeat(count, 1),
+            query_labels=sent(torch.from_numpy(query), device).repeat(count, 1),
+            way=len(shots),
+            shot=int(shots.max()),
             query=self.query,
         )
 
     def _draw(
         self, index: int
-    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n draws"]]:  # images, draws of each
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n draws"], Int[np.ndarray, " way"]]:
+        """Places of the images, draws of each, and support images of each class."""
         stream = np.random.Philox(
             key=np.array([self.seed, _STREAM[self.pool.split]], np.uint64),
             # The stream counts in the low words; the high one is the episode's own.
             counter=np.array([0, 0, 0, index], np.uint64),
         )
-        taken = self.shot + self.query
+        way, taken = self.way, self.shot + self.query
+        if self.fewest_way is not None:
+            way = int(_between(self.fewest_way, self.way, stream.random_raw(1))[0])
+        shots = np.full(way, self.shot)
+        if self.fewest_shot is not None:
+            shots = _between(self.fewest_shot, self.shot, stream.random_raw(way))
         # The places of the smallest of n random integers are a random subset in random order.
-        classes = np.argsort(stream.random_raw(self.pool.classes), kind="stable")[: self.way]
-        keys = stream.random_raw(self.way * self.pool.examples).reshape(self.way, -1)
+        classes = np.argsort(stream.random_raw(self.pool.classes), kind="stable")[:way]
+        keys = stream.random_raw(way * self.pool.examples).reshape(way, -1)
         if self.pool.counts is not None:
             # Padding gets the largest key, and comes last among equals.
             ends = np.asarray(self.pool.counts)[classes, None]
             keys[np.arange(self.pool.examples) >= ends] = np.iinfo(np.uint64).max
         examples = np.argsort(keys, axis=1, kind="stable")[:, :taken]
-        flat = (classes[:, None] * self.pool.examples + examples).T.reshape(-1)
+        # one example of each class after another, those left out that a class has no shot for
+        used = np.arange(taken)[:, None] < shots
+        used[self.shot :] = True
+        flat = (classes[:, None] * self.pool.examples + examples).T[used]
         changes = 0 if self.augmentation is None else self.augmentation.draws
-        raw = stream.random_raw(self.way * taken * changes).reshape(self.way * taken, changes)
+        raw = stream.random_raw(len(flat) * changes).reshape(len(flat), changes)
         # The top 24 bits: every such fraction is a float32, and none rounds up to 1.
-        return flat, ((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32)
+        return flat, ((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32), shots
+
+
+def _between(least: int, most: int, raw: UInt64[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Numbers from least to most; 64 random bits favour none by more than 1e-15."""
+    return least + (raw % np.uint64(most - least + 1)).astype(np.int64)
+
+
+def _labels(
+    shots: Int[np.ndarray, " way"], query: int
+) -> tuple[Int[np.ndarray, " S"], Int[np.ndarray, " Q"]]:
+    """Classes of support and query images, in the order of `Sampler`'s draws."""
+    classes = np.arange(len(shots))
+    each = [classes[shots > shot] for shot in range(int(shots.max()))]
+    return np.concatenate(each), np.tile(classes, query)

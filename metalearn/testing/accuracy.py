@@ -82,6 +82,7 @@ def accuracy(
     # on the host: sums of a GPU come in any order, and the record is compared exactly
     kind = next((p.dtype for p in model.parameters()), torch.float32)
     answers = torch.zeros(episodes, queries, sampler.way, dtype=kind)
+    # 0 where an episode has no such query, else its class plus 1
     labels = torch.zeros(episodes, queries, dtype=torch.long)
     training = model.training
     model.eval()
@@ -97,11 +98,14 @@ def accuracy(
                         f"answers to episodes {start} to {start + len(logits) - 1} of the "
                         f"{sampler.pool.split} split are NaN or infinite: lower the learning rate."
                     )
-                answers[start : start + len(logits)] = logits.cpu()
-                labels[start : start + len(logits)] = batch.query_labels.cpu()
+                here = slice(start, start + len(logits))
+                answers[here, :, batch.way :] = -math.inf  # classes that an episode has not
+                answers[here, : logits.shape[1], : batch.way] = logits.cpu()
+                labels[here, : logits.shape[1]] = batch.query_labels.cpu() + 1
     model.train(training)
     answers = world.total(answers, f"the answers of the {sampler.pool.split} split")
     labels = world.total(labels, f"the labels of the {sampler.pool.split} split")
-    right = (answers.argmax(-1) == labels).double().mean(-1)
-    found = calibration(answers.flatten(0, 1), labels.flatten())
+    asked = labels > 0
+    right = ((answers.argmax(-1) + 1 == labels) & asked).sum(-1).double() / asked.sum(-1)
+    found = calibration(answers[asked], labels[asked] - 1)
     return Accuracy(episodes=right, calibration=found)

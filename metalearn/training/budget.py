@@ -27,8 +27,10 @@ def predicted_bytes(training: Training) -> int:
     """Peak live tensor bytes of an upper step: images, weights and the optimiser's state included.
 
     A step of two chunks is taken on a copy of the model, and thrown away: more chunks are no more
-    memory, and the second finds the gradients of the first.
+    memory, and the second finds the gradients of the first. A run of no steps takes none.
     """
+    if training.config.optimisation.steps == 0:
+        return 0
     return _peak(training, training.config.memory.tasks_per_chunk or _share(training))
 
 
@@ -49,14 +51,15 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
     with generators, LiveBytes([*weights, *_resident(training)]) as live:
         optimiser = build_optimiser(training.preset, model)
         for weight in weights:  # a step of no size, to have the optimiser's state
-            weight.grad = torch.zeros_like(weight)
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
         optimiser.step()
         tasks = range(min(_share(training), 2 * tasks_per_chunk))
         upper_step(
             _countable(training),
             model,
             optimiser,
-            drawn(training.sampler, chunked(tasks, tasks_per_chunk)),
+            drawn(training.sampler.largest(), chunked(tasks, tasks_per_chunk)),
             tasks=len(tasks),
             watch=lambda certificate: None,
             scaler=copy.deepcopy(training.scaler),
@@ -159,7 +162,7 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
     resident = [*training.model.parameters(), *_resident(training, test)]
     together = min(TOGETHER, training.config.memory.tasks_per_chunk or TOGETHER)
     with LiveBytes(resident) as live:
-        batch = test.sample(0, together)
+        batch = test.largest().sample(0, together)
         _countable(training).predict(training.model, batch)
     peak: int = live.peak
     return peak

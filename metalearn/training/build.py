@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from hypergrad import Detached
-from metalearn.backbones import Conv4, ResNet12
+from metalearn.backbones import Conv4, PerTask, ResNet12, Source
+from metalearn.backbones.source import made
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.data import (
@@ -24,6 +27,7 @@ from metalearn.methods.model import HEAD
 from metalearn.methods.presets import Preset
 from metalearn.tasks.augmentation import Augmentation, Photo
 from metalearn.tasks.episodes import GLYPH_JITTER, Sampler
+from metalearn.training.rates import freeze, grouped
 
 
 def identity(config: TrainConfig) -> Identity:
@@ -78,11 +82,22 @@ def _sampler(
         query=shape.query,
         seed=seed,
         augmentation=augmentation,
+        fewest_way=shape.fewest_way,
+        fewest_shot=shape.fewest_shot,
     )
 
 
-def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Model:
+def build_model(
+    config: TrainConfig, pool: Pool, *, device: torch.device, source: Source | None = None
+) -> Model:
     """The model for a pool's images; its initial weights depend on the seed, not the device.
+
+    Args:
+        config: settings of the run.
+        pool: images of a split.
+        device: where the model is put.
+        source: the backbone, where the settings name one that is not built in. It is not imported
+            here, since the settings may be a file's.
 
     Raises:
         ConfigError: backbone and images, or method and protocol, don't go together.
@@ -90,8 +105,18 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
     network, memory = config.backbone, config.memory
     channels, size = pool.images.shape[2], pool.images.shape[-1]
     generator = torch.Generator().manual_seed(config.run.seed)
-    backbone: Conv4 | ResNet12
-    if network.name == "resnet12":
+    backbone: Conv4 | ResNet12 | PerTask
+    if network.own:
+        if source is None:
+            raise ConfigError(f"backbone {network.name} is not built in: give it as source.")
+        backbone = PerTask(
+            made(source, name=network.name, channels=channels, size=size, seed=config.run.seed),
+            channels=channels,
+            size=size,
+            normalisation=network.normalisation,
+            recompute=memory.recompute,
+        )
+    elif network.name == "resnet12":
         backbone = ResNet12(
             channels=channels,
             size=size,
@@ -118,17 +143,51 @@ def build_model(config: TrainConfig, pool: Pool, *, device: torch.device) -> Mod
             f"but is tested with {config.test.way}: give --train.way {config.test.way}."
         )
     model = Model(backbone, own, precision=network.precision, streamed=memory.streamed).to(device)
+    ways = {shape.fewest_way for shape in (config.train, config.test)}
+    if HEAD in own and not ways <= {None, config.train.way}:
+        raise ConfigError(
+            f"method {config.method.name} learns an initial head for {config.train.way} classes, "
+            "and can't be used with episodes whose number of classes varies: leave fewest_way out, "
+            "or choose a method whose heads start at 0 (memory-reduced-exact, itd-bio, r2d2, "
+            "protonet)."
+        )
+    freeze(model, config.optimisation.layer_rates)
+    if config.optimisation.steps > 0 and not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(
+            f"backbone {network.name} is frozen, and method {config.method.name} learns nothing "
+            "beside it: give --steps 0, which tests it as it is, or a method with variables of its "
+            "own (r2d2)."
+        )
     asked = network.channels_last
     faster = channels_last_is_faster(backbone, method, device)
     lay_out(model, channels_last=faster if asked is None else asked)
     return model
 
 
+def recorded(config: TrainConfig, model: Model) -> dict[str, Any]:
+    """The backbone's name, its normalisation and the number of learned parameters, for records.
+
+    The name of a backbone that is not built in goes with the digest of its structure.
+    """
+    name, normalisation = str(config.backbone), str(config.backbone.normalisation)
+    backbone = model.backbone
+    if isinstance(backbone, PerTask):
+        name, normalisation = f"{name}, structure {backbone.structure}", backbone.statistics
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"backbone": name, "normalisation": normalisation, "parameters": learned}
+
+
 def build_optimiser(preset: Preset, model: Model) -> torch.optim.Optimizer:
-    """The optimiser of the upper step."""
+    """The optimiser of the upper step: of all parameters that are not frozen."""
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[preset.optimiser]
-    made: torch.optim.Optimizer = kind(model.parameters(), lr=preset.learning_rate)
-    return made
+    groups = [
+        {"params": parameters, "lr": factor * preset.learning_rate}
+        for factor, parameters in grouped(model, preset.layer_rates).items()
+    ]
+    # an optimiser asks for a parameter, though none may be learned
+    nothing = {"params": [nn.Parameter(torch.zeros(0))]}
+    found: torch.optim.Optimizer = kind(groups or [nothing], lr=preset.learning_rate)
+    return found
 
 
 def channels_last_is_faster(backbone: nn.Module, method: Method, device: torch.device) -> bool:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn.config.schema import parse, read
+from metalearn.config.train import TrainConfig
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
 
@@ -45,11 +46,13 @@ class RunKey:
     Attributes:
         config: SHA-256 of the settings.
         configured: the preset they lead to, with its numbers.
+        backbone: its name, with its structure if it is not built in.
         data: SHA-256 of the data.
     """
 
     config: str
     configured: str
+    backbone: str
     data: str
 
 
@@ -93,10 +96,7 @@ def save(path: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
         RunError: the folder can't be written to; the earlier one is still there.
     """
     text = json.dumps(dataclasses.asdict(progress), allow_nan=False)
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={_HEADER: text},
-    )
+    content = safetensors.torch.save(_apart(tensors), metadata={_HEADER: text})
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -104,6 +104,18 @@ def save(path: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
             f"{path} can't be written ({error}): free or mount the disk, then continue with "
             f"--resume {path.parent}. An earlier checkpoint is as it was."
         ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the host, each in memory of its own: weights may have two names."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return found
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Progress]:
@@ -130,6 +142,40 @@ def digest(model: nn.Module) -> bytes:
     for value in model.state_dict().values():
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.digest()
+
+
+def require_same_run(path: Path, before: RunKey, now: RunKey, config: TrainConfig) -> None:
+    """Raise unless a checkpoint is of the run that goes on.
+
+    Args:
+        path: the checkpoint.
+        before: identity of the run that wrote it.
+        now: identity of the run that goes on.
+        config: settings of the run that goes on.
+
+    Raises:
+        RunError: naming what has changed.
+    """
+    if before.config != now.config:
+        raise RunError(
+            f"{path} belongs to other settings than those in {path.parent}: "
+            "put config.json back as it was."
+        )
+    if before.configured != now.configured:
+        raise RunError(
+            f"{path} was made when method {config.method.name} meant {before.configured}; it now "
+            f"means {now.configured}: go on with the code of then."
+        )
+    if before.backbone != now.backbone:
+        raise RunError(
+            f"{path} was made with the backbone {before.backbone}; it is now {now.backbone}: go on "
+            "with the code, or the module, of then."
+        )
+    if before.data != now.data:
+        raise RunError(
+            f"{path} was made with other data: SHA-256 {before.data} then, {now.data} now. Prepare "
+            f"{config.data.name} as it was."
+        )
 
 
 def refuse_misfit(

@@ -8,6 +8,7 @@ from metalearn.memory import mebibytes
 from metalearn.methods.overrides import describe
 from metalearn.tasks.episodes import Sampler
 from metalearn.training.budget import evaluation_bytes, predicted_bytes
+from metalearn.training.build import recorded
 from metalearn.training.reference import exact_of
 from metalearn.training.state import Training
 
@@ -17,15 +18,15 @@ def say_plan(training: Training, test: Sampler, *, console: Console) -> None:
     config, preset = training.config, training.preset
     evaluation = config.evaluation
     images = config.train.way * (config.train.shot + config.train.query)
-    parameters = sum(p.numel() for p in training.model.parameters())
+    described = recorded(config, training.model)
     splits = {"train": training.sampler, "validation": training.validation, "test": test}
     classes = ", ".join(f"{len(s.pool.names)} {name}" for name, s in splits.items())
     lines = [
         f"data: {config.data.name}; classes: {classes}",
         f"training: {config.optimisation.steps} upper steps of {training.tasks} tasks, "
         f"{config.train}: {training.tasks * images} images a step",
-        f"backbone: {config.backbone}, {parameters} parameters (all that is learned), "
-        f"normalisation {config.backbone.normalisation}, {config.backbone.precision}",
+        f"backbone: {described['backbone']}, {described['parameters']} parameters (all that is "
+        f"learned), normalisation {described['normalisation']}, {config.backbone.precision}",
         f"method: {config.method.name} ({preset.variant}): {describe(training.method)}",
         f"source: {preset.source}. {preset.departures}",
         f"upper step: {preset.optimiser}, learning rate {preset.learning_rate:g}, "

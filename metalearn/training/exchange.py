@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metalearn.backbones import Norm
 from metalearn.distributed.world import World
 from metalearn.errors import NotFiniteError
 from metalearn.training.certificates import Certificates
@@ -107,4 +108,6 @@ def exchanged(
 
 def _summed(model: nn.Module) -> list[Tensor]:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return gradients + [b for b in model.buffers() if b.is_floating_point()]
+    norms = (part for part in model.modules() if isinstance(part, Norm))
+    # other buffers are constants, which a sum of parts would round
+    return gradients + [average for norm in norms for average in norm.buffers()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ import torch
 from rich.console import Console
 
 from hypergrad.errors import HypergradError
+from metalearn.backbones.source import Source, imported, name_of, require_confirmed
 from metalearn.config.choices import Device
 from metalearn.config.train import TrainConfig, to_json
 from metalearn.distributed import World, joined, launched, restarted
@@ -32,14 +34,18 @@ from metalearn.methods.overrides import describe
 from metalearn.report.curves import draw_curves
 from metalearn.runs import provenance
 from metalearn.runs.folder import Run
-from metalearn.runs.records import Result, stated
 from metalearn.runs.trackers import Tracker, require_package, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
 from metalearn.training import checkpoint
 from metalearn.training.budget import predicted_bytes, within_budget
-from metalearn.training.build import evaluation_sampler, identity
-from metalearn.training.checkpoint import RunKey
+from metalearn.training.build import (
+    evaluation_sampler,
+    identity,
+    recorded,
+)
+from metalearn.training.checkpoint import RunKey, require_same_run
 from metalearn.training.dry_run import say_plan
+from metalearn.training.outcome import result
 from metalearn.training.progress import Display
 from metalearn.training.signals import Stop
 from metalearn.training.state import Training
@@ -48,7 +54,9 @@ from metalearn.training.state import Training
 _LOOK_EVERY: Final = 10
 
 
-def train(config: TrainConfig, *, console: Console | None = None) -> None:
+def train(
+    config: TrainConfig, *, backbone: Source | None = None, console: Console | None = None
+) -> None:
     """Train, validate and test, or resume a stopped run; all results are in its folder.
 
     Under torchrun the tasks of each step are shared by the ranks. Since a launcher that starts them
@@ -57,6 +65,9 @@ def train(config: TrainConfig, *, console: Console | None = None) -> None:
 
     Args:
         config: settings of the run.
+        backbone: a module from images (N, C, H, W) to features (N, D), or a function that makes
+            one, in place of the backbone that the settings name. A module stays as it is: a copy is
+            trained.
         console: where progress is printed; None: the terminal.
 
     Raises:
@@ -67,19 +78,23 @@ def train(config: TrainConfig, *, console: Console | None = None) -> None:
         hypergrad.errors.HypergradError: the lower level, or the adjoint on it, can't be used.
     """
     console = console or Console()
+    if backbone is not None:
+        config = config.replace(backbone=name_of(backbone))
     again: Run | None = None
     if config.run.resume is not None:
         config.require_nothing_with_resume()
         again = Run(config.run.resume)
         if again.finished and not restarted():
             raise RunError(f"{again.folder} is finished: there is nothing to resume.")
-        config = again.config()
+        named, config = config.backbone.name, again.config()
+        require_confirmed(config.backbone.name, named)
     elif launched() and not config.run.dry_run:
         _refuse_no_folder(config)
+    source = backbone or imported(config.backbone.name)
     torch.set_num_threads(config.run.threads)
     with joined(config.place()) as (world, device):
         with world.together("the start"):
-            job = _Job.of(config, device, world, console)
+            job = _Job.of(config, device, world, console, source)
         folder = None if config.run.dry_run else config.run.folder
         if again is None and launched() and folder is not None:
             again = job.begun(Run(folder))
@@ -112,10 +127,16 @@ class _Job:
         device: they lead to.
         world: the ranks that share its tasks.
         console: for messages.
+        source: the backbone, if it is not built in.
     """
 
     def __init__(
-        self, config: TrainConfig, device: torch.device, world: World, console: Console
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        world: World,
+        console: Console,
+        source: Source | None,
     ) -> None:
         self.config, self.device, self.world = config, device, world
         # The code that runs is that of now, whatever its files are when the run ends.
@@ -124,19 +145,26 @@ class _Job:
         require_package(config.run.tracker)
         self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
-        self.training = Training(config, device, world)
-        self.step_bytes = 0
+        self.training = Training(config, device, world, source=source)
+        self.initial = checkpoint.digest(self.training.model).hex()
+        self.step_bytes = self.metrics = 0
         self.display = Display(console, config.optimisation.steps)
         self.seconds_before, self.began = 0.0, time.monotonic()
-        self.metrics = 0
 
     @classmethod
-    def of(cls, config: TrainConfig, device: torch.device, world: World, console: Console) -> _Job:
+    def of(
+        cls,
+        config: TrainConfig,
+        device: torch.device,
+        world: World,
+        console: Console,
+        source: Source | None = None,
+    ) -> _Job:
         torch.manual_seed(config.run.seed)
         # Recorded as what it was: a test elsewhere mustn't take auto for another device.
         recorded: Device = "cuda" if device.type == "cuda" else "cpu"
         heard = console if world.leads else Console(quiet=True)
-        return cls(config.replace(device=recorded), device, world, heard)
+        return cls(config.replace(device=recorded), device, world, heard, source)
 
     def settle(self, console: Console) -> None:
         """Find the chunks that a budget leads to, and count the bytes of an upper step."""
@@ -167,7 +195,8 @@ class _Job:
         with self.world.together("making the run folder"):
             if self.world.leads:
                 run = Run.begin(self.config)
-                run.log("started", **self.origin, versions=provenance.versions())
+                versions = provenance.versions()
+                run.log("started", **self.origin, versions=versions, initial_weights=self.initial)
                 folder = str(run.folder)
         self._run(Run(Path(self.world.told(folder, 0, "the name of the run folder"))))
 
@@ -176,7 +205,7 @@ class _Job:
         with self.world.together("reading the checkpoint"):
             if run.checkpoint.exists():
                 tensors, progress = checkpoint.load(run.checkpoint)
-                self._refuse_another(run, progress.key)
+                require_same_run(run.checkpoint, progress.key, self._key(run), self.config)
                 self.training.restore(tensors, progress)
                 self.seconds_before, self.metrics = progress.seconds, progress.metrics
                 self.origin = provenance.joined(progress.origin, self.origin)
@@ -198,26 +227,9 @@ class _Job:
         return RunKey(
             config=run.config_digest(),
             configured=describe(self.training.preset),
+            backbone=recorded(self.config, self.training.model)["backbone"],
             data=self.data.sha256,
         )
-
-    def _refuse_another(self, run: Run, before: RunKey) -> None:
-        now = self._key(run)
-        if before.config != now.config:
-            raise RunError(
-                f"{run.checkpoint} belongs to other settings than those in {run.folder}: "
-                "put config.json back as it was."
-            )
-        if before.configured != now.configured:
-            raise RunError(
-                f"{run.checkpoint} was made when method {self.config.method.name} meant "
-                f"{before.configured}; it now means {now.configured}: go on with the code of then."
-            )
-        if before.data != now.data:
-            raise RunError(
-                f"{run.checkpoint} was made with other data: SHA-256 {before.data} then, "
-                f"{now.data} now. Prepare {self.config.data.name} as it was."
-            )
 
     def _lead(self, what: str, write: Callable[[], None]) -> None:
         """Write on the leading rank; what that raises is raised on all."""
@@ -240,9 +252,11 @@ class _Job:
             settings=to_json(self.config),
         )
         with self.display.running(), closing(board), Stop() as stop:
-            while not training.done:
+            while not training.done and self.seconds < (config.optimisation.seconds or math.inf):
                 self._advance(run, board, stop)
                 self._stop_if(stop.asked if world.size == 1 else training.asked, run)
+            if training.best is None or training.validated < training.step:
+                self._validate(run, board)  # no step was asked for, or the time was up
             self._save(run)
             tested = self._test(lambda: self._stop_if(self._agreed(stop), run))
         self._lead("writing the result", lambda: self._finish(run, tested))
@@ -254,14 +268,24 @@ class _Job:
                 f"the data changed while the run lasted: SHA-256 {self.data.sha256} at its start, "
                 f"{now.sha256} now. No result is written; put the data back, then --resume."
             )
-        run.write_result(self._result(run, tested))
+        run.write_result(
+            result(
+                training,
+                tested,
+                data=self.data,
+                origin=self.origin,
+                step_bytes=self.step_bytes,
+                seconds=self.seconds,
+                files=run.digests(),
+            )
+        )
         draw_curves(run)
         run.log("finished", step=training.step, accuracy=tested.mean)
         self.display.say(training.certificates.verdict())
+        normalisation = recorded(config, training.model)["normalisation"]
         self.display.say(
             f"test accuracy {tested} (95 % interval, {config.evaluation.test_episodes} episodes, "
-            f"{config.test}, normalisation {config.backbone.normalisation}, "
-            f"method {config.method.name})"
+            f"{config.test}, normalisation {normalisation}, method {config.method.name})"
         )
 
     def _fingerprint(self) -> bytes:
@@ -300,18 +324,23 @@ class _Job:
                 latest = training.look(min(_LOOK_EVERY, step))
             self.display.update(step, latest)
         if validate:
-            with self._failure_kept(run):
-                metrics = training.look(step - training.validated)
-                found = training.validate()
-            metrics |= {"validation": found.mean, "validation_interval": found.interval}
-            with self._failure_kept(run), self.world.together("the hypergradient's error"):
-                if self.world.leads:
-                    metrics |= training.exactness()
-            self._lead("writing a validation", lambda: self._write(run, board, metrics))
-            self.metrics += 1
-            self.display.update(step, metrics)
+            self._validate(run, board)
         if save:
             self._save(run)
+
+    def _validate(self, run: Run, board: Tracker) -> None:
+        training = self.training
+        with self._failure_kept(run):
+            metrics = training.look(training.step - training.validated) if training.step else {}
+            found = training.validate()
+        metrics |= {"validation": found.mean, "validation_interval": found.interval}
+        with self._failure_kept(run), self.world.together("the hypergradient's error"):
+            if self.world.leads and training.step:
+                metrics |= training.exactness()
+        self._lead("writing a validation", lambda: self._write(run, board, metrics))
+        self.metrics += 1
+        if training.step:
+            self.display.update(training.step, metrics)
 
     def _write(self, run: Run, board: Tracker, metrics: dict[str, float]) -> None:
         training, step = self.training, self.training.step
@@ -355,9 +384,8 @@ class _Job:
         )
 
     def _test(self, between: Callable[[], None]) -> Accuracy:
-        best = self.training.best
+        training, best = self.training, self.training.best
         assert best is not None  # the last step always validates
-        training = self.training
         tested = copy.deepcopy(training.model)  # a stop during the test saves the other
         tested.load_state_dict(best.weights)
         return accuracy(
@@ -369,31 +397,3 @@ class _Job:
             between=between,
             world=self.world,
         )
-
-    def _result(self, run: Run, tested: Accuracy) -> Result:
-        training = self.training
-        assert training.best is not None
-        best = training.best.found
-        return Result(
-            accuracy=tested.mean,
-            interval=tested.interval,
-            calibration=tested.calibration,
-            **stated(self.config, self.data),
-            certificate=training.certificates.summary(),
-            validation=best.mean,
-            validation_interval=best.interval,
-            best_step=best.step,
-            **self.origin,
-            versions=provenance.versions(),
-            device=self._machines(),
-            peak_memory=provenance.peak_memory(self.device),
-            step_bytes=self.step_bytes,
-            seconds=self.seconds,
-            parameters=sum(p.numel() for p in training.model.parameters()),
-            files=run.digests(),
-            per_episode=tested.episodes.tolist(),
-        )
-
-    def _machines(self) -> str:
-        name = provenance.device_name(self.device)
-        return name if self.world.size == 1 else f"{self.world.size} ranks, each {name}"

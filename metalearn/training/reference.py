@@ -99,7 +99,8 @@ def _gradient(
     chunks = episodes.split(tasks_per_chunk or episodes.tasks)
     accumulate(method, model, chunks, tasks=episodes.tasks, watch=certificates.append)
     # a start that the exact minimiser does not depend on has no gradient
-    parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in model.parameters()]
+    learned = [p for p in model.parameters() if p.requires_grad]
+    parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in learned]
     return torch.cat([part.flatten().double() for part in parts])
 
 

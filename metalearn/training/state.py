@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.backbones import PerTask, Source
 from metalearn.config.train import TrainConfig
 from metalearn.distributed import ALONE, World
 from metalearn.errors import ConfigError, NotFiniteError, RunError
+from metalearn.methods import Model
 from metalearn.methods.overrides import numbers
 from metalearn.tasks.episodes import Episodes, chunked
 from metalearn.tasks.stream import drawn
@@ -44,12 +46,28 @@ def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
             f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
             f"{tasks}, or give more --tasks-per-step."
         )
+    if world.size > 1 and config.optimisation.seconds is not None:
+        raise ConfigError(
+            f"seconds {config.optimisation.seconds:g} was given to {world.size} ranks, whose "
+            "clocks differ: give --steps."
+        )
     chunks = config.memory.tasks_per_chunk is not None or config.memory.budget is not None
     if world.size > 1 and config.backbone.normalisation == "stored" and chunks:
         raise ConfigError(
             "normalisation stored was given with tasks_per_chunk, or a memory_budget, to several "
             "ranks: running averages move once for each chunk, so that chunks of several ranks "
             "would give others. Leave it out."
+        )
+
+
+def _require_one_rank(world: World, model: Model) -> None:
+    """Raise if several ranks would move running statistics otherwise than one."""
+    backbone = model.backbone
+    if world.size > 1 and isinstance(backbone, PerTask) and backbone.stores:
+        raise ConfigError(
+            f"normalisation stored was given to {world.size} ranks with a backbone of your own, "
+            "whose running statistics move task by task, in order: start one rank, or give "
+            "normalisation transductive."
         )
 
 
@@ -73,6 +91,7 @@ class Training:
         config: the run's settings.
         device: runs the upper steps.
         world: the ranks that share the tasks.
+        source: the backbone, if the settings name one that is not built in.
 
     Attributes:
         sampler: draws the training episodes.
@@ -90,6 +109,8 @@ class Training:
         config: TrainConfig,
         device: torch.device,
         world: World = ALONE,
+        *,
+        source: Source | None = None,
     ) -> None:
         self.config, self.device, self.world = config, device, world
         self.sampler = training_sampler(config, device=device)
@@ -97,12 +118,13 @@ class Training:
         self.preset = config.preset()
         self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
         _refuse_ranks(world, self.tasks, config)
-        self.model = build_model(config, self.sampler.pool, device=device)
+        self.model = build_model(config, self.sampler.pool, device=device, source=source)
+        _require_one_rank(world, self.model)
         self.optimiser = build_optimiser(self.preset, self.model)
         schedules = torch.optim.lr_scheduler
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             schedules.CosineAnnealingLR(self.optimiser, config.optimisation.steps)
-            if self.preset.schedule == "cosine"
+            if self.preset.schedule == "cosine" and config.optimisation.steps > 0
             else schedules.ConstantLR(self.optimiser, factor=1.0)
         )
         # float16's small gradients vanish unless the loss is scaled up

@@ -61,7 +61,8 @@ def accumulate(
 
     Each chunk runs forward and backward before the next is asked for. Losses are means over tasks,
     so that a chunk of t out of T tasks counts t/T. The gradient is that of all tasks at once up to
-    rounding, and up to the activations that a backbone draws to drop. If the method's solvers have
+    rounding, and up to the activations that a backbone draws to drop. Parameters that no loss
+    reaches get a gradient of zero, frozen ones none. If the method's solvers have
     no tolerance to look for, the host reads no value before the end, where it reads once
     (`hypergrad.deferred`).
 
@@ -88,6 +89,9 @@ def accumulate(
             torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
             losses.append(loss.detach())
             del chunk, loss  # Free them before the next chunk is drawn.
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     if seen != tasks:
         raise EpisodeError(
             f"tasks was given as {tasks}, but the chunks hold {seen}: give the number of tasks "

@@ -62,7 +62,7 @@ def test_help_shows_the_settings_in_groups(capsys: pytest.CaptureFixture[str]) -
     # the options are the settings of a file, and of a run's config.json
     settings = to_json(TrainConfig())
     shapes = {f"{name}.{part}" for name in ("train", "test") for part in settings.pop(name)}
-    names = {name.replace("_", "-") for name in settings} | shapes
+    names = {name.replace("_", "-") for name in settings.keys() | shapes}
     assert set(re.findall(r"--(?!no-|help)([a-z0-9.-]+)(?= [A-Z{]|,)", said)) >= names
     assert "--settings." not in said
 

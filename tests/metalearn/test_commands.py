@@ -46,6 +46,8 @@ def test_a_run_leaves_its_evidence(finished: Path) -> None:
         "query": 5,
         "episodes": 30,
         "episode_seed": 0,
+        "fewest_way": None,
+        "fewest_shot": None,
     }
     assert result["normalisation"] == "transductive"
     assert result["l2"] == 0.01

@@ -33,7 +33,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"l2": 0.0}, "l2 was given as 0.0: it must be positive and finite"),
     ({"l2": float("nan")}, "l2 was given as nan"),
     ({"learning_rate": float("inf")}, "learning_rate was given as inf"),
-    ({"steps": 0}, "steps was given as 0: it must be at least 1"),
+    ({"steps": -1}, "steps was given as -1: it must be at least 0"),
     ({"tasks_per_step": 0}, "tasks_per_step was given as 0"),
     ({"test_episodes": 1}, "test_episodes was given as 1: it must be at least 2"),
     ({"threads": 0}, "threads was given as 0"),
@@ -56,6 +56,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"memory_budget": "-2GiB"}, "memory_budget was given as '-2GiB'"),
     ({"memory_budget": "0MB"}, "memory_budget was given as '0MB'"),
     ({"memory_budget": "2gib"}, "memory_budget was given as '2gib'"),
+    ({"seed": 2**32}, "seed was given as 4294967296: it must be below 2.32"),
+    ({"seconds": 0.0}, "seconds was given as 0.0: it must be positive and finite"),
+    ({"seconds": 5.0, "schedule": "cosine"}, "falls to 0 at the last of 800 steps"),
 ]
 
 

@@ -15,7 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from metalearn.cli import main
-from metalearn.errors import RunError
+from metalearn.cli.compare import within
+from metalearn.config.choices import BudgetKind, MethodName
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
+from metalearn.errors import ConfigError, RunError
+from metalearn.methods.overrides import passes
+from metalearn.methods.presets import preset
 from metalearn.report.collect import Finished, by_method, collect
 from metalearn.report.paired import paired
 from metalearn.report.tables import (
@@ -85,6 +91,59 @@ def test_compare_keeps_what_is_finished_and_resumes_the_rest(
     assert "memory-reduced" in (copy / "accuracy.md").read_text()
     said = refused(["compare", f"--out={copy}", *COMPARE, "--schedule=cosine"], capsys)
     assert "has other settings: give --out a new folder" in said
+
+
+def test_a_budget_is_the_same_for_every_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = TrainConfig().replace(train=EpisodeShape(way=5, shot=1, query=2))
+    methods: tuple[MethodName, ...] = ("protonet", "memory-reduced", "maml-omniglot")
+    steps: dict[tuple[BudgetKind, float], list[int]] = {
+        ("steps", 7.0): [7, 7, 7],
+        ("tasks", 70.0): [70, 17, 2],  # of 1, 4 and 32 tasks a step
+        ("images", 70.0 * 15): [70, 17, 2],
+    }
+    for budget, expected in steps.items():
+        runs = [within(budget, settings.replace(method=method)) for method in methods]
+        assert [run.optimisation.steps for run in runs] == expected
+    assert within(("seconds", 9.5), settings.replace(method="anil")).optimisation.seconds == 9.5
+    assert within(None, settings) == settings
+    with pytest.raises(ConfigError, match="an upper step of maml-omniglot takes 32: give more"):
+        within(("tasks", 31.0), settings.replace(method="maml-omniglot"))
+    with pytest.raises(ConfigError, match="give --schedule constant"):
+        within(("seconds", 9.5), settings.replace(method="memory-reduced-exact"))
+    for wrong in ("--run=here", "--resume=here", "--dry-run"):
+        said = refused(["compare", f"--out={tmp_path}", *COMPARE, wrong], capsys)
+        assert "was given with compare" in said
+
+
+def test_a_run_ends_when_its_seconds_are_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    unlimited = [setting for setting in SETTINGS if not setting.startswith("--steps")]
+    unlimited[unlimited.index("--validate-every=1")] = "--validate-every=100000"
+    arguments = ["--methods", "protonet", "--seeds", "0", "--budget", "seconds", "0.001"]
+    main(["compare", f"--out={out}", *arguments, *unlimited])
+    (run,) = collect(out)
+    # the set-up alone takes longer: no step, and yet a validation
+    assert [line["step"] for line in run.metrics] == [0]
+    assert "passes a step" in (out / "accuracy.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("memory-reduced-exact", 1),
+        ("r2d2", 1),
+        ("maml", 5 + 1),
+        ("fomaml", 5 + 1),
+        ("imaml", 16 + 5 + 1),
+        ("reptile", 8),
+    ],
+)
+def test_passes_of_an_upper_step(method: str, expected: int) -> None:
+    assert passes(preset(method).method) == expected
 
 
 def altered(run: Finished, **changes: object) -> Finished:
