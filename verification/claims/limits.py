@@ -37,7 +37,9 @@ Matrix = Float64[np.ndarray, "n n"]
 
 def _inequality(claim: str, value: float, bound: float, scale: float, where: str) -> Evidence:
     """Evidence for value <= bound; the bound has its allowance for rounding in it."""
-    return Evidence(claim=claim, error=value, tolerance=bound, scale=scale, where=where)
+    return Evidence(
+        claim=claim, error=float(value), tolerance=float(bound), scale=float(scale), where=where
+    )
 
 
 # The residual that float32 reaches
