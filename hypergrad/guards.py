@@ -163,9 +163,18 @@ def refuse_where(bad: Tensor, what: str) -> None:
 def _not_finite(bad: Tensor, what: str) -> NotFiniteError:
     where = "" if bad.ndim == 0 else f" of task {_index(bad)}"
     more = f" ({int(bad.sum())} of {bad.numel()} tasks)" if bad.ndim else ""
+    # a value and a derivative have their own usual causes
+    usual = (
+        "and for logits masked by -inf, whose cross entropy with label smoothing is infinite "
+        "though its gradient is finite (use a large negative number, or mask after the softmax)"
+        if what.endswith("objective")
+        else "and for a root or a norm at zero, which has no second derivative even if it is "
+        "squared again (write x.square().sum() for x.norm()**2)"
+    )
     return NotFiniteError(
         f"{what}{where} is not finite{more}. Look for an overflow, a log or a division of "
-        "zero; and for a lower solver that diverged (its step size must stay below 2/L)."
+        "zero; for a lower solver that diverged (its step size must stay below 2/L); "
+        f"{usual}."
     )
 
 

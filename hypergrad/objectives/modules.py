@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from hypergrad.errors import InputError
 
@@ -103,6 +104,14 @@ def _depths(module: nn.Module, phi: Mapping[str, Tensor]) -> dict[str, int]:
     """
     own = dict(module.named_parameters())
     missing = [name for name, leaf in own.items() if leaf.requires_grad and name not in phi]
+    computed = [name for name in phi if name not in own and _is_computed(module, name)]
+    if computed:
+        originals = sorted(name for name in own if ".parametrizations." in f".{name}")
+        raise InputError(
+            f"phi[{computed[0]!r}] is computed by a parametrisation of the module, which would be "
+            "run backwards and change the module's own parameters; give what it is computed from: "
+            f"{originals}, as hypergrad.objectives.parameters(module) does."
+        )
     if missing or not phi or not phi.keys() <= own.keys():
         raise InputError(
             f"the parameters are named {sorted(phi)}, but the module's are {sorted(own)}, of which "
@@ -120,6 +129,13 @@ def _depths(module: nn.Module, phi: Mapping[str, Tensor]) -> dict[str, int]:
                 f"dimensions, {tuple(tasks)} here, or none."
             )
     return depths
+
+
+def _is_computed(module: nn.Module, name: str) -> bool:
+    """Whether a tensor of this name is what a parametrisation of a part of the module gives."""
+    path, _, tensor = name.rpartition(".")
+    parts = dict(module.named_modules())
+    return path in parts and is_parametrized(parts[path], tensor)
 
 
 def _one_by_one(

@@ -15,6 +15,11 @@ class Quadratic:
 
     theta is a vector ``(p,)`` shared by the tasks, phi has shape ``(*batch, q)``.
 
+    A, B and c are constants. Where the matrix itself is to be differentiated, write the objective
+    as a function with A in theta: its gradient is then the symmetric one, ``(v phi' + phi v')/2``
+    up to sign. That of ``torch.linalg.solve`` is ``v phi'``, which is not symmetric: symmetrise it
+    before comparing entry by entry.
+
     Attributes:
         matrix: A, ``(*batch, q, q)``, symmetric positive definite.
         coupling: B, ``(*batch, q, p)``.

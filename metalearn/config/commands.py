@@ -190,6 +190,11 @@ class MeasureConfig:
     k: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
     settings: Annotated[TrainConfig, arg(name="")] = TrainConfig()
 
+    def __post_init__(self) -> None:
+        if not self.methods or not self.k:
+            raise ConfigError("methods and k were given as none: give at least one of each.")
+        require_at_least("k", min(self.k), 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyConfig:

@@ -113,6 +113,15 @@ def test_what_else_moves(
     assert (move.verdict, move.fails) == (verdict, fails)
 
 
+def test_a_figure_that_is_renamed_closes_the_gate() -> None:
+    figure = Figure(3, "count")
+    moves = moved({"x": figure}, {"y": figure})
+    assert {(move.name, move.verdict, move.fails) for move in moves} == {
+        ("x", "gone", True),
+        ("y", "new", True),
+    }
+
+
 def test_the_baseline_has_a_slope_of_zero_for_whatever_is_differentiated_implicitly() -> None:
     baseline = load()
     for name in ("memory-reduced", "imaml", "fomaml", "reptile"):

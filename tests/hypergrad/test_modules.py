@@ -186,3 +186,35 @@ def test_parameters_without_tasks_are_shared_by_them() -> None:
     wrong = {**body, **head, "2.bias": head["2.bias"][:3]}
     with pytest.raises(InputError, match=r"'2.bias'.*\(4,\) here, or none"):
         call(net, wrong, x)
+
+
+def test_a_parametrised_module_is_called_with_its_originals() -> None:
+    module = nn.Sequential(nn.Linear(INPUTS, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    nn.utils.parametrizations.spectral_norm(module[0])
+    nn.utils.parametrizations.weight_norm(module[2])
+    module.eval()  # spectral_norm's estimate changes in training
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    phi = {
+        name: (2 * value).requires_grad_() for name, value in parameters(module, tasks=()).items()
+    }
+    output = call(module, phi, X[0])
+    moved = copy.deepcopy(module)
+    with torch.no_grad():
+        for value in moved.parameters():
+            value.mul_(2)
+    assert torch.allclose(output, moved(X[0]), rtol=1e-14, atol=1e-15)
+    gradients = torch.autograd.grad(output.sum(), list(phi.values()), allow_unused=True)
+    assert all(gradient is not None for gradient in gradients)
+    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["0.weight", "2.weight"])
+def test_the_computed_names_of_a_parametrised_module_are_refused(name: str) -> None:
+    module = network()
+    nn.utils.parametrizations.weight_norm(module[0])  # type: ignore[index]
+    nn.utils.parametrizations.weight_norm(module[2])  # type: ignore[index]
+    before = {key: value.clone() for key, value in module.named_parameters()}
+    given = parameters(module, tasks=()) | {name: torch.ones(4, 2).double()}
+    with pytest.raises(InputError, match=r"computed by a parametrisation .*original0"):
+        call(module, given, X[0])
+    assert all(torch.equal(value, before[key]) for key, value in module.named_parameters())

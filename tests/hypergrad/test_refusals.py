@@ -178,6 +178,32 @@ def test_nan_in_the_gradient_names_the_task() -> None:
         attached(lower).sum().backward()
 
 
+def test_a_penalty_by_a_norm_that_starts_at_zero_is_explained() -> None:
+    # torch's gradient of norm()**2 at 0 is 0, as it should be; its double backward is NaN
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        values: Tensor = (phi - theta).square().sum() / 2 + phi.norm() ** 2
+        return values
+
+    theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    phi = attach(lower, theta, torch.zeros(2, dtype=torch.float64))
+    with pytest.raises(NotFiniteError, match=r"write x\.square\(\)\.sum\(\) for x\.norm"):
+        phi.sum().backward()
+
+
+def test_a_class_that_is_masked_by_infinity_is_explained() -> None:
+    masked = torch.tensor([0.0, 0.0, -torch.inf], dtype=torch.float64)
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        pull = (phi - theta).square().sum() / 2
+        label = torch.zeros((), dtype=torch.long)
+        smooth = torch.nn.functional.cross_entropy(phi + masked, label, label_smoothing=0.1)
+        return pull + smooth
+
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(NotFiniteError, match="use a large negative number, or mask after"):
+        attach(lower, theta, torch.zeros(3, dtype=torch.float64))
+
+
 def test_nan_in_a_hessian_product_names_the_task() -> None:
     def lower(theta: Tensor, phi: Tensor) -> Tensor:
         # x^1.5 at 0: value 0, gradient 0, infinite curvature; in the last task only

@@ -5,8 +5,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from hypergrad import GradientDescent, Implicit
 from metalearn.cli import main
 from metalearn.config.checks import parse_bytes
 from metalearn.config.choices import MethodName
+from metalearn.config.commands import CompareConfig, MeasureConfig, PrepareConfig
 from metalearn.config.groups import EpisodeShape
-from metalearn.config.train import TrainConfig, from_json, to_json
+from metalearn.config.train import _GROUPS, TrainConfig, _settings, from_json, to_json
 from metalearn.config.yaml import settings, split_off
 from metalearn.errors import ConfigError
 from metalearn.memory import LiveBytes
@@ -28,6 +30,12 @@ from metalearn.methods.presets import PRESETS
 from metalearn.training import budget as plan
 from metalearn.training.budget import Fit, predicted_bytes, within_budget
 from metalearn.training.state import Training
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types in a hint, however they are nested."""
+    return {hint} | {kind for part in get_args(hint) for kind in _kinds(part)}
+
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"l2": 0.0}, "l2 was given as 0.0: it must be positive and finite"),
@@ -66,6 +74,37 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig().replace(**change)
+
+
+FLOATS = [
+    name
+    for group, field, name in _settings()
+    if field is not None and float in _kinds(get_type_hints(_GROUPS[group])[field])
+]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("name", FLOATS)
+def test_no_setting_takes_what_is_not_finite(name: str, value: float) -> None:
+    # a command line turns --rate 1e400 into infinity without a word
+    with pytest.raises(ConfigError, match=re.escape(f"{name} was given as {value}")):
+        TrainConfig().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CompareConfig(methods=()),
+        lambda: CompareConfig(seeds=()),
+        lambda: MeasureConfig(methods=()),
+        lambda: MeasureConfig(k=()),
+        lambda: PrepareConfig(dataset="miniimagenet"),
+    ],
+)
+def test_no_command_takes_an_empty_list(make: Callable[[], object]) -> None:
+    # an option without a value gives an empty tuple
+    with pytest.raises(ConfigError, match="give"):
+        make()
 
 
 def test_unknown_choices_are_refused() -> None:

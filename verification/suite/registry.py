@@ -9,6 +9,7 @@ from verification.claims import (
     certified_steps,
     exact_solves,
     kinks,
+    limits,
     linear_solvers,
     memory,
     planner,
@@ -125,6 +126,10 @@ ENTRIES: tuple[Entry, ...] = (
         small=20,
         full=2_000,
     ),
+    _claim("attained residual", limits.attained_residual, limits.ATTAINED, full=2_000),
+    _claim("Lanczos' ends", limits.lanczos_ends, limits.ENDS, full=2_000),
+    _claim("predicted error", limits.predicted_remainder, limits.PREDICTED, full=2_000),
+    _claim("least damping", limits.descending, limits.DAMPED, full=2_000),
     _claim("warm starts", warm_states.remembered_starts, warm_states.KIND, small=20, full=6_000),
     # an iterate more, or a neighbour's start, only brings phi closer: bounds can't see that
     _claim("Theorem A", a_priori_bound, full=1_000, shown="M01 M05 M07 M08 M09 M16", blind="M17"),

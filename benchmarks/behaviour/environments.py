@@ -1,0 +1,122 @@
+"""Pinned environments of the peers, each made in a temporary folder for one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parents[1]
+TORCH = ("torch==2.13.0", "numpy==2.4.6")
+LIMIT = 900  # seconds for each command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """What pip installs for one library.
+
+    Attributes:
+        title: its name on the page.
+        packages: installed with what they ask for.
+        alone: installed by ``--no-deps``, because what they ask for excludes this torch or Python.
+        probe: for a library that is left out, what fails; else its answers are asked.
+    """
+
+    title: str
+    packages: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+    probe: str | None = None
+
+
+PEERS: dict[str, Peer] = {
+    "torchopt": Peer(title="TorchOpt", packages=(*TORCH, "torchopt==0.7.3")),
+    "betty": Peer(title="Betty", packages=TORCH, alone=("betty-ml==0.2.1",)),
+    "higher": Peer(title="higher", packages=TORCH, alone=("higher==0.2.1",)),
+    "hypertorch": Peer(
+        title="hypertorch",
+        packages=TORCH,
+        alone=(
+            "git+https://github.com/prolearner/hypertorch@6241dfafcf37ddaf14e152ba5e5a3aa7165396d3",
+        ),
+    ),
+    "jaxopt": Peer(title="jaxopt", packages=("jaxopt==0.8.5", "jax==0.10.2", "jaxlib==0.10.2")),
+    "optimistix": Peer(
+        title="optimistix",
+        packages=("optimistix==0.1.0", "jax==0.10.2", "jaxlib==0.10.2", "lineax==0.1.1"),
+    ),
+    "torchdeq": Peer(title="torchdeq", packages=TORCH, alone=("torchdeq==0.1.0",)),
+    "cvxpylayers": Peer(
+        title="cvxpylayers",
+        packages=(*TORCH, "cvxpy==1.9.3", "diffcp==1.1.9"),
+        alone=("cvxpylayers==1.2.0",),
+    ),
+    "learn2learn": Peer(
+        title="learn2learn",
+        packages=TORCH,
+        alone=("learn2learn==0.2.0",),
+        probe="import learn2learn",
+    ),
+    "torchmeta": Peer(
+        title="torchmeta",
+        packages=(*TORCH, "h5py", "ordered-set", "requests", "tqdm", "pillow"),
+        alone=("torchmeta==1.8.0", "torchvision==0.28.0"),
+        probe="import torchmeta.modules",
+    ),
+}
+
+
+def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, Any]:
+    """One peer's record, from an environment made below ``folder``.
+
+    A peer that can't be installed or imported is recorded with the line that says so.
+
+    Args:
+        name: a key of `PEERS`.
+        folder: where the environment is made, or was.
+        replaced: what pip gets in place of the last package, say a local copy.
+    """
+    peer = PEERS[name]
+    python = folder / name / "bin" / "python"
+    view = folder / "view"  # of the benchmarks alone: hypertorch's package is named hypergrad, too
+    if not view.exists():
+        view.mkdir()
+        (view / "benchmarks").symlink_to(BENCHMARKS)
+    alone = peer.alone if replaced is None else (*peer.alone[:-1], replaced)
+    # betty-ml asks for a Python below 3.11
+    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
+    commands: list[tuple[str | Path, ...]] = []
+    if not python.exists():
+        commands += [(sys.executable, "-m", "venv", folder / name), (*install, *peer.packages)]
+    if commands and alone:
+        commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
+    last = ("-c", peer.probe) if peer.probe else ("-m", f"benchmarks.behaviour.with_{name}")
+    commands.append((python, "-W", "ignore", *last))
+    for command in commands:
+        ended = subprocess.run(
+            command,
+            cwd=view,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT,
+        )
+        if ended.returncode:
+            return {"failed": _reason(ended.stderr)}
+    if peer.probe:
+        return {"failed": "", "note": "it imports now: write its answers"}
+    record: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return record
+
+
+def _reason(stderr: str) -> str:
+    """The compiler's or Python's line, if there is one; else the last."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for line in lines:
+        if "fatal error:" in line:
+            return line.rpartition("fatal ")[2]
+    return lines[-1] if lines else "no output"

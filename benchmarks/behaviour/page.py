@@ -1,0 +1,98 @@
+"""The tables of docs/coming-from.md, made from the result file and calls.toml."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from benchmarks.behaviour.asked import CALLS
+from benchmarks.behaviour.environments import PEERS
+from benchmarks.behaviour.problems import CASES
+
+PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
+SPOT = re.compile(r"<!-- (?P<what>\S+) -->\n.*?<!-- end -->", flags=re.DOTALL)
+
+
+def filled(text: str, results: dict[str, Any]) -> str:
+    """The page with every marked spot written anew."""
+
+    def spot(match: re.Match[str]) -> str:
+        what = match["what"]
+        return f"<!-- {what} -->\n{table(what, results)}\n<!-- end -->"
+
+    return SPOT.sub(spot, text)
+
+
+def table(what: str, results: dict[str, Any]) -> str:
+    """The table for one marked spot: `cases`, `versions`, or a library's name."""
+    if what == "cases":
+        return _cases()
+    if what == "versions":
+        return _versions(results["libraries"])
+    return f"{_answers(what, results['libraries'])}\n\n{_calls(what)}"
+
+
+def _cases() -> str:
+    rows = ["| case | the right answer | problem |", "| --- | --- | --- |"]
+    for case in CASES.values():
+        rows.append(f"| {case.title} | {_numbers(case.truth, none='none')} | {case.why} |")
+    return "\n".join(rows)
+
+
+def _versions(libraries: dict[str, Any]) -> str:
+    rows = ["| library | run with | |", "| --- | --- | --- |"]
+    for name, peer in PEERS.items():
+        record = libraries[name]
+        if "failed" in record:
+            wanted = ", ".join(peer.alone)
+            rows.append(f"| {peer.title} | left out | {wanted}: `{record['failed']}` |")
+        else:
+            versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+            if peer.alone and peer.alone[-1].startswith("git+"):  # of no release
+                versions = f"commit {peer.alone[-1].rpartition('@')[2][:12]}, {versions}"
+            rows.append(f"| [{peer.title}](#{name}) | {versions} | |")
+    return "\n".join(rows)
+
+
+def _answers(name: str, libraries: dict[str, Any]) -> str:
+    ways = libraries[name]["ways"]
+    ours = libraries["hypergrad"]["ways"]["attach"]
+    heads = " | ".join(f"`{way}`" for way in ways)
+    rows = [f"| case | right | {heads} | here, `attach` |", "| --- |" + " --- |" * (len(ways) + 2)]
+    for key, case in CASES.items():
+        cells = " | ".join(_cell(answers[key]) for answers in ways.values())
+        right = _numbers(case.truth, none="none")
+        rows.append(f"| {case.title} | {right} | {cells} | {_cell(ours[key])} |")
+    return "\n".join(rows)
+
+
+def _calls(name: str) -> str:
+    with CALLS.open("rb") as file:
+        pairs = tomllib.load(file)[name]["rows"]
+    rows = [f"| {PEERS[name].title} | here |", "| --- | --- |"]
+    return "\n".join(rows + [f"| {_code(theirs)} | {_code(here)} |" for theirs, here in pairs])
+
+
+def _cell(answer: dict[str, Any]) -> str:
+    """What was returned and said, short."""
+    if "absent" in answer:
+        return f"– ({answer['absent']})"
+    if answer["raised"]:
+        return f"raises `{answer['raised']['kind']}`"
+    said = f", warns (`{answer['warned']['kind']}`)" if answer["warned"] else ""
+    return _numbers(answer["values"], none="None") + said
+
+
+def _numbers(values: Any, *, none: str) -> str:
+    words = [none if value is None else _short(value) for value in values]
+    return words[0] if len(words) == 1 else f"({', '.join(words)})"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value + 0.0:.4g}"
+
+
+def _code(text: str) -> str:
+    return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in text.splitlines())

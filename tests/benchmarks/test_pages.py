@@ -1,0 +1,94 @@
+"""Tables of the documentation are their result files', and what they tell users to call runs."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import double_backward, numerics
+from benchmarks.behaviour.asked import CALLS
+from benchmarks.behaviour.page import PAGE, SPOT, filled
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+with CALLS.open("rb") as file:
+    ROWS: dict[str, Any] = tomllib.load(file)
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_page_on_other_libraries_is_the_result_file() -> None:
+    page, results = PAGE.read_text(encoding="utf-8"), read("behaviour")
+    assert filled(page, results) == page
+    asked = {name for name, record in results["libraries"].items() if "ways" in record}
+    shown = {match["what"] for match in SPOT.finditer(page)}
+    assert shown == (asked - {"hypergrad"}) | {"cases", "versions"}
+
+
+def test_a_number_that_is_not_the_files_is_noticed() -> None:
+    page, results = PAGE.read_text(encoding="utf-8"), read("behaviour")
+    results["libraries"]["torchopt"]["ways"]["custom_root"]["second"]["values"][0] += 1
+    assert filled(page, results) != page
+
+
+def test_every_row_of_calls_was_executed() -> None:
+    libraries = read("behaviour")["libraries"]
+    for name, table in ROWS.items():
+        assert libraries[name]["calls"] == [theirs for theirs, _ in table["rows"]]
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "hypergrad"])
+def test_what_the_page_says_to_call_runs(name: str) -> None:
+    names: dict[str, object] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a few steps of a descent are no minimiser
+        exec(ROWS["hypergrad"]["setup"], names)
+        for _, here in ROWS[name]["rows"]:
+            exec(here, names)
+
+
+def test_the_answers_of_this_library_are_todays() -> None:
+    from benchmarks.behaviour.asked import ask
+    from benchmarks.behaviour.with_hypergrad import answers
+
+    recorded = read("behaviour")["libraries"]["hypergrad"]["ways"]["attach"]
+    for case, answer in answers().items():
+        now: dict[str, Any] = ask(answer)
+        for key in ("values", "absent"):
+            assert now.get(key) == recorded[case].get(key), case
+        for key in ("raised", "warned"):  # of which the words may change
+            kinds = [(said.get(key) or {}).get("kind") for said in (now, recorded[case])]
+            assert kinds[0] == kinds[1], case
+
+
+@pytest.mark.parametrize("name", numerics.TABLES)
+def test_the_solvers_page_has_the_table(name: str) -> None:
+    rows = read("numerics")["tables"][name]
+    pages = [ROOT / "docs" / page for page in ("solvers.md", "guides/scikit-learn.md")]
+    assert any(numerics.table(rows) in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_the_questions_have_the_table_of_second_derivatives() -> None:
+    table = double_backward.table(read("double_backward")["operations"])
+    assert table in (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        ("`layer_norm`", "yes"),
+        ("`parametrizations.weight_norm`", "wrong"),
+        ("`embedding_bag`", "none"),
+    ],
+)
+def test_second_derivatives_are_what_the_table_says(row: str, verdict: str) -> None:
+    (operation,) = (one for one in double_backward.OPERATIONS if one.name == row)
+    assert double_backward.verdict(operation)["verdict"] == verdict
