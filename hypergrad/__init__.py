@@ -2,8 +2,8 @@
 
 ``attach`` states that a point minimises an objective, and makes it an ordinary differentiable
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
-``check`` looks for what could make them wrong. The rest has its place in five namespaces:
-``objectives``, ``curvature``, ``preconditioners``, ``theory`` and ``errors``.
+``check`` looks for what could make them wrong. The rest has its place in six namespaces:
+``objectives``, ``curvature``, ``preconditioners``, ``updates``, ``theory`` and ``errors``.
 """
 
 from hypergrad import errors, objectives, theory
@@ -25,12 +25,14 @@ from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import LinearMap, LinearSolver, Solution, Status
 from hypergrad.linear.woodbury import Woodbury
+from hypergrad.lower import updates
 from hypergrad.lower.gradient_descent import GradientDescent
 from hypergrad.lower.lbfgs import LBFGS
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.lower.nesterov import Nesterov
 from hypergrad.lower.newton import Newton
 from hypergrad.lower.torch_optim import TorchOptimiser
+from hypergrad.lower.updates import Descent
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
@@ -44,6 +46,7 @@ __all__ = [
     "Bilevel",
     "Certificate",
     "Cholesky",
+    "Descent",
     "Detached",
     "Forward",
     "GradientDescent",
@@ -78,5 +81,6 @@ __all__ = [
     "pullback",
     "strict",
     "theory",
+    "updates",
     "warn",
 ]

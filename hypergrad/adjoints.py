@@ -16,7 +16,7 @@ from hypergrad.implicit.nodes import Call, constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.lower.descent import choose
+from hypergrad.lower.descent import choose, refuse_captured_step
 from hypergrad.lower.minimum import LowerSolver, Memory, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
@@ -125,6 +125,8 @@ class Truncated:
             seen = theta if recorded else detach(theta)
             start = phi
             phi, memory = solver.step(lower, seen, phi, memory, counts)
+            if not recorded and index == 0:
+                refuse_captured_step(solver, phi)
             if recorded and index + self.steps <= fewest:
                 require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:
@@ -201,8 +203,8 @@ def unrollable(by: LowerSolver, adjoint: Adjoint) -> Unrollable:
     if not isinstance(by, Unrollable):
         raise InputError(
             f"{adjoint} differentiates through lower steps, and {type(by).__name__} has no "
-            "differentiable step; use GradientDescent or Nesterov, or Implicit(...), which works "
-            "after any lower solver."
+            "differentiable step; use GradientDescent, Nesterov or Descent, or Implicit(...), "
+            "which works after any lower solver."
         )
     return by
 
