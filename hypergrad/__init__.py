@@ -5,7 +5,7 @@ value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradie
 ``check`` looks for what could make them wrong. What defines phi may be another condition than an
 objective: a root, a saddle point, a minimiser within bounds or at kinks (``conditions``, with their
 ``solvers``). The rest has its place in ``curvature``, ``errors``, ``objectives``,
-``preconditioners``, ``stochastic`` and ``theory``.
+``preconditioners``, ``stochastic``, ``theory`` and ``updates``.
 """
 
 from hypergrad import conditions, errors, objectives, solvers, stochastic, theory
@@ -27,12 +27,14 @@ from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import LinearMap, LinearSolver, Solution, Status
 from hypergrad.linear.woodbury import Woodbury
+from hypergrad.lower import updates
 from hypergrad.lower.gradient_descent import GradientDescent
 from hypergrad.lower.lbfgs import LBFGS
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.lower.nesterov import Nesterov
 from hypergrad.lower.newton import Newton
 from hypergrad.lower.torch_optim import TorchOptimiser
+from hypergrad.lower.updates import Descent
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
@@ -46,6 +48,7 @@ __all__ = [
     "Bilevel",
     "Certificate",
     "Cholesky",
+    "Descent",
     "Detached",
     "Forward",
     "GradientDescent",
@@ -83,5 +86,6 @@ __all__ = [
     "stochastic",
     "strict",
     "theory",
+    "updates",
     "warn",
 ]

@@ -17,7 +17,7 @@ from hypergrad.implicit.nodes import constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.lower.descent import choose
+from hypergrad.lower.descent import choose, refuse_captured_step
 from hypergrad.lower.minimum import LowerSolver, Memory, RootSolver, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
@@ -132,6 +132,8 @@ class Truncated:
             seen = theta if recorded else detach(theta)
             start = phi
             phi, memory = solver.step(objective, seen, phi, memory, counts)
+            if not recorded and index == 0:
+                refuse_captured_step(solver, phi)
             if recorded and index + self.steps <= fewest:
                 require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:
@@ -216,8 +218,8 @@ def unrollable(
     if not isinstance(by, Unrollable):
         raise InputError(
             f"{adjoint} differentiates through lower steps, and {type(by).__name__} has no "
-            "differentiable step; use GradientDescent or Nesterov, or Implicit(...), which works "
-            "after any lower solver."
+            "differentiable step; use GradientDescent, Nesterov or Descent, or Implicit(...), "
+            "which works after any lower solver."
         )
     return by, lower
 

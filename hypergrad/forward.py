@@ -11,10 +11,17 @@ from torch import Tensor
 
 from hypergrad.adjoints import Condition, Solver, refuse_start_with_grad, unrollable
 from hypergrad.errors import DoubleBackwardError
-from hypergrad.graph import custom_functions, explained, refuse_error_node
+from hypergrad.graph import (
+    custom_functions,
+    explained,
+    leaves_reached,
+    nodes_of,
+    refuse_error_node,
+)
 from hypergrad.guards import noting, resumed
 from hypergrad.implicit.derivatives import Problem, filled, spread
 from hypergrad.implicit.watch import Watch
+from hypergrad.lower.descent import refuse_captured_step
 from hypergrad.lower.minimum import Unrollable
 from hypergrad.transforms import one_by_one, refuse_forward_twice, transforming
 from hypergrad.tree import Phi, Theta, detach, fresh_leaf, leaves, like
@@ -65,7 +72,7 @@ def _carried(
     seeds = _seeds([leaf for leaf, want in zip(leaves(theta), wanted, strict=True) if want])
     state = leaves(phi)
     tangents: list[Tensor | None] = [None] * len(state)
-    for _ in range(solver.max_steps):
+    for index in range(solver.max_steps):
         # fresh leaves, so that one step's graph lives at a time
         upper = [
             fresh_leaf(leaf, requires_grad=want)
@@ -80,6 +87,8 @@ def _carried(
                 problem.lower, like(theta, upper), like(phi, given[:count]), tuple(given[count:])
             )
         outputs = leaves(moved) + list(memory)
+        if index == 0:
+            _refuse_captured(problem, solver, outputs, [*upper, *given])
         inputs = [leaf for leaf in upper if leaf.requires_grad]
         inputs += [leaf for leaf in given if leaf.requires_grad]
         known = [tangent for tangent in tangents if tangent is not None]
@@ -91,6 +100,26 @@ def _carried(
         for leaf, tangent in zip(found, tangents, strict=False)
     ]
     return found, columns
+
+
+def _refuse_captured(
+    problem: Problem[Any, Any],
+    solver: Unrollable,
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+) -> None:
+    """Raise if the step depends on a tensor that requires grad and is none of its inputs.
+
+    Raises:
+        InputError: naming the solver.
+    """
+    own = {id(tensor) for tensor in inputs}
+    reached = (leaves_reached(tensor, nodes_of(tensor)) for tensor in outputs)
+    if any(key not in own for leaves_of in reached for key in leaves_of):
+        # a leaf that the objective makes itself is none either, and no step without inputs has it
+        theta = like(problem.theta, [t.detach() for t in inputs[: problem.counts[0]]])
+        phi = like(problem.phi, [t.detach() for t in inputs[problem.counts[0] :]])
+        refuse_captured_step(solver, solver.step(problem.lower, theta, phi)[0])
 
 
 def _seeds(wanted: Sequence[Tensor]) -> list[Tensor]:

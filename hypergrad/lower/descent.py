@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
 from hypergrad.compiling import compiled
+from hypergrad.errors import InputError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
 from hypergrad.implicit.derivatives import Problem, derivative
@@ -17,8 +18,8 @@ from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
 from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.transforms import transforming
-from hypergrad.tree import Phi, Theta, dense, detach, flatten, fresh_leaf, leaves, like
+from hypergrad.transforms import is_transformed, transforming
+from hypergrad.tree import Phi, Theta, Tree, dense, detach, flatten, fresh_leaf, leaves, like
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +259,25 @@ def _walk(
         # the last of the memory counts steps, whether they change something or not
         old: list[Tensor] = [*leaves(phi), *memory[:-1]] if tolerance else []
         phi, memory = solver.step(lower, theta, phi, memory)
+        if index == 0:
+            refuse_captured_step(solver, phi)
         if tolerance and _same(old, [*leaves(phi), *memory[:-1]][: len(old)]):
             return phi, memory, index
     return phi, memory, len(indices)
+
+
+def refuse_captured_step(solver: Unrollable, phi: Tree) -> None:
+    """Raise if a step from tensors without a graph has one: its derivative would be lost.
+
+    Raises:
+        InputError: naming the solver.
+    """
+    if any(leaf.requires_grad or is_transformed(leaf) for leaf in leaves(phi)):
+        raise InputError(
+            f"the steps of {solver} use a tensor that requires grad, a step size perhaps: its "
+            "derivative would silently be lost. detach() it, or use adjoint=Unrolled(), which "
+            "differentiates it."
+        )
 
 
 def _same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:

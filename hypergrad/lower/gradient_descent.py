@@ -50,7 +50,7 @@ class GradientDescent:
 
     def __post_init__(self) -> None:
         check_max_steps("GradientDescent", self.max_steps, least=0)
-        limit = "below 2/L, L the largest curvature"
+        limit = "below 2/L, L the largest curvature; tensors are for Descent(update=...)"
         check_step_size("GradientDescent", self.step_size, limit=limit)
         check_tolerances("GradientDescent", self.rtol, self.atol)
         if self.compiled and self._tolerance:

@@ -1,0 +1,272 @@
+"""Lower steps by a pure function, as those of ``torch.optim`` but with nothing hidden.
+
+The rules here are torch's own (plain, with momentum, Adam), written so that every setting that is a
+tensor can be differentiated by :class:`Unrolled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hypergrad.errors import InputError
+from hypergrad.lower.descent import Slope, Tolerance, choose, count, descend, slope_at_half
+from hypergrad.lower.minimum import Memory, Minimum
+from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
+from hypergrad.tree import Phi, Theta, Tree, check_tree, leaves, like, names
+
+
+@runtime_checkable
+class Update(Protocol):
+    """One step of an optimiser, as a pure function of tensors."""
+
+    def __call__(
+        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
+    ) -> tuple[Phi, Memory]:
+        """The next phi, and what the next step must know.
+
+        Args:
+            phi: where each task is.
+            gradient: d g/d phi there, a tree like phi.
+            memory: what the last step returned, ``()`` before the first; each tensor begins with
+                the tasks' dimensions.
+            step: the number of the step that each task takes, from 1.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """K steps of an update: momentum, Adam, step sizes of one's own, or any function like these.
+
+    ``Descent(update=updates.Adam(step_size=0.1), max_steps=20)`` takes the steps that
+    ``TorchOptimiser`` takes with ``torch.optim.Adam``, and ``Unrolled``, ``Truncated`` and
+    ``Forward`` can differentiate them. ``Unrolled`` differentiates in whatever tensor the update
+    uses, too, such as its step sizes; the others refuse one that requires grad.
+
+    Attributes:
+        update: the step.
+        max_steps: K; with a tolerance, at most that many.
+        rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
+            :class:`Tolerance`; 0 for none.
+        atol: absolute tolerance on it; 0 for none.
+    """
+
+    update: Update
+    max_steps: int
+    rtol: float = 0.0
+    atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_max_steps("Descent", self.max_steps, least=0)
+        check_tolerances("Descent", self.rtol, self.atol)
+        update: object = self.update  # what users give is checked, not believed
+        if isinstance(update, type) or not callable(update):
+            given = (
+                f"the class {update.__name__}"
+                if isinstance(update, type)
+                else f"a {type(update).__name__}"
+            )
+            raise InputError(
+                f"Descent got update={given}; give a function (phi, gradient, memory, step) -> "
+                "(phi, memory), such as hypergrad.updates.Adam(step_size=0.1)."
+            )
+
+    @property
+    def _tolerance(self) -> Tolerance:
+        return Tolerance(self.rtol, self.atol)
+
+    def minimise(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Minimum[Phi]:
+        """Take the steps, storing one iterate and the memory; then one gradient, for the evidence.
+
+        Raises:
+            InputError: the objective can't be used, or the update uses a tensor that requires grad.
+            NotFiniteError: the steps diverged.
+        """
+        return descend(self, range(self.max_steps), lower, theta, phi, self._tolerance)
+
+    def step(
+        self,
+        lower: Objective[Theta, Phi],
+        theta: Theta,
+        phi: Phi,
+        memory: Memory = (),
+        until: Int[Tensor, "*batch"] | None = None,
+    ) -> tuple[Phi, Memory]:
+        """One step; recorded for differentiation if theta, phi, memory or the update requires grad.
+
+        The memory holds the update's; each task's goal, if there is a tolerance; and the number of
+        steps that each task has taken.
+        """
+        here = Slope.at(lower, theta, phi, measured=True)
+        kept = 2 if self._tolerance else 1
+        held, own = memory[:-kept], memory[-kept:]
+        taken = own[-1] if own else torch.zeros_like(here.size(), dtype=torch.int64)
+        at, slope = like(phi, here.points), like(phi, here.gradients)
+        # the first step shows whether the update has a derivative of its own, which a caller that
+        # differentiates no steps refuses
+        with nullcontext() if memory else torch.enable_grad():
+            new, next_held = self.update(at, slope, held, taken + 1)
+        moved = self._checked(new, phi)
+        if not self._tolerance:
+            return like(phi, moved), (*next_held, taken + 1)
+        progress = self._tolerance.progress(
+            here, own, until, lambda: slope_at_half(lower, theta, phi)
+        )
+        moved = choose(progress.done, here.points, moved)
+        if held:
+            next_held = tuple(choose(progress.done, held, next_held))
+        return like(phi, moved), (*next_held, *progress.note)
+
+    def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
+        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        return count(self, lower, theta, phi, self._tolerance)
+
+    def _checked(self, new: Any, phi: Any) -> list[Tensor]:
+        """The leaves of what the update returned.
+
+        Raises:
+            InputError: it is no tree like phi.
+        """
+        found, wanted = leaves(new), leaves(phi)
+        if names(new, "phi") != names(phi, "phi") or any(
+            left.shape != right.shape for left, right in zip(found, wanted, strict=True)
+        ):
+            raise InputError(
+                f"{self.update} returned leaves {names(new, 'phi')} of shapes "
+                f"{[tuple(leaf.shape) for leaf in found]}; it must return (phi, memory) with a phi "
+                f"like the one it was given, {names(phi, 'phi')} of shapes "
+                f"{[tuple(leaf.shape) for leaf in wanted]}."
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """``phi <- phi - step_size d g/d phi``, one step size, or one for each entry.
+
+    Attributes:
+        step_size: a number, a tensor, or a tree like phi of tensors that broadcast against its
+            leaves.
+    """
+
+    step_size: float | Tree
+
+    def __post_init__(self) -> None:
+        _check("Scaled", self.step_size)
+
+    def __call__(
+        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
+    ) -> tuple[Phi, Memory]:
+        """See :class:`Update`."""
+        sizes = _each(self.step_size, phi)
+        pairs = zip(leaves(phi), leaves(gradient), sizes, strict=True)
+        return like(phi, [point - size * slope for point, slope, size in pairs]), ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Momentum:
+    """``m <- decay m + d g/d phi; phi <- phi - step_size m``, as ``torch.optim.SGD`` does.
+
+    Attributes:
+        step_size: see :class:`Scaled`.
+        decay: a number, or a tensor without dimensions.
+    """
+
+    step_size: float | Tree
+    decay: float | Tensor = 0.9
+
+    def __post_init__(self) -> None:
+        _check("Momentum", self.step_size)
+
+    def __call__(
+        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
+    ) -> tuple[Phi, Memory]:
+        """See :class:`Update`."""
+        slopes = leaves(gradient)
+        if memory:
+            slopes = [self.decay * old + new for old, new in zip(memory, slopes, strict=True)]
+        parts = zip(leaves(phi), slopes, _each(self.step_size, phi), strict=True)
+        return like(phi, [point - size * m for point, m, size in parts]), tuple(slopes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adam:
+    """Adam (Kingma and Ba 2015), as ``torch.optim.Adam`` does.
+
+    The root is taken to have the derivative zero at zero, where torch's is infinite.
+
+    Attributes:
+        step_size: see :class:`Scaled`.
+        decay: of the mean of gradients.
+        square_decay: of the mean of their squares.
+        eps: added to the root of that mean.
+    """
+
+    step_size: float | Tree
+    decay: float | Tensor = 0.9
+    square_decay: float | Tensor = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check("Adam", self.step_size)
+
+    def __call__(
+        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
+    ) -> tuple[Phi, Memory]:
+        """See :class:`Update`."""
+        points, slopes = leaves(phi), leaves(gradient)
+        held = memory or tuple(torch.zeros_like(part) for part in (*slopes, *slopes))
+        old = zip(held[: len(points)], held[len(points) :], strict=True)
+        moved, first, second = list[Tensor](), list[Tensor](), list[Tensor]()
+        for point, slope, size, (m, v) in zip(
+            points, slopes, _each(self.step_size, phi), old, strict=True
+        ):
+            m = self.decay * m + (1 - self.decay) * slope
+            v = self.square_decay * v + (1 - self.square_decay) * slope.square()
+            number = step.reshape(step.shape + (1,) * (point.ndim - step.ndim)).to(m.dtype)
+            mean = m / (1 - self.decay**number)
+            square = v / (1 - self.square_decay**number)
+            positive = square > 0
+            root = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+            moved.append(point - size * mean / (root + self.eps))
+            first.append(m)
+            second.append(v)
+        return like(phi, moved), (*first, *second)
+
+
+def _check(name: str, step_size: object) -> None:
+    """Raise unless the step sizes are a positive number, or tensors.
+
+    Raises:
+        InputError: naming ``step_size``.
+    """
+    if isinstance(step_size, Real | str | None):
+        check_step_size(name, step_size, limit="or a tensor, or a tree like phi of tensors")
+    else:
+        check_tree(step_size, "step_size")
+
+
+def _each(step_size: float | Tree, phi: Tree) -> Sequence[float | Tensor]:
+    """The step size of each leaf of phi.
+
+    Raises:
+        InputError: a tree that is not like phi.
+    """
+    count = len(leaves(phi))
+    if isinstance(step_size, float | int | Tensor):
+        return [cast(float | Tensor, step_size)] * count
+    if names(step_size, "step_size") != names(phi, "step_size"):
+        raise InputError(
+            f"step_size has the leaves {', '.join(names(step_size, 'step_size'))}; give one number "
+            f"or tensor, or a tree like phi: {', '.join(names(phi, 'step_size'))}."
+        )
+    return leaves(step_size)
