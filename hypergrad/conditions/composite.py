@@ -22,7 +22,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Composite(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi) + penalty(theta, phi)``, the penalty convex with kinks.
 

@@ -14,7 +14,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Constrained(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi)`` within a convex set, which theta may move.
 

@@ -17,10 +17,11 @@ from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.linear.vectors import norm
+from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reach(Generic[Theta]):
     """The nearest theta at which each task's active set changes, to first order.
 
@@ -37,7 +38,7 @@ class Reach(Generic[Theta]):
 
 
 def reach(
-    condition: NonSmooth,
+    condition: Objective[Theta, Phi],
     theta: Theta,
     phi: Phi,
     *,
