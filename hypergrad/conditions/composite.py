@@ -22,7 +22,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Composite(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi) + penalty(theta, phi)``, the penalty convex with kinks.
 
@@ -30,7 +30,7 @@ class Composite(Generic[Theta, Phi]):
     Entries that are exactly zero are at a kink. The certificate's ``active`` says whether their
     subgradients are within limits, and how far from those.
 
-    Called, it returns the values of the reduced objective (docs/theory.md, section 11): at phi
+    Called, it returns the values of the reduced objective (docs/theory.md, section 12): at phi
     those of g plus the penalty. g is also evaluated at phi/2 and phi/4, for the scale of its
     curvature.
 

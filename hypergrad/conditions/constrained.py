@@ -14,7 +14,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Constrained(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi)`` within a convex set, which theta may move.
 
@@ -22,7 +22,7 @@ class Constrained(Generic[Theta, Phi]):
     bound is active where phi equals it to rounding. The certificate's ``active`` says whether the
     multipliers of active bounds have the right sign, and how far the active set is from a change.
 
-    Called, it returns the values of the reduced objective (docs/theory.md, section 11): at a
+    Called, it returns the values of the reduced objective (docs/theory.md, section 12): at a
     feasible phi those of g. g is also evaluated at phi/2 and phi/4, for the scale of its curvature.
 
     Attributes:

@@ -7,7 +7,7 @@ and the solution moves on a smooth manifold M(theta). There it is a stationary p
 
 with pi the projection onto M and G = g plus the penalty, which is smooth on M. At a solution the
 Hessian is that of G on M's tangent space, M's curvature included, and ``s I`` on the normal space
-(docs/theory.md, section 11). The active set is read from phi's values, which carry no derivative.
+(docs/theory.md, section 12). The active set is read from phi's values, which carry no derivative.
 """
 
 from __future__ import annotations

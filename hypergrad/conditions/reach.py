@@ -17,10 +17,11 @@ from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.linear.vectors import norm
+from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reach(Generic[Theta]):
     """The nearest theta at which each task's active set changes, to first order.
 
@@ -37,7 +38,7 @@ class Reach(Generic[Theta]):
 
 
 def reach(
-    condition: NonSmooth,
+    condition: Objective[Theta, Phi],
     theta: Theta,
     phi: Phi,
     *,
@@ -50,7 +51,7 @@ def reach(
     the solution, and :func:`attach` differentiates them: slack i vanishes at the distance
     ``slack_i / |d slack_i/d theta|`` to first order, and the least of these counts. Where the
     solution is piecewise affine in theta this is exact: a shorter step in any direction leaves the
-    active set as it is, a longer one in ``direction`` changes it (docs/theory.md, section 11).
+    active set as it is, a longer one in ``direction`` changes it (docs/theory.md, section 12).
     So it is for quadratic g, with theta linear in g's linear part, in bounds or in strengths.
 
     Costs an adjoint solve for each entry of each phi, all of them as one batch.

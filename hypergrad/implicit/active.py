@@ -1,7 +1,7 @@
 """What a solution at bounds or kinks needs beyond a smooth one: is its active set right and firm?
 
 A solution of a constrained or non-smooth problem is the smooth stationary point of a reduced
-objective on its active manifold (docs/theory.md, section 11). The reduced objective sees neither a
+objective on its active manifold (docs/theory.md, section 12). The reduced objective sees neither a
 bound whose multiplier has the wrong sign, nor how near the active set is to a change. Both are
 measured here, from the slacks that the sets and penalties report.
 """

@@ -1,6 +1,6 @@
 """Where good guesses about numbers end: four limits, each with a statement and its proof.
 
-Proofs are in theory.md, section 12.
+Proofs are in theory.md, section 13.
 
 - *Attained residual.* With products that err by at most eps L |p|, conjugate gradients end no
   higher than (N + 2)(eps + 4 u) L |x|/|b| after N steps, and what they report is within
@@ -281,7 +281,7 @@ PREDICTED = Kind(
 
 
 def least_damping(mu: float, largest: float, delta: float) -> float:
-    """The damping from which every damped hypergradient descends; theory.md, section 12."""
+    """The damping from which every damped hypergradient descends; theory.md, section 13."""
     s, t = 1 / mu + 1 / largest, 1 / (mu * largest)
     u = (1 + math.sqrt(1 + delta**2 * t)) / delta
     u = min(max(u, 1 / largest), 1 / mu)

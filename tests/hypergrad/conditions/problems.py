@@ -57,9 +57,7 @@ def _square(t: Tensor) -> Tensor:
     return t.square().sum(-1, keepdim=True)
 
 
-def _rows() -> Tensor:
-    draw = torch.Generator().manual_seed(9)
-    return torch.randn(2, N, generator=draw, dtype=torch.float64)
+ROWS = torch.tensor([[1.0, 1, 1, 1, 1, 1], [1, -1, 2, 0, 1, -2]], dtype=torch.float64)
 
 
 # theta enters g everywhere, and the bounds, strengths and equations where a name says so
@@ -73,9 +71,9 @@ CONDITIONS: dict[str, Any] = {
     "simplex of theta": lambda g: Constrained(g, Simplex(lambda t: 1 + _square(t) / 9)),
     "ball": lambda g: Constrained(g, L2Ball(0.3)),
     "ball of theta": lambda g: Constrained(g, L2Ball(lambda t: 0.2 + _square(t) / 9)),
-    "affine": lambda g: Constrained(g, Affine(_rows(), torch.ones(2, dtype=torch.float64))),
+    "affine": lambda g: Constrained(g, Affine(ROWS, torch.ones(2, dtype=torch.float64))),
     "affine of theta": lambda g: Constrained(
-        g, Affine(lambda t: _rows() + t[..., None, :], lambda t: t[..., :2])
+        g, Affine(lambda t: ROWS + t[..., None, :], lambda t: t[..., :2])
     ),
     "l1": lambda g: Composite(g, L1(0.3)),
     "l1 of theta": lambda g: Composite(g, L1(lambda t: t.square() + 0.2)),
