@@ -119,15 +119,22 @@ def pull(
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
         predicted, slope, size = dot(solution.x, point.gradient), norm(point.gradient), norm(rhs)
+        curved = None if point.probe is None else point.hessian.image(solution.x)
+        step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe
+        del point  # and its graph, before the probe makes others
+        wrong = None
+        if probe is not None and curved is not None:
+            wrong = probe(solution.x, curved, [-part for part in gradients])
         certificate = Certificate(
             stationarity=slope,
             predicted_error=predicted,
-            newton_step=newton_step(point, phi, solution, predicted, slope, size),
+            newton_step=step,
             adjoint=solution,
             cotangent_norm=size,
             of_hessian=isinstance(curvature, Hessian),
             solver=solver,
             phi=detach(phi),
+            second_derivative_error=wrong,
         )
     return gradients, certificate
 

@@ -16,9 +16,15 @@ DENSE_ENTRIES = 2**20
 
 
 def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
-    """The default for a system: the closed form's inverse, a dense solve where small, else CG."""
+    """The default for a system: the closed form's inverse, a dense solve where small, else CG.
+
+    Products that are not exact are not taken for each column of a dense matrix: CG asks for the
+    residual that they allow.
+    """
     if operator.form is not None:
         return Woodbury()
+    if operator.accuracy:
+        return CG(rtol=max(CG().rtol, operator.accuracy))
     unknowns = rhs.shape[-1]
     if unknowns <= DENSE_UNKNOWNS and rhs.numel() * unknowns <= DENSE_ENTRIES:
         return Cholesky()

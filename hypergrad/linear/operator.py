@@ -42,6 +42,8 @@ class Operator:
 
     Attributes:
         form: the closed form, if A has one.
+        accuracy: relative error of a product beyond rounding, of differences say; solves ask for no
+            smaller residual unless told to.
         matvecs: products taken through this object.
     """
 
@@ -52,11 +54,13 @@ class Operator:
         exact: LinearMap | None = None,
         form: HessianForm | None = None,
         damping: float = 0.0,
+        accuracy: float = 0.0,
     ) -> None:
         known = apply if isinstance(apply, Operator) else None
         self._product: LinearMap = apply if known is None else known._product
         self._exact: LinearMap = (exact or apply) if known is None else known._exact
         self.form: HessianForm | None = form if known is None else known.form
+        self.accuracy: float = accuracy if known is None else known.accuracy
         self._last: list[tuple[Tensor, tuple[float, float] | None, Tensor, int, int]] = (
             [] if known is None else known._last
         )
