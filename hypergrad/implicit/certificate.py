@@ -13,6 +13,7 @@ from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.active import ActiveSet
+from hypergrad.implicit.probe import WRONG
 from hypergrad.linear.solution import LinearSolver, Solution, Status, remedy
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver, RootSolver
@@ -69,6 +70,9 @@ class Certificate:
         by: found phi, if :func:`argmin` did.
         lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
             had none, or phi came from elsewhere.
+        second_derivative_error: ``(*batch,)`` a lower bound on how far ``H v`` and ``J v`` are from
+            central differences of the gradient along v, relative to themselves; None where it was
+            not probed (see :class:`Hessian`).
     """
 
     stationarity: Float[Tensor, "*batch"]
@@ -83,6 +87,7 @@ class Certificate:
     claim: Claim = MINIMISER
     by: LowerSolver | RootSolver | None = None
     lower_converged: Bool[Tensor, "*batch"] | None = None
+    second_derivative_error: Float[Tensor, "*batch"] | None = None
 
     @property
     def v(self) -> Tree:
@@ -98,10 +103,20 @@ class Certificate:
         return near if self.lower_converged is None else near & self.lower_converged
 
     @property
+    def second_derivatives_right(self) -> Bool[Tensor, "*batch"]:
+        """Whether nothing is known against the second derivatives, for each task."""
+        error = self.second_derivative_error
+        return torch.ones_like(self.at_minimiser) if error is None else error <= WRONG
+
+    @property
     def solved(self) -> Bool[Tensor, "*batch"]:
-        """Whether both levels were solved, for each task, and its active set is firm."""
-        both = self.adjoint.converged & self.at_minimiser
-        return both if self.active is None else both & self.active.decided
+        """Whether both levels were solved, with the right derivatives and a firm active set."""
+        solved = self.adjoint.converged & self.at_minimiser
+        if self.active is not None:
+            solved = solved & self.active.decided
+        if self.second_derivative_error is not None:
+            solved = solved & self.second_derivatives_right
+        return solved
 
     def bound(self, constants: Constants) -> Known:
         """How far each task's hypergradient is from the exact one, at most: ``(*batch,)``.
@@ -156,7 +171,8 @@ class Certificate:
 
     def __str__(self) -> str:
         held = "" if self.active is None else self.active.words(self.phi)
-        parts = [part for part in (self._lower_level(), held, self._adjoint_level()) if part]
+        levels = (self._lower_level(), held, self._adjoint_level(), self._second_derivatives())
+        parts = [part for part in levels if part]
         return " ".join(parts) or f"all {self.adjoint.status.numel()} tasks solved at both levels."
 
     def _lower_level(self) -> str:
@@ -204,6 +220,21 @@ class Certificate:
             f"the adjoint system was not solved in {_of(bad)}: the worst{_index(worst, bad)} has "
             f"relative residual {_at(solution.residual, worst):.1e} after {solution.matvecs} "
             f"products: {status.name}, {remedy(solution, worst)}"
+        )
+
+    def _second_derivatives(self) -> str:
+        """The words on second derivatives that are wrong; empty if there is none."""
+        bad = ~self.second_derivatives_right
+        if self.second_derivative_error is None or not bool(bad.any()):
+            return ""
+        worst = int(self.second_derivative_error.reshape(-1).argmax())
+        return (
+            f"the second derivatives of the lower objective are wrong in {_of(bad)}: at the worst"
+            f"{_index(worst, bad)} products with them differ from differences of its gradient by "
+            f"{_at(self.second_derivative_error, worst):.0%}. An operation in it has a wrong "
+            "second derivative (a custom autograd.Function that keeps intermediates, or torch's "
+            "weight_norm): write it by other operations, or use curvature=FiniteDifference(), "
+            "which needs first derivatives only."
         )
 
 

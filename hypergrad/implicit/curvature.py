@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.implicit.active import NonSmooth
-from hypergrad.implicit.differences import Differences
+from hypergrad.implicit.differences import (
+    Differences,
+    length_of,
+    require_length,
+    step_length,
+)
 from hypergrad.implicit.linearise import Linearisation
+from hypergrad.implicit.probe import Probe, Probing, probe_of
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import ClosedForm
@@ -30,6 +36,7 @@ class Point:
         gradient: ``(*batch, n)`` d g/d phi there.
         hessian: the curvature's operator.
         cross: ``J v`` for each needed leaf of theta.
+        probe: tells whether ``H v`` and ``J v`` are right; None if that is not to be asked.
     """
 
     batch: Size
@@ -37,12 +44,18 @@ class Point:
     gradient: Tensor
     hessian: Operator
     cross: Callable[[Tensor], list[Tensor]]
+    probe: Probe | None = None
 
     @classmethod
-    def of(cls, at: Linearisation[Any, Any], hessian: Operator | None = None) -> Point:
+    def of(
+        cls,
+        at: Linearisation[Any, Any],
+        hessian: Operator | None = None,
+        probe: Probe | None = None,
+    ) -> Point:
         """By autodiff, but for a curvature of one's own."""
         own = Operator(at.product) if hessian is None else hessian
-        return cls(at.batch, at.values, at.gradient, own, at.cross)
+        return cls(at.batch, at.values, at.gradient, own, at.cross, probe)
 
 
 @runtime_checkable
@@ -67,7 +80,21 @@ class Hessian:
 
     A closed form serves the solver's iterations; answers are judged, and the cross product taken,
     by autodiff of the objective's values.
+
+    Attributes:
+        probe: when ``H v`` and ``J v`` are compared with differences of the gradient along v, which
+            takes four gradients more: "once" for a kind of objective (its code and the size of its
+            graph) in each process, "always", or "never". What was found is the certificate's
+            ``second_derivative_error``.
     """
+
+    probe: Probing = field(default="once", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.probe not in get_args(Probing):
+            raise InputError(
+                f"Hessian got probe={self.probe!r}; it is one of {', '.join(get_args(Probing))}."
+            )
 
     def linearise(
         self,
@@ -79,10 +106,13 @@ class Hessian:
     ) -> Point:
         """See :class:`Curvature`."""
         at = Linearisation(lower, theta, phi, needed=needed)
+        # along v a solution at a bound would leave it, and its differences see another problem
+        when: Probing = "never" if isinstance(lower, NonSmooth) else self.probe
+        probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)
         if isinstance(lower, ClosedForm):
             form = lower.hessian(detach(theta), detach(phi))
-            return Point.of(at, Operator(form.product, exact=at.product, form=form))
-        return Point.of(at)
+            return Point.of(at, Operator(form.product, exact=at.product, form=form), probe)
+        return Point.of(at, probe=probe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +235,20 @@ class FiniteDifference:
                 "on whose other side is another problem; use curvature=Hessian()."
             )
         at = Linearisation(lower, theta, phi, needed=needed, twice=False)
+        flat = flatten(leaves(detach(phi)), at.batch)
+        length = (
+            require_length(length_of(flat))
+            if self.length is None
+            else torch.full_like(flat[..., :0].sum(-1), self.length)
+        )
         by = Differences(
             lower,
             detach(theta),
             detach(phi),
             batch=at.batch,
-            step=self.step,
-            length=self.length,
+            distance=(self.step or step_length(phi)) * length,
             needed=needed,
         )
-        return Point(at.batch, at.values, at.gradient, Operator(by.product), by.cross)
+        # products err by about the square of the step; kappa up to its inverse leaves the step
+        own = Operator(by.product, accuracy=self.step or step_length(phi))
+        return Point(at.batch, at.values, at.gradient, own, by.cross)

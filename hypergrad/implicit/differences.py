@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
@@ -13,13 +14,22 @@ from hypergrad.graph import no_dependence
 from hypergrad.guards import refuse
 from hypergrad.linear.vectors import norm
 from hypergrad.objective import Objective
-from hypergrad.tree import flatten, fresh_leaf, leaves, like, unflatten
+from hypergrad.tree import Tree, flatten, fresh_leaf, leaves, like, unflatten
 
 
 class Differences:
-    """Products with H and J by central differences of gradients around a point.
+    """Products with H and J by central differences of first derivatives around a point.
 
-    ``H v = [d g/d phi (phi + h v) - d g/d phi (phi - h v)] / 2h``, ``h |v| = step length``.
+    ``H v = [d g/d phi (phi + h v) - d g/d phi (phi - h v)] / 2h``, ``h |v| = step length``, and
+    ``J v`` likewise with ``d g/d theta``.
+
+    Args:
+        lower: g.
+        theta: where, detached.
+        phi: where, detached.
+        batch: the tasks' dimensions.
+        distance: ``(*batch,)`` how far each task's phi is moved.
+        needed: the leaves of theta that :meth:`cross` must serve; None: all.
     """
 
     def __init__(
@@ -29,74 +39,87 @@ class Differences:
         phi: Any,
         *,
         batch: Size,
-        step: float | None,
-        length: float | None,
+        distance: Tensor,
         needed: Sequence[bool] | None,
     ) -> None:
         self._batch = batch
         self._lower, self._theta, self._phi = lower, theta, phi
         self._needed = [True] * len(leaves(theta)) if needed is None else list(needed)
-        flat = flatten(leaves(phi), self._batch)
-        eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves(phi))
-        reach = _length(flat) if length is None else torch.full_like(norm(flat), length)
-        self._flat, self._length = flat, (step or eps ** (1 / 3)) * reach
+        self._flat, self._distance = flatten(leaves(phi), batch), distance
 
     def product(self, vector: Tensor) -> Tensor:
         """``H v`` by two gradients."""
-        unit, size = self._direction(vector)
-        sides = []
-        for sign in (1.0, -1.0):
-            probes = self._probes(sign * self._length[..., None] * unit)
-            with torch.enable_grad():
-                values = self._lower(self._theta, like(self._phi, probes))
-                sides.append(flatten(torch.autograd.grad(values.sum(), probes), self._batch))
-        return (sides[0] - sides[1]) * (size / (2 * self._length))[..., None]
+        return self._differences(vector, [False] * len(self._needed), in_phi=True)[0]
 
     def cross(self, vector: Tensor) -> list[Tensor]:
-        """``J v`` by two gradients in theta, each task weighted by its own step."""
-        unit, size = self._direction(vector)
-        weight = size / (2 * self._length)
-        probes = [
-            fresh_leaf(leaf, requires_grad=need)
-            for leaf, need in zip(leaves(self._theta), self._needed, strict=True)
-        ]
-        wanted = [probe for probe in probes if probe.requires_grad]
-        if not wanted:
-            return []
-        with torch.enable_grad():
-            total = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
-            for sign in (1.0, -1.0):
-                moved = [p.detach() for p in self._probes(sign * self._length[..., None] * unit)]
-                values = self._lower(like(self._theta, probes), like(self._phi, moved))
-                total = total + (sign * weight * values).sum()
-            parts: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
-        if all(part is None for part in parts):
-            raise no_dependence()
-        return [
-            torch.zeros_like(leaf) if part is None else part
-            for leaf, part in zip(wanted, parts, strict=True)
-        ]
+        """``J v`` by two gradients in theta."""
+        return self._differences(vector, self._needed, in_phi=False)[1]
 
-    def _direction(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def both(self, vector: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """``H v`` and ``J v`` by two gradients."""
+        return self._differences(vector, self._needed, in_phi=True)
+
+    def _differences(
+        self, vector: Tensor, needed: Sequence[bool], *, in_phi: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Gradients of the difference, each task weighted by its own step."""
         size = norm(vector)
-        return vector / torch.where(size > 0, size, 1.0)[..., None], size
+        shift = vector * (self._distance / torch.where(size > 0, size, 1.0))[..., None]
+        weight = size / (2 * self._distance)
+        upper: list[Tensor] = [
+            fresh_leaf(leaf, requires_grad=need)
+            for leaf, need in zip(leaves(self._theta), needed, strict=True)
+        ]
+        wanted = [leaf for leaf in upper if leaf.requires_grad]
+        curved, crossed = torch.zeros_like(self._flat), [torch.zeros_like(leaf) for leaf in wanted]
+        if not (wanted or in_phi):
+            return curved, crossed
+        depends = in_phi
+        for sign in (1.0, -1.0):
+            moved = [
+                fresh_leaf(part, requires_grad=in_phi)
+                for part in unflatten(self._flat + sign * shift, leaves(self._phi))
+            ]
+            with torch.enable_grad():
+                values = self._lower(like(self._theta, upper), like(self._phi, moved))
+                total = (sign * weight * values).sum()
+            if not total.requires_grad:
+                continue
+            inputs = [*wanted, *moved] if in_phi else wanted
+            parts: Sequence[Tensor | None] = torch.autograd.grad(total, inputs, allow_unused=True)
+            for index, part in enumerate(parts[: len(wanted)]):
+                if part is not None:
+                    depends, crossed[index] = True, crossed[index] + part
+            if in_phi:
+                pairs = zip(moved, parts[len(wanted) :], strict=True)
+                filled = [torch.zeros_like(p) if part is None else part for p, part in pairs]
+                curved = curved + flatten(filled, self._batch)
+        if not depends:
+            raise no_dependence()
+        return curved, crossed
 
-    def _probes(self, shift: Tensor) -> list[Tensor]:
-        return [fresh_leaf(part) for part in unflatten(self._flat + shift, leaves(self._phi))]
+
+def step_length(phi: Tree) -> float:
+    """The relative step of central differences: the cube root of the coarsest leaf's precision."""
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves(phi))
+    return float(eps ** (1 / 3))
 
 
-def _length(phi: Tensor) -> Tensor:
-    """``|phi|`` of each task, in its place the largest of all tasks where it is zero.
+def length_of(phi: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """``|phi|`` of each task; where it is zero, the longest of all tasks."""
+    size = norm(phi)
+    return torch.where(size > 0, size, size.max()) if size.numel() else size
+
+
+def require_length(length: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The same lengths.
 
     Raises:
         InputError: all tasks are at zero, which has no units.
     """
-    size = norm(phi)
-    if not size.numel():
-        return size
-    largest = size.max()
-    refuse(largest == 0, _no_length)
-    return torch.where(size > 0, size, largest)
+    if length.numel():
+        refuse(length.max() == 0, _no_length)
+    return length
 
 
 def _no_length() -> InputError:

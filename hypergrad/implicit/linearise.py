@@ -40,11 +40,14 @@ class Linearisation(Generic[Theta, Phi]):
         batch: the tasks' dimensions.
         values: ``(*batch,)`` g at the point.
         gradient: ``(*batch, n)`` d g/d phi at the point.
+        graph: tells the graph of g from those of other objectives, for little: the number of its
+            nodes and its custom functions.
     """
 
     batch: Size
     values: Float[Tensor, "*batch"]
     gradient: Float[Tensor, "*batch n"]
+    graph: tuple[int, tuple[str, ...]]
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Linearisation(Generic[Theta, Phi]):
         values, nodes = evaluate_with_graph(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
         self._custom: list[str] = custom_among(nodes)
+        self.graph = len(nodes), tuple(self._custom)
         with torch.enable_grad(), explained(self._custom):
             gradients = (
                 recorded_gradient(values, self._phi, self._custom)

@@ -134,10 +134,16 @@ def pull(
         active = None
         if isinstance(lower, NonSmooth):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
+        curved = None if point.probe is None else point.hessian.image(solution.x)
+        step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe
+        del point  # and its graph, before the probe makes others
+        wrong = None
+        if probe is not None and curved is not None:
+            wrong = probe(solution.x, curved, [-part for part in gradients])
         certificate = Certificate(
             stationarity=slope,
             predicted_error=predicted,
-            newton_step=newton_step(point, phi, solution, predicted, slope, size),
+            newton_step=step,
             adjoint=solution,
             cotangent_norm=size,
             of_hessian=isinstance(curvature, Hessian),
@@ -145,6 +151,7 @@ def pull(
             phi=detach(unpaired(phi)),
             active=active,
             claim=_claim(lower),
+            second_derivative_error=wrong,
         )
     return v, gradients, certificate
 

@@ -66,6 +66,8 @@ class Summary:
         self._counts["phi no minimiser"] += int((~certificate.at_minimiser).sum())
         if certificate.active is not None:
             self._counts["active set undecided"] += int((~certificate.active.decided).sum())
+        wrong = int((~certificate.second_derivatives_right).sum())
+        self._counts["wrong second derivatives"] += wrong
         for status in Status:
             number = int((certificate.adjoint.status == status).sum())
             self._counts[f"adjoint {status.name}"] += number
@@ -75,6 +77,8 @@ class Summary:
             "Newton step / |phi|": certificate.newton_step,
             "predicted error of f": certificate.predicted_error.abs(),
         }
+        if certificate.second_derivative_error is not None:
+            figures["error of H v and J v"] = certificate.second_derivative_error
         for name, values in figures.items():
             if values.numel():
                 self._worst[name] = max(self._worst.get(name, 0.0), float(values.max()))
@@ -96,7 +100,8 @@ def _kind(certificate: Certificate) -> str:
     held = certificate.active is not None and not bool(certificate.active.decided.all())
     statuses = certificate.adjoint.status[~certificate.adjoint.converged]
     names = sorted({Status(int(status)).name for status in statuses.reshape(-1)})
-    return ", ".join([lower, "active set" if held else "", *names])
+    second = "" if bool(certificate.second_derivatives_right.all()) else "second derivatives"
+    return ", ".join([lower, "active set" if held else "", *names, second])
 
 
 def _users_frame() -> FrameType:

@@ -23,10 +23,14 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     """The default for a system: the closed form's inverse, a dense solve where small, else Krylov.
 
     That is Cholesky and CG for a positive definite matrix, LU and MINRES for a symmetric one that
-    may be indefinite, LU and GMRES for an equation's.
+    may be indefinite, LU and GMRES for an equation's. Products that are not exact are not taken for
+    each column of a dense matrix: CG or MINRES asks for the residual that they allow.
     """
     if operator.form is not None:
         return Woodbury()
+    if operator.accuracy:
+        kind = CG if operator.kind is Kind.DEFINITE else MINRES
+        return kind(rtol=max(kind().rtol, operator.accuracy))
     unknowns = rhs.shape[-1] if operator.halves is None else rhs.shape[-1] // 2
     small = unknowns <= DENSE_UNKNOWNS and rhs[..., :unknowns].numel() * unknowns <= DENSE_ENTRIES
     if operator.halves is not None or operator.kind is Kind.GENERAL:

@@ -63,6 +63,8 @@ class Operator:
         kind: what is known of A.
         transposed: whether A is the transpose of an equation's Jacobian.
         halves: the systems that A falls into, if it is the matrix of a saddle.
+        accuracy: relative error of a product beyond rounding, of differences say; solves ask for no
+            smaller residual unless told to.
         matvecs: products taken through this object.
     """
 
@@ -76,11 +78,13 @@ class Operator:
         kind: Kind = Kind.DEFINITE,
         transposed: bool = False,
         halves: Halves | None = None,
+        accuracy: float = 0.0,
     ) -> None:
         known = apply if isinstance(apply, Operator) else None
         self._product: LinearMap = apply if known is None else known._product
         self._exact: LinearMap = (exact or apply) if known is None else known._exact
         self.form: HessianForm | None = form if known is None else known.form
+        self.accuracy: float = accuracy if known is None else known.accuracy
         self._last: list[tuple[Tensor, tuple[float, float] | None, Tensor, int, int]] = (
             [] if known is None else known._last
         )

@@ -143,3 +143,25 @@ def test_the_way_round_works() -> None:
     assert theta.grad is not None
     # dphi/dtheta = I for both tasks; the default CG tolerance
     assert ((theta.grad - 2).abs() <= 2 * 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_default_solver_asks_differences_for_no_more_than_they_have(dtype: torch.dtype) -> None:
+    scales = torch.logspace(0, 2, 20, dtype=dtype)  # kappa = 100
+    theta = torch.linspace(1, 2, 20, dtype=dtype, requires_grad=True)
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        return (scales * (phi - theta).square()).sum() + (phi - theta).cosh().sum()
+
+    seen: list[Certificate] = []
+    phi = attach(
+        lower, theta, theta.detach().clone(), curvature=FiniteDifference(), watch=seen.append
+    )
+    phi.square().sum().backward()
+    assert isinstance(seen[0].solver, CG)
+    assert seen[0].solved
+    assert theta.grad is not None
+    # phi* = theta: the step is the relative residual that was asked for, and H and J cancel it
+    step = float(torch.finfo(dtype).eps) ** (1 / 3)
+    error = (theta.grad - 2 * theta.detach()).norm() / theta.grad.norm()
+    assert error < 2 * step

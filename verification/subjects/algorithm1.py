@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 
-from hypergrad import CG, Bilevel, GradientDescent, hypergradient
+from hypergrad import CG, Bilevel, GradientDescent, curvature, hypergradient
 
 
 @runtime_checkable
@@ -51,4 +51,6 @@ def memory_reduced(
     descent = GradientDescent(max_steps=steps, step_size=step_size)
     phi = descent.minimise(problem.lower, theta, phi0).phi
     solver = CG(max_steps=max_steps, rtol=0.0)
-    return hypergradient(problem, theta, phi, solver=solver, start=v0).grad
+    plain = curvature.Hessian(probe="never")  # its calls are counted
+    found = hypergradient(problem, theta, phi, solver=solver, curvature=plain, start=v0)
+    return found.grad

@@ -1,0 +1,126 @@
+"""A probe of second derivatives: products with H and J against differences of first derivatives.
+
+An operation whose first derivative is right and whose second is not (torch's weight_norm, or a
+custom function that keeps intermediates for its backward) gives a wrong H and J, and an adjoint
+system that is solved all the same. A central difference of the gradient along v has neither: it is
+compared with ``H v`` and with ``J v``, which are all that a hypergradient is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from types import CodeType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Size, Tensor
+
+from hypergrad.guards import may_look
+from hypergrad.implicit.differences import Differences, length_of, step_length
+from hypergrad.linear.vectors import norm
+from hypergrad.tree import detach, flatten, leaves
+
+Probing: TypeAlias = Literal["once", "always", "never"]
+"""When to probe: at the first backward of a kind of objective, at each, or at none."""
+
+Probe: TypeAlias = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
+"""``(v, H v, J v) -> (*batch,)``: how wrong they are at least, relative to themselves."""
+
+# Products that are off by more than this share are called wrong.
+WRONG = 0.01
+# A difference whose step is h is off by C h^2, which is 4/3 of its distance from the one whose step
+# is h/2; rounding, and a kink of g between the points, leave it off by about that distance. Five
+# times that is more than any of them explains.
+_UNEXPLAINED = 5.0
+# Relative to the product, rounding of a difference is about u^(2/3) kappa, for kappa up to u^(-1/3)
+# no more than u^(1/3), the relative step; of few entries it may be as large with both steps. So
+# many steps are allowed for that.
+_ROUNDING = 4.0
+
+_PASSED: set[Hashable] = set()  # the kinds of objective that were found right in this process
+
+
+def probe_of(
+    when: Probing,
+    lower: Any,
+    theta: Any,
+    phi: Any,
+    *,
+    batch: Size,
+    needed: Sequence[bool] | None,
+    graph: Hashable,
+) -> Probe | None:
+    """The probe at this point; None if it is not to be taken.
+
+    Args:
+        when: once for a kind of objective, always or never.
+        lower: g.
+        theta: where.
+        phi: where.
+        batch: the tasks' dimensions.
+        needed: the leaves of theta that J is taken for.
+        graph: what tells the graph of g from those of other objectives of the same code.
+    """
+    if when == "never":
+        return None
+    of = None if needed is None else tuple(needed)
+    kind = (_code(lower), graph, of)
+    if when == "once" and kind in _PASSED:
+        return None
+    return partial(_probe, kind, lower, detach(theta), detach(phi), batch, needed)
+
+
+def _code(lower: Any) -> Hashable:
+    """The code of an objective, the same for all closures of one function."""
+    code: CodeType | None = getattr(getattr(lower, "__func__", lower), "__code__", None)
+    return str(type(lower)) if code is None else code
+
+
+def _probe(
+    kind: Hashable,
+    lower: Any,
+    theta: Any,
+    phi: Any,
+    batch: Size,
+    needed: Sequence[bool] | None,
+    v: Tensor,
+    curved: Tensor,
+    crossed: Sequence[Tensor],
+) -> Float[Tensor, "*batch"]:
+    """See `Probe`; by two central differences, which take four gradients."""
+    length, step = length_of(flatten(leaves(phi), batch)), step_length(phi)
+    whole, half = (
+        Differences(
+            lower, theta, phi, batch=batch, distance=share * step * length, needed=needed
+        ).both(v)
+        for share in (1.0, 0.5)
+    )
+    error = _unexplained(curved, whole[0], half[0], step)
+    if crossed:
+        product, far, near = (
+            torch.cat([part.reshape(-1) for part in parts])
+            for parts in (crossed, whole[1], half[1])
+        )
+        error = torch.maximum(error, _unexplained(product, far, near, step))
+    # where values may not be looked at, only the first certificate of a kind says what it found
+    if not may_look(error) or _is_right(error, length * norm(v)):
+        _PASSED.add(kind)
+    return error
+
+
+def _is_right(error: Tensor, distance: Tensor) -> bool:
+    """Whether no task's products were wrong, and some task's phi was moved."""
+    return not bool((error > WRONG).any()) and bool((distance > 0).any())
+
+
+def _unexplained(product: Tensor, whole: Tensor, half: Tensor, step: float) -> Tensor:
+    """How far a product is from differences with two steps, beyond what rounding and they explain.
+
+    Relative to the product; 0 where nothing can be told, at a phi of zero or at the edge of g's
+    domain.
+    """
+    gap, doubt = norm(product - whole), norm(whole - half)
+    share = (gap - _UNEXPLAINED * doubt) / norm(product) - _ROUNDING * step
+    return share.clamp(min=0.0).nan_to_num(nan=0.0)
