@@ -11,6 +11,7 @@ from verification.claims import (
     linear_solvers,
     memory,
     planner,
+    roots,
     warm_states,
 )
 from verification.claims.cold_floor import cold_floor
@@ -88,6 +89,7 @@ ENTRIES: tuple[Entry, ...] = (
     _claim(
         "softmax heads", exact_solves.heads_solved_exactly, exact_solves.KIND, small=10, full=500
     ),
+    _claim("roots", roots.exact_roots, roots.KIND, small=20, full=5_000),
     _claim("exact arithmetic", exact_arithmetic, small=20, full=550),
     _claim("finite steps on Quad", finite_steps_on_quad, small=60, full=5_000),
     _claim("finite steps on LC", finite_steps_on_lc, small=60, full=2_500),
