@@ -125,3 +125,22 @@ def test_a_saddle_is_found_by_newton_and_differentiated() -> None:
     (got,) = torch.autograd.grad(x, theta)
     # d x / d a = -b^2 / (a b + 1)^2, d x / d b = 1 / (a b + 1)^2
     assert torch.allclose(got, torch.tensor([-9.0, 1.0], dtype=torch.float64) / 49)
+
+
+@pytest.mark.parametrize("solver", [Iteration, Anderson], ids=lambda kind: kind.__name__)
+def test_what_is_kept_for_backward_does_not_grow_with_the_steps(solver: Any) -> None:
+    def kept(steps: int) -> int:
+        sizes: list[int] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        theta = inputs((3,)).requires_grad_()
+        by, condition = solver(max_steps=steps, rtol=0.0), FixedPoint(layer, tasks=1)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            phi = argmin(condition, theta, start((3,)), by=by, adjoint=Implicit())
+        assert phi.requires_grad
+        return sum(sizes)
+
+    assert kept(30) == kept(3) > 0

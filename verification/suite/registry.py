@@ -13,6 +13,7 @@ from verification.claims import (
     linear_solvers,
     memory,
     planner,
+    roots,
     second_order,
     warm_states,
 )
@@ -95,6 +96,7 @@ ENTRIES: tuple[Entry, ...] = (
     _claim(
         "softmax heads", exact_solves.heads_solved_exactly, exact_solves.KIND, small=10, full=500
     ),
+    _claim("roots", roots.exact_roots, roots.KIND, small=20, full=5_000),
     _claim("Hessian of F", second_order.hessian_of_F, second_order.KIND, small=8, full=2_000),
     _claim("active sets", kinks.active_sets_solved, kinks.KIND, small=10, full=1_000),
     _claim("reach", kinks.reach_is_true, kinks.KIND, small=3, full=200, shown="K04 K05"),
