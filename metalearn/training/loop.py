@@ -185,7 +185,7 @@ class _Job:
         def tidy() -> None:
             run.sweep()
             if self.training.best is not None:
-                run.write_weights(self.training.best.weights)
+                run.write_weights(self.training.best.weights, self.training.card)
             run.keep_metrics(self.metrics)
             origin = self.origin | {"versions": provenance.versions()}
             run.log("resumed", step=self.training.step, **origin)
@@ -316,7 +316,7 @@ class _Job:
     def _write(self, run: Run, board: Tracker, metrics: dict[str, float]) -> None:
         training, step = self.training, self.training.step
         if training.best is not None and training.best.found.step == step:
-            run.write_weights(training.best.weights)
+            run.write_weights(training.best.weights, training.card)
         run.append_metrics({"step": step, "seconds": self.seconds} | metrics)
         board.scalars(step, metrics)
 
