@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.provenance import provenance, write
-from metalearn import Model, load
+from metalearn import Method, Model
 from metalearn.backbones import Norm
-from metalearn.config.groups import EpisodeShape
-from metalearn.learner.trained import Trained
 from metalearn.runs.folder import Run
 from metalearn.tasks.episodes import Episodes
 from metalearn.testing.accuracy import INTERVAL
-from metalearn.training.build import evaluation_sampler
+from metalearn.training.build import build_model, evaluation_sampler
 
 TOGETHER, BY_CLASS, ALONE, SUPPORT = "together", "one class at a time", "each alone", "support only"
 WAYS: Final = (TOGETHER, BY_CLASS, ALONE, SUPPORT)
@@ -55,83 +53,75 @@ def statistics_of(model: Model, support: Tensor) -> Iterator[None]:
             del norm.mean, norm.variance, norm.momentum
 
 
-def answered(trained: Trained, episodes: Episodes, way: str) -> Tensor:
-    """Classes named for the queries (T, Q) of 5-way episodes, normalised in this way."""
-    method, model = trained.method(), trained.model
+def answered(method: Method, model: Model, episodes: Episodes, way: str) -> Tensor:
+    """Classes named for the queries (T, Q) of episodes, normalised in this way."""
     shots = episodes.support_labels.shape[1]
-    found = []
-    for images, labels, asked in zip(
-        episodes.images, episodes.support_labels, episodes.query_labels, strict=True
-    ):
-        support, query = images[:shots], images[shots:]
+    answers = torch.empty_like(episodes.query_labels)
+    for task, answer in enumerate(answers):
+        support, query = episodes.images[task].split([shots, len(answer)])
+        labels, asked = episodes.support_labels[task], episodes.query_labels[task]
         values = method.adapt(model, support, labels, way=episodes.way).values
-
-        def named(part: Tensor, values: object = values) -> Tensor:
-            return method.answer(model, values, part).argmax(-1)  # type: ignore[arg-type]
-
-        if way == TOGETHER:
-            found.append(named(query))
-        elif way == ALONE:
-            found.append(torch.cat([named(x) for x in query.split(1)]))
-        elif way == BY_CLASS:
-            answer = torch.empty_like(asked)
-            for label in asked.unique():
-                answer[asked == label] = named(query[asked == label])
-            found.append(answer)
-        else:
+        if way == SUPPORT:
             with statistics_of(model, support):
-                found.append(named(query))
-    return torch.stack(found)
+                answer[:] = method.answer(model, values, query).argmax(-1)
+            continue
+        for part in parts(asked, way):
+            answer[part] = method.answer(model, values, query[part]).argmax(-1)
+    return answers
 
 
-def study(run: Path, *, shot: int, episodes: int) -> list[dict[str, object]]:
-    """Accuracy of one run, once for each way."""
-    trained, settings = load(run).trained, Run(run).config()
-    record = Run(run).result()
-    settings = settings.replace(test=EpisodeShape(way=5, shot=shot, query=5))
+def parts(asked: Tensor, way: str) -> list[Tensor]:
+    """Which queries are normalised together."""
+    everything = torch.arange(len(asked))
+    if way == TOGETHER:
+        return [everything]
+    if way == ALONE:
+        return list(everything.split(1))
+    return [everything[asked == label] for label in asked.unique()]
+
+
+def study(run: Path, *, episodes: int) -> list[dict[str, object]]:
+    """Accuracy of one run on its own test episodes, once for each way."""
+    settings, record = Run(run).config(), Run(run).result()
     sampler = evaluation_sampler("test", settings, device=torch.device("cpu"))
+    model = build_model(settings, sampler.pool, device=torch.device("cpu")).eval()
+    model.load_state_dict(Run(run).weights())
+    method, kind = settings.preset().method, settings.backbone.normalisation
     batch = sampler.sample(0, episodes)
     rows: list[dict[str, object]] = []
-    ways = (TOGETHER, ALONE) if trained.one_by_one else WAYS
-    for way in ways:
-        right = (answered(trained, batch, way) == batch.query_labels).double().mean(-1)
+    for way in WAYS if kind == "transductive" else (TOGETHER, ALONE):
+        right = (answered(method, model, batch, way) == batch.query_labels).double().mean(-1)
         rows.append(
             {
                 "data": settings.data.name,
-                "trained with": settings.backbone.normalisation,
+                "episodes": str(settings.test),
+                "trained with": kind,
                 "queries normalised": way,
-                "shot": shot,
                 "accuracy": right.mean().item(),
                 "interval": 1.96 * right.std().item() / math.sqrt(episodes),
+                "printed": {"accuracy": record.accuracy, "interval": record.interval},
                 "run": {
                     "commit": record.commit,
-                    "dirty": record.dirty,
                     "seed": record.seed,
                     "steps": settings.optimisation.steps,
-                    "printed": record.accuracy,
+                    "files": record.files,
                 },
             }
         )
-        print(f"{run.name}, {shot}-shot, {way}: {100 * right.mean():.2f}")
+        print(f"{run.name}, {way}: {100 * right.mean():.2f}")
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
-    parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     found = provenance()
-    rows = [
-        row
-        for run in chosen.runs
-        for shot in chosen.shots
-        for row in study(run, shot=shot, episodes=chosen.episodes)
-    ]
-    write(chosen.out, found | {"interval": INTERVAL, "episodes": chosen.episodes, "rows": rows})
+    rows = [row for run in chosen.runs for row in study(run, episodes=chosen.episodes)]
+    write(chosen.out, found | {"formula": INTERVAL, "count": chosen.episodes, "rows": rows})
 
 
 if __name__ == "__main__":

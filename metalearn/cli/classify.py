@@ -64,8 +64,8 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
         f"{len(query.files)} pictures, {int(given.sum())} answered.",
         f"Run {config.run.resolve().name}: {learner.trained.config.method.name} on "
         f"{learner.trained.card.data}; test accuracy there {100 * record.accuracy:.2f} ± "
-        f"{100 * record.interval:.2f} % ({learner.trained.config.test}, normalisation "
-        f"{record.normalisation}). "
+        f"{100 * record.interval:.2f} % ({learner.trained.config.test}, "
+        f"{learner.trained.config.backbone.normalised}). "
         + (
             "Each picture is answered by itself, as there."
             if learner.trained.one_by_one

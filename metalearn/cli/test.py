@@ -75,7 +75,7 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
     _say(
         console,
         f"{settings.data.name}, {settings.test}, {settings.evaluation.test_episodes} {split} "
-        f"episodes; interval: {INTERVAL}; normalisation {settings.backbone.normalisation}, "
+        f"episodes; interval: {INTERVAL}; {settings.backbone.normalised}, "
         f"method {settings.method.name}",
     )
     if config.again:

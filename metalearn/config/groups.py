@@ -203,6 +203,13 @@ class BackboneSettings:
         if not 0 <= self.drop_rate < 1:
             raise ConfigError(f"drop_rate was given as {self.drop_rate}: it must be in [0, 1).")
 
+    @property
+    def normalised(self) -> str:
+        """Words for the normalisation, to stand beside every accuracy."""
+        alone = self.normalisation != "transductive"
+        what = "single pictures, too" if alone else "whole episodes, not of single pictures"
+        return f"normalisation {self.normalisation} (accuracy of {what})"
+
     def __str__(self) -> str:
         own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}
         return f"{self.name}{own.get(self.name, '')}"

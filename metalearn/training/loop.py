@@ -260,7 +260,7 @@ class _Job:
         self.display.say(training.certificates.verdict())
         self.display.say(
             f"test accuracy {tested} (95 % interval, {config.evaluation.test_episodes} episodes, "
-            f"{config.test}, normalisation {config.backbone.normalisation}, "
+            f"{config.test}, {config.backbone.normalised}, "
             f"method {config.method.name})"
         )
 

@@ -94,7 +94,7 @@ def test_answers_are_those_of_the_learner(run: Path, drawn: Path, tmp_path: Path
     assert "http" not in text.replace("http-equiv", "")
     assert "default-src 'none'" in text
     assert "<i>&alpha" in page.said
-    assert "normalisation group" in page.said
+    assert "normalisation group (accuracy of single pictures, too)" in page.said
     assert "notes.txt is in no folder of a class" in page.said
     first = np.asarray(Image.open(files[0]))
     assert np.array_equal(page.pictures[0], first)  # as a person sees it, not inverted
