@@ -34,7 +34,7 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("side", "inverted"), [(28, False), (20, True)], ids=["as it is", "resized and inverted"]
+    ("side", "inverted"), [(28, False), (28, True), (20, True)], ids=["", "inverted", "resized"]
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_form_is_what_its_file_would_be(
