@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.provenance import provenance, write
 from metalearn import Method, Model
-from metalearn.backbones import Norm
+from metalearn.learner.statistics import normalised_by, statistics
 from metalearn.runs.folder import Run
 from metalearn.tasks.episodes import Episodes
 from metalearn.testing.accuracy import INTERVAL
@@ -30,27 +28,6 @@ from metalearn.training.build import build_model, evaluation_sampler
 
 TOGETHER, BY_CLASS, ALONE, SUPPORT = "together", "one class at a time", "each alone", "support only"
 WAYS: Final = (TOGETHER, BY_CLASS, ALONE, SUPPORT)
-
-
-@contextmanager
-def statistics_of(model: Model, support: Tensor) -> Iterator[None]:
-    """While it is open, every transductive normalisation uses the support's statistics."""
-    norms = [p for p in model.modules() if isinstance(p, Norm) and p.mode == "transductive"]
-    try:
-        for norm in norms:
-            norm.register_buffer("mean", torch.zeros_like(norm.bias))
-            norm.register_buffer("variance", torch.ones_like(norm.bias))
-            norm.mode, norm.momentum = "stored", 1.0
-            norm.train()
-        with torch.no_grad():
-            model.features(support[None], len(support))
-        for norm in norms:
-            norm.eval()
-        yield
-    finally:
-        for norm in norms:
-            norm.mode = "transductive"
-            del norm.mean, norm.variance, norm.momentum
 
 
 def answered(method: Method, model: Model, episodes: Episodes, way: str) -> Tensor:
@@ -62,7 +39,7 @@ def answered(method: Method, model: Model, episodes: Episodes, way: str) -> Tens
         labels, asked = episodes.support_labels[task], episodes.query_labels[task]
         values = method.adapt(model, support, labels, way=episodes.way).values
         if way == SUPPORT:
-            with statistics_of(model, support):
+            with normalised_by(model, statistics(model, support)):
                 answer[:] = method.answer(model, values, query).argmax(-1)
             continue
         for part in parts(asked, way):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from rich.console import Console
+from torch import Tensor
 
 from metalearn.config.commands import ClassifyConfig
 from metalearn.config.groups import EpisodeShape
@@ -18,8 +20,10 @@ from metalearn.errors import DataError, EpisodeError, RunError
 from metalearn.files import write_atomically
 from metalearn.learner.folders import Folder, class_of, pictures_in, read_folder, support_files
 from metalearn.learner.learner import Learner, load
+from metalearn.learner.statistics import normalised_by, statistics
 from metalearn.report.page import Answer, Shown, page
 from metalearn.runs.folder import Run
+from metalearn.tasks.episodes import Episodes
 from metalearn.testing.abstention import Threshold, calibrated
 from metalearn.training.build import evaluation_sampler
 
@@ -39,7 +43,7 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
     """
     run = Run(config.run)
     record = run.result()
-    learner = load(config.run, l2=config.l2, together=config.together)
+    learner = load(config.run, l2=config.l2, by_support=config.by_support, together=config.together)
     if config.inverted is not None:
         learner = _inverted(learner, config.inverted)
     picture = learner.trained.card.pictures
@@ -69,6 +73,8 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
         + (
             "Each picture is answered by itself, as there."
             if learner.trained.one_by_one
+            else "Each picture is normalised by the labelled ones, as the run was not tested."
+            if config.by_support
             else "All pictures are normalised together: an answer depends on the others."
         ),
     ]
@@ -117,9 +123,25 @@ def _limit(learner: Learner, run: Run, wanted: float) -> Threshold:
     shot = min(shot, pool.fewest - 1)
     shape = EpisodeShape(way=way, shot=shot, query=min(5, pool.fewest - shot))
     sampler = evaluation_sampler("validation", config.replace(test=shape), device=trained.device)
-    return calibrated(
-        trained.method(learner.l2), trained.model, sampler, wanted=wanted, episodes=_EPISODES
-    )
+    return calibrated(_scores(learner), sampler, wanted=wanted, episodes=_EPISODES)
+
+
+def _scores(learner: Learner) -> Callable[[Episodes], Tensor]:
+    """Scores of episodes, their queries normalised as the learner normalises pictures."""
+    method, model = learner.trained.method(learner.l2), learner.trained.model
+    if learner.trained.one_by_one or not learner.by_support:
+        return lambda batch: method.predict(model, batch)
+
+    def by_support(batch: Episodes) -> Tensor:
+        found = []
+        for images, labels in zip(batch.images, batch.support_labels, strict=True):
+            support, query = images.tensor_split([len(labels)])
+            values = method.adapt(model, support, labels, way=batch.way).values
+            with normalised_by(model, statistics(model, support)):
+                found.append(method.answer(model, values, query))
+        return torch.stack(found)
+
+    return by_support
 
 
 def _answers(

@@ -107,8 +107,10 @@ class ClassifyConfig:
             run's data with as many classes and shots.
         inverted: Dark is turned into light before the network sees a picture, as drawings on paper
             need where those of the training data have light ink.
-        together: Answer all pictures as one batch. Needed for runs with transductive
-            normalisation, whose answers then depend on the other pictures.
+        by_support: Normalise each picture by the statistics of the labelled pictures. For runs with
+            transductive normalisation, which need this or --together.
+        together: Answer all pictures as one batch, as such runs were tested. An answer then depends
+            on the other pictures.
         l2: Weight of the L2 penalty on the head.
     """
 
@@ -118,6 +120,7 @@ class ClassifyConfig:
     out: Path
     abstain: Annotated[float | None, unset("SHARE", "answer always")] = None
     inverted: Annotated[bool | None, unset("{True,False}", "as the run's data need")] = None
+    by_support: bool = False
     together: bool = False
     l2: Annotated[float | None, unset("FLOAT", "the run's")] = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,16 @@ from torch import Tensor
 from metalearn.errors import LearnerError, RunError, UnsolvedWarning
 from metalearn.learner.labels import classes_of, from_json, one_each, to_json
 from metalearn.learner.pictures import Pictures, to_batch
+from metalearn.learner.statistics import normalised_by, statistics
 from metalearn.learner.trained import Embedding, Trained
+from metalearn.methods.method import Adapted
+from metalearn.methods.model import HEAD
 from metalearn.runs import card as cards
 from metalearn.runs.folder import WEIGHTS, Run
 
 _MODEL, _ADAPTED, _SUPPORT = "model.", "adapted.", "support"
-_PARAMETERS: Final = ("trained", "l2", "together")
+_STATISTICS: Final = "statistics."
+_PARAMETERS: Final = ("trained", "l2", "by_support", "together")
 
 
 class Learner:
@@ -39,9 +44,12 @@ class Learner:
     Args:
         trained: the frozen backbone of a run, with its method.
         l2: weight of the L2 penalty on the head; None: the run's.
+        by_support: normalise each picture by the statistics of the pictures of `fit`, in a run with
+            transductive normalisation. Answers are those of single pictures. The run was not tested
+            so: docs/guides/own-pictures.md has what was measured.
         together: normalise the pictures of one call together, as a run with transductive
             normalisation does with the queries of an episode. An answer then depends on the other
-            pictures of the call. Without it such a run answers nothing.
+            pictures of the call. Without this or `by_support` such a run answers nothing.
 
     Attributes:
         classes_: the classes, sorted; those of `fit`.
@@ -54,10 +62,16 @@ class Learner:
     converged_: bool | None
 
     def __init__(
-        self, trained: Trained, *, l2: float | None = None, together: bool = False
+        self,
+        trained: Trained,
+        *,
+        l2: float | None = None,
+        by_support: bool = False,
+        together: bool = False,
     ) -> None:
         self.trained = trained
         self.l2 = l2
+        self.by_support = by_support
         self.together = together
 
     def fit(self, images: Pictures, labels: Any) -> Learner:
@@ -79,6 +93,7 @@ class Learner:
         batch = to_batch(images, self.trained.card.pictures)
         classes, places = classes_of(labels, len(batch))
         adapted = self.trained.adapt(batch, torch.from_numpy(places), way=len(classes), l2=self.l2)
+        found = self._statistics_of(batch, adapted)
         if adapted.converged is False:
             warnings.warn(
                 f"the head ended above the lower solver's tolerance (its gradient is "
@@ -89,6 +104,7 @@ class Learner:
         self.classes_, self.converged_ = classes, adapted.converged
         self.shots_ = np.bincount(places, minlength=len(classes))
         self._values = dict(adapted.values)
+        self._statistics = found
         self._support = self.trained.embed(batch)
         return self
 
@@ -166,12 +182,14 @@ class Learner:
         self._require_fitted()
         tensors = {f"{_MODEL}{k}": v for k, v in self.trained.model.state_dict().items()}
         tensors |= {f"{_ADAPTED}{k}": v for k, v in self._values.items()}
+        tensors |= {f"{_STATISTICS}{k}": v for k, v in self._statistics.items()}
         tensors[_SUPPORT] = self._support
         learned = {
             "classes": to_json(self.classes_),
             "shots": self.shots_.tolist(),
             "converged": self.converged_,
             "l2": self.l2,
+            "by_support": self.by_support,
             "together": self.together,
         }
         try:
@@ -203,7 +221,10 @@ class Learner:
             raise RunError(f"{path} can't be written ({error}): give another path.") from error
 
     def __repr__(self) -> str:
-        return f"Learner({self.trained!r}, l2={self.l2}, together={self.together})"
+        return (
+            f"Learner({self.trained!r}, l2={self.l2}, by_support={self.by_support}, "
+            f"together={self.together})"
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_values")
@@ -222,25 +243,64 @@ class Learner:
     def _scores(self, images: Pictures) -> Float[Tensor, "N c"]:
         self._require_fitted()
         self._require_one_by_one("predict")
-        return self.trained.answer(self._values, to_batch(images, self.trained.card.pictures))
+        batch = to_batch(images, self.trained.card.pictures)
+        with self._normalised():
+            return self.trained.answer(self._values, batch)
 
     def _embedded(self, images: Pictures) -> Float[Tensor, "N d"]:
         self._require_one_by_one("embed")
-        return self.trained.embed(to_batch(images, self.trained.card.pictures))
+        batch = to_batch(images, self.trained.card.pictures)
+        with self._normalised():
+            return self.trained.embed(batch)
+
+    @property
+    def _uses_support(self) -> bool:
+        return self.by_support and not self.trained.one_by_one
+
+    def _normalised(self) -> AbstractContextManager[None]:
+        """Context of the support's statistics, if those were asked for."""
+        if not self._uses_support:
+            return nullcontext()
+        self._require_fitted()
+        if not self._statistics:
+            raise LearnerError("by_support was set after fit: call fit(images, labels) again.")
+        return normalised_by(self.trained.model, self._statistics)
+
+    def _statistics_of(
+        self, batch: Float[Tensor, "N C H W"], adapted: Adapted
+    ) -> dict[str, Tensor]:
+        """Statistics of the support where they are asked for and used, else none.
+
+        Raises:
+            LearnerError: the method adapts the weights that the statistics would be those of.
+        """
+        if not self._uses_support:
+            return {}
+        if adapted.values.keys() != {HEAD}:
+            raise LearnerError(
+                f"by_support was given with method {self.trained.config.method.name}, which adapts "
+                "the whole network, and with it the statistics: use together=True, or train with "
+                "--normalisation group."
+            )
+        return statistics(self.trained.model, batch.to(self.trained.device))
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
             raise LearnerError("this learner is not fitted yet: call fit(images, labels) first.")
 
     def _require_one_by_one(self, asked: str) -> None:
-        if self.trained.one_by_one or (self.together and asked != "export"):
+        told = self.together or self.by_support
+        if self.together and self.by_support:
+            raise LearnerError("by_support and together were given: give one.")
+        if self.trained.one_by_one or (told and asked != "export"):
             return
         remedy = (
             ""
             if asked == "export"
             else (
-                "Answer the pictures of a call as one batch, as the test episodes of the run were, "
-                "with together=True. Or train"
+                "Normalise each picture by the pictures of fit with by_support=True, or the "
+                "pictures of a call as one batch, as the test episodes of the run were, with "
+                "together=True. Or train"
             )
         )
         raise LearnerError(
@@ -251,12 +311,19 @@ class Learner:
         )
 
 
-def load(path: str | Path, *, l2: float | None = None, together: bool = False) -> Learner:
+def load(
+    path: str | Path,
+    *,
+    l2: float | None = None,
+    by_support: bool = False,
+    together: bool = False,
+) -> Learner:
     """The learner of a finished run, ready for `fit`; or a saved one, ready for `predict`.
 
     Args:
         path: folder of a run, its weights, or the file that `Learner.save` wrote.
         l2: see `Learner`; a saved learner keeps its own.
+        by_support: see `Learner`; a saved learner keeps its own.
         together: see `Learner`; a saved learner keeps its own.
 
     Raises:
@@ -269,15 +336,24 @@ def load(path: str | Path, *, l2: float | None = None, together: bool = False) -
         place = place / WEIGHTS
     tensors, card, more = cards.load(place)
     if "learned" not in more:
-        return Learner(Trained.of(tensors, card), l2=l2, together=together)
+        trained = Trained.of(tensors, card)
+        return Learner(trained, l2=l2, by_support=by_support, together=together)
     try:
         learned = more["learned"]
         trained = Trained.of(_part(tensors, _MODEL), card)
-        learner = Learner(trained, l2=learned["l2"], together=learned["together"])
+        learner = Learner(
+            trained,
+            l2=learned["l2"],
+            by_support=learned["by_support"],
+            together=learned["together"],
+        )
         learner.classes_ = from_json(learned["classes"])
         learner.shots_ = np.array(learned["shots"])
         learner.converged_ = learned["converged"]
         learner._values = {k: v.to(trained.device) for k, v in _part(tensors, _ADAPTED).items()}
+        learner._statistics = {
+            k: v.to(trained.device) for k, v in _part(tensors, _STATISTICS).items()
+        }
         learner._support = tensors[_SUPPORT]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{place} is damaged ({error!r}): save the learner again.") from error

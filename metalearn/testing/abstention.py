@@ -1,10 +1,11 @@
 """A threshold below which no answer is given, so that those given are as often right as asked.
 
-Shapes: n answers.
+Shapes: n answers, T tasks, Q queries of one task, c classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metalearn.errors import EpisodeError
-from metalearn.methods import Method, Model
-from metalearn.tasks.episodes import Sampler
+from metalearn.tasks.episodes import Episodes, Sampler
 from metalearn.testing.accuracy import TOGETHER
 
 
@@ -67,13 +67,16 @@ def threshold(
 
 
 def calibrated(
-    method: Method, model: Model, sampler: Sampler, *, wanted: float, episodes: int
+    predict: Callable[[Episodes], Float[Tensor, "T Q c"]],
+    sampler: Sampler,
+    *,
+    wanted: float,
+    episodes: int,
 ) -> Threshold:
     """Find a threshold on every other episode, and judge it on the rest.
 
     Args:
-        method: few-shot method that answers.
-        model: trained model, in its testing mode.
+        predict: gives the scores of the queries of episodes.
         sampler: draws the episodes.
         wanted: share of right answers.
         episodes: number of episodes, at least 2.
@@ -85,7 +88,7 @@ def calibrated(
     confidence, right = [], []
     for start in range(0, episodes, TOGETHER):
         batch = sampler.sample(start, min(TOGETHER, episodes - start))
-        found, named = method.predict(model, batch).double().softmax(-1).cpu().max(-1)
+        found, named = predict(batch).double().softmax(-1).cpu().max(-1)
         confidence.append(found)
         right.append(named == batch.query_labels.cpu())
     sure, true = torch.cat(confidence), torch.cat(right)

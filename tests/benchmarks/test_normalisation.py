@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.normalisation import ALONE, BY_CLASS, TOGETHER, parts, statistics_of
+from benchmarks.normalisation import ALONE, BY_CLASS, TOGETHER, parts
+from metalearn.learner.statistics import normalised_by, statistics
 from tests.metalearn.learner.subjects import pictures, trained
 
 
@@ -16,7 +17,7 @@ def test_a_query_is_normalised_by_its_support_alone() -> None:
     with torch.no_grad():
         together = model.features(query[None], 6)[0]
         alone = model.features(query[:1, None], 1)[0]
-        with statistics_of(model, support):
+        with normalised_by(model, statistics(model, support)):
             by_support = model.features(query[None], 6)[0]
             again = model.features(query[:1, None], 1)[0]
     # float32, in batches of two sizes: rounding of 6e-8 in sums of some hundred terms
@@ -32,7 +33,7 @@ def test_a_query_is_normalised_by_its_support_alone() -> None:
 def test_the_support_by_its_own_statistics_is_the_support() -> None:
     model = trained(normalisation="transductive").model
     x = torch.from_numpy(pictures(12)[0]).permute(0, 3, 1, 2) / 255
-    with torch.no_grad(), statistics_of(model, x):
+    with torch.no_grad(), normalised_by(model, statistics(model, x)):
         stored = model.features(x[None], 12)[0]
     with torch.no_grad():
         own = model.features(x[None], 12)[0]

@@ -13,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn import load
+from metalearn import Learner, Sampler, load
 from metalearn.cli import main
+from metalearn.cli.classify import _scores
 from metalearn.data import glyph_pool
 from metalearn.runs.folder import Run
 from metalearn.testing.abstention import threshold
 from tests.metalearn.commands import SMALL, refused
+from tests.metalearn.learner.subjects import trained
 
 CLASSES = ["<i>&alpha", "=beta", "gamma"]  # names that markup and spreadsheets would take for more
 SHOTS = [3, 1, 2]
@@ -129,6 +131,21 @@ def test_answers_are_withheld_below_the_threshold(
     assert "validation questions get an answer" in said
     few = refused(["classify", *options, *query, "--abstain=0.9999"], capsys)
     assert "can't be reached by abstaining" in few
+
+
+def test_thresholds_are_found_on_answers_of_the_same_kind() -> None:
+    run = trained(normalisation="transductive")
+    pool = glyph_pool("validation")
+    batch = Sampler(pool=pool, way=3, shot=2, query=2, seed=0).sample(0, 2)
+    asked = Learner(run, by_support=True)
+    found = _scores(asked)(batch)
+    for task in range(2):  # as the learner itself answers, whose pictures have 256 levels
+        pixels = (batch.images[task] * 255).round() / 255
+        asked.fit(pixels[:6], batch.support_labels[task])
+        expected = asked.predict_proba(pixels[6:])
+        np.testing.assert_allclose(found[task].softmax(-1), expected, atol=0.02)
+    apart = _scores(Learner(run, together=True))(batch)
+    assert abs(apart.softmax(-1) - found.softmax(-1)).max() > 0.04
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,34 @@ def test_transductive_answers_are_refused_by_name_or_given_together() -> None:
         asked.export("never written")
 
 
+def test_the_support_gives_a_transductive_run_answers_to_single_pictures(tmp_path: Path) -> None:
+    run = trained(normalisation="transductive")
+    found = Learner(run, by_support=True)
+    with pytest.raises(LearnerError, match="not fitted yet"):
+        found.embed(NEW)
+    found.fit(X, Y)
+    together = found.predict_proba(NEW)
+    alone = np.concatenate([found.predict_proba(x) for x in NEW[:3]])
+    np.testing.assert_allclose(together[:3], alone, rtol=0, atol=ROUNDING)
+    assert found.score(NEW, TRUE) == 1
+    assert found.nearest(X)[0][:, 0].tolist() == list(range(9))
+    # the model is shared, and as it was: another learner of it answers as before
+    other = Learner(run, together=True).fit(X, Y).predict_proba(NEW)
+    assert abs(other - together).max() > ROUNDING
+    found.save(tmp_path / "x")
+    assert np.array_equal(load(tmp_path / "x").predict_proba(NEW), together)
+    with pytest.raises(LearnerError, match="give one"):
+        found.set_params(together=True).predict(NEW)
+    late = Learner(run, together=True).fit(X, Y).set_params(together=False, by_support=True)
+    with pytest.raises(LearnerError, match="set after fit"):
+        late.predict(NEW)
+    with pytest.raises(LearnerError, match="method maml, which adapts the whole network"):
+        Learner(
+            trained(normalisation="transductive", method="maml", train=ways(3), test=ways(3)),
+            by_support=True,
+        ).fit(X, Y)
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
@@ -182,7 +210,9 @@ def test_a_question_before_fit_and_a_strange_parameter_are_refused(tmp_path: Pat
     with pytest.raises(LearnerError, match=r"call fit\(images, labels\) first"):
         found.save(tmp_path / "x")
     assert found.embed(NEW).shape[0] == 12  # the backbone needs no classes
-    with pytest.raises(LearnerError, match="'shot' for a learner: it has trained, l2, together"):
+    with pytest.raises(
+        LearnerError, match="'shot' for a learner: it has trained, l2, by_support, together"
+    ):
         found.set_params(shot=3)
     with pytest.raises(ConfigError, match="l2 0.1 was given with ProtoNet"):
         learner(method="protonet").set_params(l2=0.1).fit(X, Y)
