@@ -26,6 +26,10 @@ class DataError(MetalearnError, RuntimeError):
     """Images that can't be rendered, stored or read."""
 
 
+class LearnerError(MetalearnError, ValueError):
+    """Pictures or labels that a learner can't use, or a question before `fit`."""
+
+
 class NotFiniteError(MetalearnError, ArithmeticError):
     """A loss, an answer or what is on the way to a hypergradient that is NaN or infinite."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from tyro.conf import subcommand
 
 from metalearn.config.commands import (
+    ClassifyConfig,
     CompareConfig,
     FigureConfig,
     MeasureConfig,
@@ -26,7 +27,8 @@ from metalearn.errors import MetalearnError, NotFiniteError, RankError, Stopped
 _HELP: Final = """Few-shot learning by hypergradients.
 
 `metalearn train` trains a learner and tests it. `metalearn test RUN` repeats the recorded test, or
-tests otherwise (`metalearn evaluate` is the same). `metalearn prepare DATASET` prepares a data set.
+tests otherwise (`metalearn evaluate` is the same). `metalearn classify` answers for your pictures.
+`metalearn prepare DATASET` prepares a data set.
 Every command lists its options with --help; --version prints the version.
 
 The settings of train, compare and measure can also come from a YAML file, with --config FILE.
@@ -113,6 +115,10 @@ def _of(command: object) -> Callable[..., object]:
             from metalearn.cli.test import test
 
             return test
+        case ClassifyConfig():
+            from metalearn.cli.classify import classify
+
+            return classify
         case CompareConfig():
             from metalearn.cli.compare import compare
 
@@ -142,6 +148,7 @@ def _commands(usual: TrainConfig) -> object:
     return (
         Annotated[TrainConfig, subcommand("train", default=usual)]
         | Annotated[TestConfig, subcommand("test")]
+        | Annotated[ClassifyConfig, subcommand("classify")]
         | Annotated[CompareConfig, subcommand("compare", default=compare)]
         | Annotated[MeasureConfig, subcommand("measure", default=measure)]
         | Annotated[FigureConfig, subcommand("figure")]

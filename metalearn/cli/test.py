@@ -12,6 +12,7 @@ from rich.table import Table
 from metalearn.backbones.source import imported, require_confirmed
 from metalearn.config.choices import Split
 from metalearn.config.commands import TestConfig
+from metalearn.config.groups import normalised
 from metalearn.config.train import EVALUATION_SEED, TrainConfig
 from metalearn.errors import RunError
 from metalearn.files import write_json
@@ -87,7 +88,7 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
     _say(
         console,
         f"{settings.data.name}, {settings.test}, {settings.evaluation.test_episodes} {split} "
-        f"episodes; interval: {INTERVAL}; normalisation {described['normalisation']}, "
+        f"episodes; interval: {INTERVAL}; {normalised(described['normalisation'])}, "
         f"method {settings.method.name}",
     )
     if config.again:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from tyro.conf import Positional, arg, subcommand
 
-from metalearn.config.checks import require_at_least
+from metalearn.config.checks import require_at_least, require_positive
 from metalearn.config.choices import BudgetKind, DataName, DatasetName, MethodName, Split
 from metalearn.config.groups import unset
 from metalearn.config.train import TrainConfig
@@ -130,6 +130,48 @@ class TestConfig:
     def again(self) -> bool:
         """Whether this is the recorded test, to be repeated."""
         return self == TestConfig(run=self.run, out=self.out, backbone=self.backbone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyConfig:
+    """Answer which class each of your pictures is, after a few labelled pictures of each class.
+
+    Writes answers.csv and answers.html, a page that needs no other file. What is no picture is
+    listed with its reason.
+
+    Attributes:
+        run: Folder of a finished training run.
+        support: Folder with one folder of labelled pictures for each class.
+        query: Pictures to classify, or folders that hold them.
+        out: Folder for the answers.
+        abstain: Share of right answers to reach, such as 0.95, by giving no answer where the
+            probability is below a threshold. The threshold is found on validation episodes of the
+            run's data with as many classes and shots.
+        inverted: Dark is turned into light before the network sees a picture, as drawings on paper
+            need where those of the training data have light ink.
+        by_support: Normalise each picture by the statistics of the labelled pictures. For runs with
+            transductive normalisation, which need this or --together.
+        together: Answer all pictures as one batch, as such runs were tested. An answer then depends
+            on the other pictures.
+        l2: Weight of the L2 penalty on the head.
+    """
+
+    run: Path
+    support: Path
+    query: tuple[Path, ...]
+    out: Path
+    abstain: Annotated[float | None, unset("SHARE", "answer always")] = None
+    inverted: Annotated[bool | None, unset("{True,False}", "as the run's data need")] = None
+    by_support: bool = False
+    together: bool = False
+    l2: Annotated[float | None, unset("FLOAT", "the run's")] = None
+
+    def __post_init__(self) -> None:
+        if not self.query:
+            raise ConfigError("query was given as none: give pictures or folders of them.")
+        if self.abstain is not None and not 0 < self.abstain < 1:
+            raise ConfigError(f"abstain was given as {self.abstain}: it must be between 0 and 1.")
+        require_positive("l2", self.l2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -346,3 +346,10 @@ class EvaluationSettings:
         # An interval needs a standard deviation, and that two values.
         require_at_least("validation_episodes", self.validation_episodes, 2)
         require_at_least("test_episodes", self.test_episodes, 2)
+
+
+def normalised(statistics: str) -> str:
+    """Words for what normalises an image, to stand beside every accuracy."""
+    alone = statistics != "transductive"
+    what = "single pictures, too" if alone else "whole episodes, not of single pictures"
+    return f"normalisation {statistics} (accuracy of {what})"

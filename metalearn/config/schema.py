@@ -49,9 +49,10 @@ def read_any(kind: Any, value: object, name: str) -> object:
     if origin in (Union, types.UnionType):
         return _first(arguments, value, name)
     if origin is Literal:
-        if isinstance(value, str) and value in arguments:
+        if type(value) in (str, int) and value in arguments:
             return value
-        raise ValueError(f"{name} is {value!r}: one of {', '.join(arguments)} was expected")
+        allowed = ", ".join(map(str, arguments))
+        raise ValueError(f"{name} is {value!r}: one of {allowed} was expected")
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _dataclass(kind, value, name)
     if origin is list and isinstance(value, list):

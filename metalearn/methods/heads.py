@@ -1,18 +1,19 @@
 """Methods whose lower level is a head on features: one pass of the backbone in an upper step.
 
-Shapes: T tasks, S support and Q query images of one task, n = S + Q, D features (with the constant
-1), c classes.
+Shapes: T tasks, S support and Q query images of one task, n = S + Q, C channels, H, W pixels, D
+features (with the constant 1), c classes.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import hypergrad
@@ -21,7 +22,7 @@ from hypergrad.objectives import RidgeRegression, SoftmaxRegression
 from metalearn.errors import ConfigError, UnsolvedWarning
 from metalearn.methods.head import cross_entropy, one_hot, scores
 from metalearn.methods.lower import Lower, direct
-from metalearn.methods.method import Watch
+from metalearn.methods.method import Adapted, Watch
 from metalearn.methods.model import HEAD, Model
 from metalearn.tasks.episodes import Episodes
 
@@ -46,19 +47,31 @@ def initial_head(
     return torch.empty(way, features + 1).uniform_(-bound, bound, generator=generator)
 
 
-def shared_start(model: Model, episodes: Episodes) -> Float[Tensor, "T c D"]:
+def shared_start(model: Model, *, tasks: int, way: int) -> Float[Tensor, "T c D"]:
     """The initial head, one for each task.
 
     Raises:
         ConfigError: it was made for another number of classes.
     """
     head: Tensor = model.own[HEAD]
-    if len(head) != episodes.way:
+    if len(head) != way:
         raise ConfigError(
-            f"the initial head has {len(head)} classes, but the tasks have {episodes.way}: a "
+            f"the initial head has {len(head)} classes, but the tasks have {way}: a "
             "learned initial head can only be used with tasks of one way; train and test with it."
         )
-    return head.expand(len(episodes.images), *head.shape)
+    return head.expand(tasks, *head.shape)
+
+
+def _support(model: Model, images: Float[Tensor, "S C H W"]) -> Float[Tensor, "1 S D"]:
+    """Features of the support of one task."""
+    return model.features(images[None], len(images))
+
+
+def _by_head(
+    model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+) -> Float[Tensor, "Q c"]:
+    """Scores by a linear head, which is what all methods of this file come down to."""
+    return scores(values[HEAD], model.features(images[None], len(images))[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +113,9 @@ class LinearHeads:
     def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
         """Mean cross entropy of the queries."""
         support, query = parts(model, episodes)
-        start = self._start(model, episodes, support)
+        start = self._start(model, support, episodes.way)
         by, adjoint = self.lower.by, self.lower.adjoint
-        objective = self._objective(episodes)
+        objective = self._objective(episodes.support_labels)
         head = hypergrad.argmin(objective, support, start, by=by, adjoint=adjoint, watch=watch)
         logits = scores(head, query)
         return cross_entropy(logits, episodes.query_labels).mean()
@@ -111,9 +124,9 @@ class LinearHeads:
     def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
         """The heads' scores."""
         support, query = parts(model, episodes)
-        # detach: a view of a parameter requires grad even here
-        start = self._start(model, episodes, support).detach()
-        found = self.lower.testing.minimise(self._objective(episodes), support, start)
+        start = self._start(model, support, episodes.way)
+        objective = self._objective(episodes.support_labels)
+        found = self.lower.testing.minimise(objective, support, start)
         if found.converged is not None and not bool(found.converged.all()):
             warnings.warn(
                 f"{int((~found.converged).sum())} of {len(support)} heads ended above the lower "
@@ -124,13 +137,40 @@ class LinearHeads:
             )
         return scores(found.phi, query)
 
-    def _start(self, model: Model, episodes: Episodes, support: Tensor) -> Float[Tensor, "T c D"]:
-        if self.learn_start:
-            return shared_start(model, episodes)
-        return support.new_zeros(len(support), episodes.way, support.shape[2])
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Fit the head."""
+        support = _support(model, images)
+        start = self._start(model, support, way)
+        found = self.lower.testing.minimise(self._objective(labels[None]), support, start)
+        return Adapted(
+            values={HEAD: found.phi[0]},
+            converged=None if found.converged is None else bool(found.converged.all()),
+            stationarity=found.stationarity.item(),
+        )
 
-    def _objective(self, episodes: Episodes) -> Objective[Tensor, Tensor]:
-        labels = episodes.support_labels
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The head's scores."""
+        return _by_head(model, values, images)
+
+    def _start(self, model: Model, support: Tensor, way: int) -> Float[Tensor, "T c D"]:
+        if self.learn_start:
+            start = shared_start(model, tasks=len(support), way=way)
+            # a view of a parameter requires grad even where no graph is kept
+            return start if torch.is_grad_enabled() else start.detach()
+        return support.new_zeros(len(support), way, support.shape[2])
+
+    def _objective(self, labels: Int[Tensor, "T S"]) -> Objective[Tensor, Tensor]:
         if self.l2 > 0:
             return SoftmaxRegression(labels, self.l2)
         return lambda theta, phi: cross_entropy(scores(phi, theta), labels)
@@ -177,6 +217,29 @@ class RidgeHeads:
         """The heads' scores."""
         return self._answer(model, episodes, hypergrad.warn)
 
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Fit the head; the factors of features and scores become part of it."""
+        scale = model.own[_SCALE].exp()
+        support = scale * _support(model, images)
+        objective = RidgeRegression(one_hot(labels[None], way, like=support), self.l2)
+        head = objective.minimiser(support)[0]
+        return Adapted(values={HEAD: model.own[_SHARPNESS] * scale * head})
+
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The head's scores."""
+        return _by_head(model, values, images)
+
     def _answer(self, model: Model, episodes: Episodes, watch: Watch) -> Tensor:
         scale = model.own[_SCALE].exp()
         support, query = (scale * part for part in parts(model, episodes))
@@ -216,8 +279,39 @@ class ProtoNet:
         """Scores by distance."""
         return self._answer(model, episodes)
 
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Class means, as the linear head that scores by them: 2 x'mean - |mean|^2.
+
+        The constant feature's weight takes in the second term.
+        """
+        means = _means(_support(model, images), labels[None], way)[0]
+        head = 2 * means
+        head[:, -1] -= means.square().sum(-1)
+        return Adapted(values={HEAD: head})
+
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The head's scores."""
+        return _by_head(model, values, images)
+
     def _answer(self, model: Model, episodes: Episodes) -> Tensor:
         support, query = parts(model, episodes)
-        members = one_hot(episodes.support_labels, episodes.way, like=support)
-        means = members.mT @ support / members.sum(1).unsqueeze(-1)
+        means = _means(support, episodes.support_labels, episodes.way)
         return 2 * scores(means, query) - means.square().sum(-1).unsqueeze(1)
+
+
+def _means(
+    support: Float[Tensor, "T S D"], labels: Int[Tensor, "T S"], way: int
+) -> Float[Tensor, "T c D"]:
+    members = one_hot(labels, way, like=support)
+    return members.mT @ support / members.sum(1).unsqueeze(-1)

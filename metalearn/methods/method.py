@@ -1,15 +1,16 @@
 """Interface of a few-shot method: its variables, its loss and its answers.
 
-Shapes: T tasks, Q query images of one task, c classes.
+Shapes: T tasks, S support and Q query images of one task, C channels, H, W pixels, c classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypergrad import Certificate
@@ -18,6 +19,23 @@ from metalearn.tasks.episodes import Episodes
 
 Watch: TypeAlias = Callable[[Certificate], None]
 """Is given the certificate of each lower level that is differentiated implicitly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """What a method has learned from the support of one task, for queries to come.
+
+    Attributes:
+        values: tensors by name: a head, or the adapted weights of the whole network.
+        converged: True if the lower solver met its tolerance; None if it has none, because it takes
+            a fixed number of steps or solves in closed form.
+        stationarity: length of the lower objective's gradient at the end; None likewise where it is
+            not computed.
+    """
+
+    values: Mapping[str, Tensor]
+    converged: bool | None = None
+    stationarity: float | None = None
 
 
 @runtime_checkable
@@ -52,4 +70,32 @@ class Method(Protocol):
             hypergrad.NotFiniteError: the lower level is not finite.
             ConfigError: the model can't be used with this method.
         """
+        ...
+
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Learn one task from its support, as in testing; keeps no graph.
+
+        Args:
+            model: the trained model, in its testing mode.
+            images: support, any number of each class.
+            labels: the class of each image, below `way`.
+            way: c.
+
+        Raises:
+            hypergrad.NotFiniteError: the lower level is not finite.
+            ConfigError: the model can't be used with this method, or for so many classes.
+        """
+        ...
+
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """Scores of queries, by the values that `adapt` returned; keeps no graph."""
         ...

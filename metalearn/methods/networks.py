@@ -3,12 +3,14 @@
 The copies are one batch, in which tasks don't meet, so that the Hessian of the lower level is block
 diagonal. Support and query run apart, each normalised by itself.
 
-Shapes: T tasks, n images of one part, c classes.
+Shapes: T tasks, n images of one part, S of the support, Q of the query, C channels, H, W pixels, c
+classes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +26,7 @@ from metalearn.errors import ConfigError
 from metalearn.methods.head import cross_entropy
 from metalearn.methods.heads import initial_head, shared_start
 from metalearn.methods.lower import Lower
-from metalearn.methods.method import Watch
+from metalearn.methods.method import Adapted, Watch
 from metalearn.methods.model import HEAD, Model
 from metalearn.tasks.episodes import Episodes
 
@@ -67,13 +69,13 @@ def _scores(
     return torch.stack([call(model, own, x) for own, x in zip(alone, images, strict=True)])
 
 
-def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
-    """Support and query.
+def _require_adaptable(model: Model, way: int) -> None:
+    """Raise unless the whole network can be adapted to tasks of so many classes.
 
     Raises:
         ConfigError: the lower objective would be another one at each call, or not in float32.
     """
-    shared_start(model, episodes)  # for its check
+    shared_start(model, tasks=1, way=way)  # for its check
     if model.precision != "float32":
         raise ConfigError(
             f"precision {model.precision} was given to a method that adapts the whole network, "
@@ -109,6 +111,15 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
                 "a task are no longer there in backward: leave it out; tasks_per_chunk bounds "
                 "memory."
             )
+
+
+def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
+    """Support and query.
+
+    Raises:
+        ConfigError: the network can't be adapted.
+    """
+    _require_adaptable(model, episodes.way)
     shot = episodes.support_labels.shape[1]
     return (
         _Part(model, episodes.images[:, :shot], episodes.support_labels),
@@ -119,6 +130,30 @@ def _split(model: Model, episodes: Episodes) -> tuple[_Part, _Part]:
 def _start(model: Model, tasks: int) -> Weights:
     """The initial weights, live, one set for each task."""
     return {name: value.expand(tasks, *value.shape) for name, value in parameters(model).items()}
+
+
+def _support(
+    model: Model, images: Float[Tensor, "S C H W"], labels: Int[Tensor, " S"], way: int
+) -> _Part:
+    """The support of one task.
+
+    Raises:
+        ConfigError: the network can't be adapted.
+    """
+    _require_adaptable(model, way)
+    return _Part(model, images[None], labels[None])
+
+
+def _alone(phi: Weights) -> Adapted:
+    """The weights of one task."""
+    return Adapted(values={name: value[0] for name, value in phi.items()})
+
+
+def _answer(
+    model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+) -> Float[Tensor, "Q c"]:
+    """The adapted network's scores."""
+    return _scores(model, {name: value[None] for name, value in values.items()}, images[None])[0]
 
 
 def _adapt(part: _Part, by: LowerSolver) -> Weights:
@@ -179,6 +214,25 @@ class Maml:
         support, query = _split(model, episodes)
         return query.logits(_adapt(support, self.lower.testing))
 
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Adapt the network."""
+        return _alone(_adapt(_support(model, images, labels, way), self.lower.testing))
+
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The adapted network's scores."""
+        return _answer(model, values, images)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImplicitMaml:
@@ -220,6 +274,26 @@ class ImplicitMaml:
         support, query = _split(model, episodes)
         lower = Lower(by=self.lower.testing, adjoint=Detached())
         return query.logits(self._fit(support, lower))
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Adapt the network."""
+        lower = Lower(by=self.lower.testing, adjoint=Detached())
+        return _alone(self._fit(_support(model, images, labels, way), lower))
+
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The adapted network's scores."""
+        return _answer(model, values, images)
 
     def _fit(self, support: _Part, lower: Lower, watch: Watch = hypergrad.warn) -> Weights:
         tied: Proximal[Weights] = Proximal(
@@ -278,3 +352,22 @@ class Reptile:
         """The adapted networks' scores."""
         support, query = _split(model, episodes)
         return query.logits(_adapt(support, self.lower.testing))
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        model: Model,
+        images: Float[Tensor, "S C H W"],
+        labels: Int[Tensor, " S"],
+        *,
+        way: int,
+    ) -> Adapted:
+        """Adapt the network."""
+        return _alone(_adapt(_support(model, images, labels, way), self.lower.testing))
+
+    @torch.no_grad()
+    def answer(
+        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    ) -> Float[Tensor, "Q c"]:
+        """The adapted network's scores."""
+        return _answer(model, values, images)

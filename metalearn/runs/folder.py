@@ -24,6 +24,9 @@ from metalearn.config.schema import parse, read
 from metalearn.config.train import TrainConfig, from_json, to_json
 from metalearn.errors import RunError
 from metalearn.files import is_temporary, write_atomically, write_json
+from metalearn.runs.card import Card
+from metalearn.runs.card import load as load_card
+from metalearn.runs.card import write as write_card
 from metalearn.runs.records import Result
 
 CONFIG: Final = "config.json"
@@ -151,14 +154,22 @@ class Run:
         except safetensors.SafetensorError as error:
             raise RunError(f"{self.folder / WEIGHTS} is damaged ({error}).") from error
 
+    def card(self) -> Card:
+        """Description of the weights: the pictures they take, their settings and versions.
+
+        Raises:
+            RunError: not a run folder, its files are damaged, or an earlier version wrote them.
+        """
+        self._read(WEIGHTS)  # says what kind of folder this is not
+        return load_card(self.folder / WEIGHTS)[1]
+
     def write_result(self, result: Result) -> None:
         """Write the result."""
         write_json(self.folder / RESULT, dataclasses.asdict(result))
 
-    def write_weights(self, weights: dict[str, Tensor]) -> None:
-        """Write weights in place of earlier ones."""
-        content = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
-        write_atomically(self.folder / WEIGHTS, content)
+    def write_weights(self, weights: dict[str, Tensor], card: Card) -> None:
+        """Write weights in place of earlier ones, with what they say of themselves."""
+        write_card(self.folder / WEIGHTS, weights, card)
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add one line to the metrics."""

@@ -20,6 +20,7 @@ from rich.console import Console
 from hypergrad.errors import HypergradError
 from metalearn.backbones.source import Source, imported, name_of, require_confirmed
 from metalearn.config.choices import Device
+from metalearn.config.groups import normalised
 from metalearn.config.train import TrainConfig, to_json
 from metalearn.distributed import World, joined, launched, restarted
 from metalearn.errors import (
@@ -214,7 +215,7 @@ class _Job:
         def tidy() -> None:
             run.sweep()
             if self.training.best is not None:
-                run.write_weights(self.training.best.weights)
+                run.write_weights(self.training.best.weights, self.training.card)
             run.keep_metrics(self.metrics)
             origin = self.origin | {"versions": provenance.versions()}
             run.log("resumed", step=self.training.step, **origin)
@@ -285,7 +286,7 @@ class _Job:
         normalisation = recorded(config, training.model)["normalisation"]
         self.display.say(
             f"test accuracy {tested} (95 % interval, {config.evaluation.test_episodes} episodes, "
-            f"{config.test}, normalisation {normalisation}, method {config.method.name})"
+            f"{config.test}, {normalised(normalisation)}, method {config.method.name})"
         )
 
     def _fingerprint(self) -> bytes:
@@ -345,7 +346,7 @@ class _Job:
     def _write(self, run: Run, board: Tracker, metrics: dict[str, float]) -> None:
         training, step = self.training, self.training.step
         if training.best is not None and training.best.found.step == step:
-            run.write_weights(training.best.weights)
+            run.write_weights(training.best.weights, training.card)
         run.append_metrics({"step": step, "seconds": self.seconds} | metrics)
         board.scalars(step, metrics)
 

@@ -20,6 +20,7 @@ from metalearn.distributed import ALONE, World
 from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.methods import Model
 from metalearn.methods.overrides import numbers
+from metalearn.runs.card import Card
 from metalearn.tasks.episodes import Episodes, chunked
 from metalearn.tasks.stream import drawn
 from metalearn.testing.accuracy import Accuracy, accuracy
@@ -301,6 +302,11 @@ class Training:
                 "infinite."
             )
         return {"hypergradient_error": found.error, "hypergradient_cosine": found.cosine}
+
+    @property
+    def card(self) -> Card:
+        """What the weights say of themselves."""
+        return Card.of(self.config, self.sampler.pool)
 
     @property
     def done(self) -> bool:

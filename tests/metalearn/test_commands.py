@@ -140,7 +140,7 @@ def rewrite(copy: Path, **changes: Any) -> None:
 
 def test_other_weights_are_not_reproduced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(copy)
-    run.write_weights({name: -weight for name, weight in run.weights().items()})
+    run.write_weights({name: -w for name, w in run.weights().items()}, run.card())
     said = refused(["test", str(copy)], capsys)
     assert "weights.safetensors is not the file that result.json is the result of" in said
     # Were the digest changed with the weights, the episodes would tell.
@@ -262,7 +262,7 @@ def test_weights_of_another_backbone_are_refused(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(copy)
-    run.write_weights({"backbone.convs.0.weight": torch.zeros(1)})
+    run.write_weights({"backbone.convs.0.weight": torch.zeros(1)}, run.card())
     rewrite(copy, files=run.digests())
     assert "don't fit its settings" in refused(["test", str(copy)], capsys)
 

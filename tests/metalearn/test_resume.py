@@ -158,7 +158,7 @@ def test_one_bit_is_a_difference(whole: Path, tmp_path: Path) -> None:
     weights = Run(whole).weights()
     name = next(iter(weights))
     weights[name] = torch.nextafter(weights[name], weights[name] + 1)
-    Run(other).write_weights(weights)
+    Run(other).write_weights(weights, Run(whole).card())
     metrics = (whole / "metrics.jsonl").read_text()
     (other / "metrics.jsonl").write_text(metrics.replace('"failed": 0.0', '"failed": 1e-300', 1))
     result = Run(whole).result()

@@ -1,0 +1,1 @@
+"""A trained backbone used on pictures of one's own: `load` a run, `fit`, `predict`."""
