@@ -100,7 +100,8 @@ def _kink(problem: Problem) -> Finding:
         limit,
         "relative jump of g's gradient near phi",
         "smooth the kink of g (a norm or abs by sqrt(x^2 + c^2), relu by softplus), since the "
-        "hypergradient takes g's second derivative, which a kink lacks",
+        "hypergradient takes g's second derivative, which a kink lacks; a penalty with a kink that "
+        "is meant is given apart: conditions.Composite(g, L1(strength)) or GroupL2",
     )
 
 
