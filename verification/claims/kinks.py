@@ -17,9 +17,17 @@ from hypergrad import Bilevel, Cholesky, hypergradient
 from hypergrad.conditions import ProximalGradient, reach
 from verification.claims.evidence import Evidence, worst
 from verification.oracles import active_sets
-from verification.oracles.active_sets import Kinked, floats
+from verification.oracles.active_sets import floats
 from verification.oracles.rational import rational
-from verification.problems.kinked import KINDS, Drawn, OnBall, balls, degenerate, kinked
+from verification.problems.kinked import (
+    KINDS,
+    Drawn,
+    Kinked,
+    OnBall,
+    balls,
+    degenerate,
+    kinked,
+)
 from verification.subjects.bug import Kind, source_bugs
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]

@@ -13,41 +13,18 @@ The data are multiples of 1/16, so that they are the same numbers in every preci
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from flint import fmpq, fmpq_mat
 from jaxtyping import Float64
 
 from verification.oracles.rational import Rational, rational
+from verification.problems.kinked import Kinked
 
-Condition: TypeAlias = Literal["box", "simplex", "lasso", "equations"]
 Pattern: TypeAlias = tuple[int, ...]
 """For each entry: 0 is free (in the support, not zero); -1 and 1 are at the lower and upper bound,
 or are the signs of a lasso's entries, where 0 is a zero."""
-
-
-@dataclass(frozen=True)
-class Kinked:
-    """One task of such a problem.
-
-    Attributes:
-        kind: which condition.
-        Q: ``(n, n)``.
-        c: ``(n,)``.
-        B: ``(n, p)``.
-        first: ``(n,)`` lower bounds; strengths; a total ``(1,)``; or b ``(m,)``.
-        first_slope: ``(.., p)`` how these move with theta.
-        second: ``(n,)`` upper bounds; A ``(m, n)``; else empty.
-    """
-
-    kind: Condition
-    Q: Float64[np.ndarray, "n n"]
-    c: Float64[np.ndarray, " n"]
-    B: Float64[np.ndarray, "n p"]
-    first: Float64[np.ndarray, " m"]
-    first_slope: Float64[np.ndarray, "m p"]
-    second: Float64[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
