@@ -21,7 +21,8 @@ from sklearn.linear_model import ElasticNet as Rival
 from torch import Tensor
 
 from hypergrad import Implicit, argmin
-from hypergrad.conditions import Composite, ElasticNet, ProximalGradient
+from hypergrad.conditions import Composite, ElasticNet
+from hypergrad.solvers import ProximalGradient
 
 
 def main(out: Path, *, steps: int = 40) -> dict[str, float]:

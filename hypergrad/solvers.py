@@ -1,4 +1,4 @@
-"""Solvers for equations: of the level that finds phi, and of systems that are not symmetric."""
+"""Solvers for `conditions`: those that find phi, and those of systems that are not symmetric."""
 
 from hypergrad.linear.bicgstab import BiCGStab
 from hypergrad.linear.gmres import GMRES
@@ -8,6 +8,7 @@ from hypergrad.lower.broyden import Broyden
 from hypergrad.lower.iteration import Iteration
 from hypergrad.lower.minimum import RootSolver
 from hypergrad.lower.newton_krylov import NewtonKrylov
+from hypergrad.lower.proximal_gradient import ProximalGradient
 
 __all__ = [
     "GMRES",
@@ -17,5 +18,6 @@ __all__ = [
     "Broyden",
     "Iteration",
     "NewtonKrylov",
+    "ProximalGradient",
     "RootSolver",
 ]

@@ -10,7 +10,6 @@ from hypergrad.conditions.root import Root
 from hypergrad.conditions.sets import Affine, Box, L2Ball, NonNegative, Simplex
 from hypergrad.conditions.stationary import Stationary
 from hypergrad.implicit.active import ActiveSet
-from hypergrad.lower.proximal_gradient import ProximalGradient
 
 __all__ = [
     "L1",
@@ -25,7 +24,6 @@ __all__ = [
     "L2Ball",
     "NonNegative",
     "Penalty",
-    "ProximalGradient",
     "Reach",
     "Root",
     "Set",

@@ -110,7 +110,7 @@ class ActiveSet:
                 f"phi is no solution of the condition, its active set is wrong in {of}: at the "
                 f"worst{task} {where} is held at a bound or kink that the gradient pushes it away "
                 f"from, by {-least:.1e} of the gradient's terms. Solve the lower level by "
-                "conditions.ProximalGradient, or further."
+                "solvers.ProximalGradient, or further."
             )
         if least <= self.rounding:
             return (

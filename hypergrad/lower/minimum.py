@@ -105,7 +105,7 @@ def require_fitting(by: object, lower: object) -> None:
     elif isinstance(lower, NonSmooth):
         raise InputError(
             f"{name} minimises smooth objectives, and the lower objective has bounds "
-            "or kinks; use by=conditions.ProximalGradient(), or a solver of your own with "
+            "or kinks; use by=solvers.ProximalGradient(), or a solver of your own with "
             "require(lower)."
         )
 

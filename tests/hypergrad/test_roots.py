@@ -328,7 +328,7 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "no function": (lambda t: check_function("Root", 3, "a tensor"), "Root got a int"),
     "no objective": (
         lambda t: Newton().minimise(FixedPoint(layer), t.detach(), start(())),
-        "FixedPoint states an equation",
+        "Newton, which solves no FixedPoint",
     ),
     "tasks": (lambda t: FixedPoint(layer, tasks=-1), "FixedPoint got tasks=-1"),
     "damping": (lambda t: Anderson(damping=0.0), "Anderson got damping"),

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from hypergrad import Bilevel, Cholesky, hypergradient
-from hypergrad.conditions import ProximalGradient, reach
+from hypergrad.conditions import reach
+from hypergrad.solvers import ProximalGradient
 from verification.claims.evidence import Evidence, worst
 from verification.oracles import active_sets
 from verification.oracles.active_sets import floats

@@ -18,9 +18,9 @@ from hypergrad.conditions import (
     GroupL2,
     L2Ball,
     NonNegative,
-    ProximalGradient,
     Simplex,
 )
+from hypergrad.solvers import ProximalGradient
 
 # T tasks, N = 6 entries of phi
 N = 6

@@ -36,10 +36,10 @@ from hypergrad.conditions import (
     GroupL2,
     L2Ball,
     NonNegative,
-    ProximalGradient,
     Simplex,
 )
 from hypergrad.errors import AdjointError, AdjointWarning, InputError, TransformError
+from hypergrad.solvers import ProximalGradient
 
 D = torch.float64
 

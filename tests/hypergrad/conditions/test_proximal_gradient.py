@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad.conditions import L1, Box, Composite, Constrained, ProximalGradient, Simplex
+from hypergrad.conditions import L1, Box, Composite, Constrained, Simplex
 from hypergrad.errors import NotFiniteError
+from hypergrad.solvers import ProximalGradient
 
 D = torch.float64
 # eigenvalues from 1/100 to 1, in two tasks of different scale
