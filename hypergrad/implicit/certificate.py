@@ -21,7 +21,7 @@ from hypergrad.tree import Tree, leaves, like, unflatten
 
 # A phi whose Newton step is longer than this share of it is called no minimiser. The hypergradient
 # is off by about the same share, times how fast it turns (docs/theory.md, section 10).
-NEAR = 0.01
+NEAR = 0.002
 
 
 @dataclass(frozen=True, slots=True)
