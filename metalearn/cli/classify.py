@@ -43,7 +43,13 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
     """
     run = Run(config.run)
     record = run.result()
-    learner = load(config.run, l2=config.l2, by_support=config.by_support, together=config.together)
+    learner = load(
+        config.run,
+        backbone=config.backbone,
+        l2=config.l2,
+        by_support=config.by_support,
+        together=config.together,
+    )
     if config.inverted is not None:
         learner = _inverted(learner, config.inverted)
     picture = learner.trained.card.pictures

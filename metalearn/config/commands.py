@@ -153,6 +153,8 @@ class ClassifyConfig:
             transductive normalisation, which need this or --together.
         together: Answer all pictures as one batch, as such runs were tested. An answer then depends
             on the other pictures.
+        backbone: Backbone of the run again, module:function, where it is none of the built-in
+            ones: a folder never makes this program run code.
         l2: Weight of the L2 penalty on the head.
     """
 
@@ -164,6 +166,7 @@ class ClassifyConfig:
     inverted: Annotated[bool | None, unset("{True,False}", "as the run's data need")] = None
     by_support: bool = False
     together: bool = False
+    backbone: Annotated[str | None, unset("MODULE:FUNCTION", "built in")] = None
     l2: Annotated[float | None, unset("FLOAT", "the run's")] = None
 
     def __post_init__(self) -> None:

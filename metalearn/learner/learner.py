@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from metalearn.backbones.per_task import PerTask
+from metalearn.backbones.source import Source
 from metalearn.errors import LearnerError, RunError, UnsolvedWarning
 from metalearn.learner.labels import classes_of, from_json, one_each, to_json
 from metalearn.learner.pictures import Pictures, to_batch
@@ -276,6 +278,11 @@ class Learner:
         """
         if not self._uses_support:
             return {}
+        if isinstance(self.trained.model.backbone, PerTask):
+            raise LearnerError(
+                "by_support was given with a backbone of your own, whose statistics are its own "
+                "business: use together=True, or train with --normalisation stored."
+            )
         if adapted.values.keys() != {HEAD}:
             raise LearnerError(
                 f"by_support was given with method {self.trained.config.method.name}, which adapts "
@@ -314,6 +321,7 @@ class Learner:
 def load(
     path: str | Path,
     *,
+    backbone: Source | str | None = None,
     l2: float | None = None,
     by_support: bool = False,
     together: bool = False,
@@ -322,13 +330,15 @@ def load(
 
     Args:
         path: folder of a run, its weights, or the file that `Learner.save` wrote.
+        backbone: the backbone that the run was trained with, or its name `module:function`, where
+            it is none of the built-in ones: no file makes this package run code.
         l2: see `Learner`; a saved learner keeps its own.
         by_support: see `Learner`; a saved learner keeps its own.
         together: see `Learner`; a saved learner keeps its own.
 
     Raises:
         RunError: the path holds neither, or is damaged.
-        ConfigError: the settings are not those of this version.
+        ConfigError: the settings are not those of this version, or name another backbone.
     """
     place = Path(path)
     if place.is_dir():
@@ -336,11 +346,11 @@ def load(
         place = place / WEIGHTS
     tensors, card, more = cards.load(place)
     if "learned" not in more:
-        trained = Trained.of(tensors, card)
+        trained = Trained.of(tensors, card, backbone)
         return Learner(trained, l2=l2, by_support=by_support, together=together)
     try:
         learned = more["learned"]
-        trained = Trained.of(_part(tensors, _MODEL), card)
+        trained = Trained.of(_part(tensors, _MODEL), card, backbone)
         learner = Learner(
             trained,
             l2=learned["l2"],

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metalearn.backbones import Norm
+from metalearn.backbones.per_task import PerTask
+from metalearn.backbones.source import Source, imported, name_of, require_confirmed
 from metalearn.config.train import TrainConfig
 from metalearn.data.pool import Pool
 from metalearn.errors import RunError
@@ -48,18 +50,32 @@ class Trained:
     device: torch.device
 
     @staticmethod
-    def of(weights: Mapping[str, Tensor], card: Card) -> Trained:
+    def of(
+        weights: Mapping[str, Tensor], card: Card, backbone: Source | str | None = None
+    ) -> Trained:
         """Trained weights with their card.
+
+        Args:
+            weights: by name.
+            card: what the weights say of themselves.
+            backbone: the backbone again, or its name, where it is none of the built-in ones: no
+                file makes this package run code.
 
         Raises:
             RunError: the weights are not those of the settings.
-            ConfigError: the settings are not those of this version.
+            ConfigError: the settings are not those of this version, or name another backbone.
         """
         config, picture = card.config, card.pictures
+        if backbone is None or isinstance(backbone, str):
+            require_confirmed(config.backbone.name, backbone)
+            source = None if backbone is None else imported(backbone)
+        else:
+            require_confirmed(config.backbone.name, name_of(backbone))
+            source = backbone
         device = config.place()
         shape = (1, 1, picture.channels, picture.side, picture.side)
         like = Pool(torch.zeros(shape, dtype=torch.uint8), "test", ("",))
-        model = build_model(config, like, device=device)
+        model = build_model(config, like, device=device, source=source)
         try:
             model.load_state_dict(dict(weights))
         except RuntimeError as error:
@@ -82,6 +98,8 @@ class Trained:
     @cached_property
     def one_by_one(self) -> bool:
         """True if the features of a picture depend on no other picture of the call."""
+        if isinstance(self.model.backbone, PerTask):
+            return self.model.backbone.statistics != "transductive"
         return not any(
             isinstance(part, Norm) and part.mode == "transductive" for part in self.model.modules()
         )

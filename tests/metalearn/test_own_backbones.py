@@ -8,16 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
 
-from metalearn import TrainConfig, train
+from metalearn import Learner, TrainConfig, load, train
 from metalearn.backbones.source import imported, name_of
 from metalearn.cli import main
 from metalearn.config.yaml import settings
-from metalearn.errors import ConfigError, RunError
+from metalearn.errors import ConfigError, LearnerError, RunError
 from metalearn.runs.folder import Run
 from tests.metalearn import own_backbones as own
 from tests.metalearn.commands import SMALL, refused
@@ -169,3 +170,31 @@ def test_no_file_of_settings_names_code(tmp_path: Path) -> None:
     file.write_text(f"backbone: {RESNET}\n")
     with pytest.raises(ConfigError, match="which is code: .* by --backbone"):
         settings(file)
+
+
+def test_a_learner_has_its_own_backbone_when_it_is_given_again(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", own.resnet, normalisation="stored")
+    with pytest.raises(ConfigError, match=f"add --backbone {RESNET}"):
+        load(run.folder)
+    with pytest.raises(ConfigError, match="own_backbones:grouped was given"):
+        load(run.folder, backbone=own.grouped)
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    labels = ["a", "b", "c", "a", "b", "c"]
+    found = load(run.folder, backbone=RESNET).fit(pictures, labels)
+    together = found.predict_proba(pictures)
+    alone = np.concatenate([found.predict_proba(picture) for picture in pictures])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
+    found.save(tmp_path / "saved")
+    again = load(tmp_path / "saved", backbone=own.resnet)
+    assert np.array_equal(again.predict_proba(pictures), together)
+
+
+def test_a_learner_whose_own_backbone_mixes_pictures_says_so(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", own.resnet, normalisation="transductive")
+    pictures = np.zeros((2, 28, 28), dtype=np.uint8)
+    found = load(run.folder, backbone=RESNET)
+    with pytest.raises(LearnerError, match="by_support was given with a backbone of your own"):
+        Learner(found.trained, by_support=True).fit(pictures, ["a", "b"])
+    with pytest.raises(LearnerError, match="depend on the other pictures"):
+        found.fit(pictures, ["a", "b"]).predict(pictures)
