@@ -6,12 +6,16 @@ value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradie
 objective: a root, a saddle point, a minimiser within bounds or at kinks (``conditions``, with their
 ``solvers``). The rest has its place in ``curvature``, ``errors``, ``objectives``,
 ``preconditioners``, ``stochastic``, ``theory`` and ``updates``.
+
+``check`` and the namespaces that few programs need are imported when they are first used.
 """
 
-from hypergrad import conditions, errors, objectives, solvers, stochastic, theory
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from hypergrad import errors, objectives
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
 from hypergrad.argmin import argmin
-from hypergrad.checks.check import check
 from hypergrad.forward import Forward
 from hypergrad.guards import deferred
 from hypergrad.implicit import curvature
@@ -37,6 +41,10 @@ from hypergrad.lower.torch_optim import TorchOptimiser
 from hypergrad.lower.updates import Descent
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
+
+if TYPE_CHECKING:
+    from hypergrad import conditions, solvers, stochastic, theory
+    from hypergrad.checks.check import check
 
 __version__ = "0.1.0"
 
@@ -89,3 +97,17 @@ __all__ = [
     "updates",
     "warn",
 ]
+
+_LATER: Final = ("conditions", "solvers", "stochastic", "theory")
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return import_module(f"hypergrad.{name}")
+    if name == "check":
+        return import_module("hypergrad.checks.check").check
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LATER, "check"]
