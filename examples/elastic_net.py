@@ -13,7 +13,6 @@ coefficients, and how far scikit-learn's are from ours at the same strengths.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
@@ -34,11 +33,10 @@ def main(out: Path, *, steps: int = 40) -> dict[str, float]:
     y = (progress - progress.mean()) / progress.std()
     order = torch.randperm(len(y), generator=draw)
     (x_fit, x_val, x_test), (y_fit, y_val, y_test) = (p[order].split(150) for p in (x, y))
-
-    def squares(theta: Tensor, phi: Tensor) -> Tensor:
-        return torch.nn.functional.mse_loss(x_fit @ phi, y_fit) / 2
-
-    lower = Composite(squares, ElasticNet(lambda t: t[0].exp(), lambda t: t[1].exp()))
+    lower: Composite[Tensor, Tensor] = Composite(
+        lambda theta, phi: torch.nn.functional.mse_loss(x_fit @ phi, y_fit) / 2,
+        ElasticNet(lambda theta: theta[0].exp(), lambda theta: theta[1].exp()),
+    )
     theta = torch.full((2,), -3.0, dtype=torch.float64, requires_grad=True)
     phi = torch.zeros(x.shape[1], dtype=torch.float64)
     optimiser, errors, by = torch.optim.Adam([theta], lr=0.2), [], ProximalGradient(rtol=1e-8)
@@ -54,14 +52,15 @@ def main(out: Path, *, steps: int = 40) -> dict[str, float]:
         model = Rival(alpha=alpha, l1_ratio=ratio, fit_intercept=False, tol=tol, max_iter=99_999)
         return torch.tensor(model.fit(x_fit.numpy(), y_fit.numpy()).coef_)
 
-    grid = [rival(a, r, 1e-6) for a in np.logspace(-3, 0, 10) for r in (0.1, 0.3, 0.5, 0.7, 0.9, 1)]
+    strengths, ratios = torch.logspace(-3, 0, 10).tolist(), (0.1, 0.3, 0.5, 0.7, 0.9, 1)
+    grid = [rival(strength, ratio, 1e-6) for strength in strengths for ratio in ratios]
     best = min(grid, key=lambda found: float((x_val @ found - y_val).square().mean()))
     same = rival(float(last.sum()), float(last[0] / last.sum()), 1e-12)
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
     axes.plot(errors)
     grid_error = float((x_val @ best - y_val).square().mean())
     axes.axhline(grid_error, color="gray")
-    axes.set(xlabel="upper step", ylabel="validation error", title="grey: the best of the grid")
+    axes.set(xlabel="upper step", ylabel="validation error", title="grey: the grid's best")
     figure.savefig(out, dpi=120)
     return {
         "validation error, tuned": errors[-1],
@@ -75,6 +74,6 @@ def main(out: Path, *, steps: int = 40) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("elastic_net.png"))
+    parser.add_argument("--out", type=Path, default="elastic_net.png")
     for name, value in main(parser.parse_args().out).items():
         print(f"{name}: {value:.3g}")

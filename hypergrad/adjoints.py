@@ -133,7 +133,7 @@ class Truncated:
             start = phi
             phi, memory = solver.step(objective, seen, phi, memory, counts)
             if not recorded and index == 0:
-                refuse_captured_step(solver, phi)
+                refuse_captured_step(solver, seen, phi)
             if recorded and index + self.steps <= fewest:
                 require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:

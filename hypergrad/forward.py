@@ -119,7 +119,7 @@ def _refuse_captured(
         # a leaf that the objective makes itself is none either, and no step without inputs has it
         theta = like(problem.theta, [t.detach() for t in inputs[: problem.counts[0]]])
         phi = like(problem.phi, [t.detach() for t in inputs[problem.counts[0] :]])
-        refuse_captured_step(solver, solver.step(problem.lower, theta, phi)[0])
+        refuse_captured_step(solver, theta, solver.step(problem.lower, theta, phi)[0])
 
 
 def _seeds(wanted: Sequence[Tensor]) -> list[Tensor]:

@@ -260,19 +260,32 @@ def _walk(
         old: list[Tensor] = [*leaves(phi), *memory[:-1]] if tolerance else []
         phi, memory = solver.step(lower, theta, phi, memory)
         if index == 0:
-            refuse_captured_step(solver, phi)
+            refuse_captured_step(solver, theta, phi)
         if tolerance and _same(old, [*leaves(phi), *memory[:-1]][: len(old)]):
             return phi, memory, index
     return phi, memory, len(indices)
 
 
-def refuse_captured_step(solver: Unrollable, phi: Tree) -> None:
-    """Raise if a step from tensors without a graph has one: its derivative would be lost.
+def refuse_captured_step(solver: Unrollable, theta: Tree, phi: Tree) -> None:
+    """Raise if a step at tensors without a graph has one: its derivative would be lost.
+
+    Within a transform whose own tensors theta has, so has any step, and nothing can be told; nor
+    can it where a compiler traces.
+
+    Args:
+        solver: took the step.
+        theta: where it took it, detached.
+        phi: what came out.
 
     Raises:
         InputError: naming the solver.
     """
-    if any(leaf.requires_grad or is_transformed(leaf) for leaf in leaves(phi)):
+    if torch.compiler.is_compiling():
+        return
+    transformed = any(map(is_transformed, leaves(theta)))
+    if any(
+        leaf.requires_grad or (is_transformed(leaf) and not transformed) for leaf in leaves(phi)
+    ):
         raise InputError(
             f"the steps of {solver} use a tensor that requires grad, a step size perhaps: its "
             "derivative would silently be lost. detach() it, or use adjoint=Unrolled(), which "

@@ -39,7 +39,11 @@ FORBIDDEN = {
     "broadcast_object_list",
 }
 # Planting bugs in this repository's own functions is done by compiling changed copies of them.
-EXCEPTIONS = {"verification/subjects/planting.py": {"exec", "compile"}}
+EXCEPTIONS = {
+    "verification/subjects/planting.py": {"exec", "compile"},
+    # the lines of docs/coming-from.md, which are kept beside it and are part of this repository
+    "benchmarks/behaviour/asked.py": {"exec"},
+}
 
 
 def found(text: str, path: str) -> set[str]:
