@@ -23,12 +23,12 @@ from verification.oracles.rational import rational
 from verification.problems.kinked import (
     KINDS,
     Drawn,
-    Kinked,
     OnBall,
     balls,
     degenerate,
     kinked,
 )
+from verification.problems.kinks import Kinked
 from verification.subjects.bug import Kind, source_bugs
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]

@@ -20,7 +20,7 @@ from flint import fmpq, fmpq_mat
 from jaxtyping import Float64
 
 from verification.oracles.rational import Rational, rational
-from verification.problems.kinked import Kinked
+from verification.problems.kinks import Kinked
 
 Pattern: TypeAlias = tuple[int, ...]
 """For each entry: 0 is free (in the support, not zero); -1 and 1 are at the lower and upper bound,

@@ -1,43 +1,19 @@
 """Draws of quadratics with bounds, kinks and equations, whose data are multiples of 1/16."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 
 from hypergrad import Bilevel
 from hypergrad.conditions import L1, Affine, Box, Composite, Constrained, L2Ball, Simplex
 from verification.problems.base import Batch
+from verification.problems.kinks import Condition, Kinked
 
-Condition: TypeAlias = Literal["box", "simplex", "lasso", "equations"]
 KINDS: tuple[Condition, ...] = ("box", "simplex", "lasso", "equations")
 # integer vectors of integer length
 _LENGTHS = {2: (3, 4), 3: (2, 3, 6), 4: (2, 4, 5, 6)}
-
-
-@dataclass(frozen=True)
-class Kinked:
-    """One task of such a problem.
-
-    Attributes:
-        kind: which condition.
-        Q: ``(n, n)``.
-        c: ``(n,)``.
-        B: ``(n, p)``.
-        first: ``(n,)`` lower bounds; strengths; a total ``(1,)``; or b ``(m,)``.
-        first_slope: ``(.., p)`` how these move with theta.
-        second: ``(n,)`` upper bounds; A ``(m, n)``; else empty.
-    """
-
-    kind: Condition
-    Q: Float64[np.ndarray, "n n"]
-    c: Float64[np.ndarray, " n"]
-    B: Float64[np.ndarray, "n p"]
-    first: Float64[np.ndarray, " m"]
-    first_slope: Float64[np.ndarray, "m p"]
-    second: Float64[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
