@@ -19,7 +19,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from hypergrad import CG, Adjoint, Bilevel, GradientDescent, Implicit, Truncated, Unrolled, argmin
+from hypergrad import (
+    CG,
+    Adjoint,
+    Bilevel,
+    GradientDescent,
+    Implicit,
+    Truncated,
+    Unrolled,
+    argmin,
+    curvature,
+)
 from verification.claims.evidence import Evidence, worst
 from verification.subjects.bug import Bug, Kind
 
@@ -63,7 +73,10 @@ def by_argmin(
 ) -> torch.Tensor:
     """The library's `argmin`; see `Differentiator`."""
     descent = GradientDescent(max_steps=steps, step_size=STEP_SIZE)
-    adjoint: Adjoint = Unrolled() if unrolled else Implicit(CG(max_steps=CG_STEPS, rtol=0.0))
+    # the probe of second derivatives keeps more at the first backward in a process, at no other
+    exact = curvature.Hessian(probe="never")
+    implicit = Implicit(CG(max_steps=CG_STEPS, rtol=0.0), curvature=exact)
+    adjoint: Adjoint = Unrolled() if unrolled else implicit
     return argmin(problem.lower, theta, phi0, by=descent, adjoint=adjoint, watch=lambda _: None)
 
 
