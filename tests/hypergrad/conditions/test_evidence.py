@@ -196,6 +196,9 @@ def test_nonsense_at_a_theta_is_refused() -> None:
     for made, told in cases:
         with pytest.raises(InputError, match=told):
             argmin(made, one, one, by=by, adjoint=Implicit())
+    number = torch.tensor(1.0, dtype=D)
+    with pytest.raises(InputError, match=r"phi has shape \(\), but Simplex needs 1 more"):
+        argmin(Constrained(pull, Simplex()), one, number, by=by, adjoint=Implicit())
 
 
 def test_a_captured_tensor_is_named() -> None:
