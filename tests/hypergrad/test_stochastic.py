@@ -277,6 +277,14 @@ def test_what_is_refused() -> None:
     x, y = drawn(0)
     with pytest.raises(InputError, match="between 1 and all 11"):
         Minibatched(loss=ridge, data=(x, y), size=12)
+    part = Minibatched(loss=ridge, data=(x, y), size=2)
+    object.__setattr__(part, "size", 2.5)  # past the runtime checker
+    with pytest.raises(InputError, match="Minibatched got size=2.5"):
+        part.__post_init__()
+    variance_reduced = SABA(step_size=0.1, upper_step_size=0.1)
+    for other in (State.begin(THETA, PHI), variance_reduced.start(problem(2), THETA, PHI)):
+        with pytest.raises(InputError, match="SABA got a state whose memory has the rows"):
+            variance_reduced.step(problem(5), other)
     with pytest.raises(InputError, match="count the same examples"):
         Minibatched(loss=ridge, data=(x, y[:5]), size=2)
     with pytest.raises(InputError, match="examples= where data is a function"):
