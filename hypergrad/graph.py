@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 
+_INSTEAD = "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only"
+
 
 def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
     """Names of the user-defined autograd functions in the graph of ``values``, sorted."""
@@ -67,7 +69,11 @@ def refuse_compiled(custom: Sequence[str]) -> None:
 
 
 def refuse_error_node(
-    derivatives: Sequence[Tensor | None], custom: Sequence[str], *, within: Sequence[Tensor] = ()
+    derivatives: Sequence[Tensor | None],
+    custom: Sequence[str],
+    *,
+    within: Sequence[Tensor] = (),
+    instead: str = _INSTEAD,
 ) -> None:
     """Refuse derivatives whose graph holds a node that only raises; see above.
 
@@ -77,13 +83,13 @@ def refuse_error_node(
     graphs = (nodes_of(tensor, within) for tensor in derivatives if tensor is not None)
     kinds = {type(node).__name__ for graph in graphs for node in graph}
     if "Error" in kinds:
-        raise differentiable_once("it is marked once_differentiable, not twice.", custom)
+        raise differentiable_once("it is marked once_differentiable, not twice.", custom, instead)
     if "NotImplemented" in kinds:
-        raise differentiable_once("torch has none for it.", custom)
+        raise differentiable_once("torch has none for it.", custom, instead)
 
 
 @contextmanager
-def explained(custom: Sequence[str] = ()) -> Iterator[None]:
+def explained(custom: Sequence[str] = (), *, instead: str = _INSTEAD) -> Iterator[None]:
     """Translate torch's error for a missing second derivative into one that says what to do.
 
     Raises:
@@ -93,18 +99,17 @@ def explained(custom: Sequence[str] = ()) -> Iterator[None]:
         yield
     except (RuntimeError, NotImplementedError) as error:
         told = str(error)
-        if "twice" not in told and "not implemented" not in told:
+        if not any(words in told for words in ("twice", "not implemented", "double backward")):
             raise
-        raise differentiable_once(told, custom) from error
+        raise differentiable_once(f"{told.rstrip('.')}.", custom, instead) from error
 
 
-def differentiable_once(told: str, custom: Sequence[str]) -> InputError:
+def differentiable_once(told: str, custom: Sequence[str], instead: str = _INSTEAD) -> InputError:
     """The refusal of an operation in the lower objective that lacks a second derivative."""
     names = f" (custom functions in it: {', '.join(custom)})" if custom else ""
     return InputError(
         f"the lower objective{names} has an operation without a second derivative: {told} "
-        "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only, or "
-        "write that operation so that it can be differentiated twice."
+        f"{instead}, or write that operation so that it can be differentiated twice."
     )
 
 

@@ -77,6 +77,15 @@ def is_transformed(tensor: Tensor) -> bool:
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether vmap has wrapped the tensor, at any level."""
+    while is_transformed(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return False
+
+
 def refuse_captured(objective: Callable[..., Any]) -> None:
     """Raise if the lower objective visibly captures a tensor of a transform.
 

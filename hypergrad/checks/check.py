@@ -14,9 +14,11 @@ from hypergrad.checks.findings import Finding, Verdict, faults, skip, state
 from hypergrad.checks.problem import Problem
 from hypergrad.checks.report import Report
 from hypergrad.checks.theorems import Survey, survey
+from hypergrad.equation import Equation
 from hypergrad.errors import HypergradError, InputError
+from hypergrad.implicit.active import NonSmooth
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.objective import Bilevel
+from hypergrad.objective import Bilevel, is_indefinite
 from hypergrad.tree import Phi, Theta, leaves
 
 _Question: TypeAlias = Callable[[Problem], list[Finding]]
@@ -68,7 +70,7 @@ def check(
     max_steps: int | None = None,
     step_size: float | None = None,
 ) -> Report:
-    """Examine a problem at a point, and say what to do about it.
+    """Examine a problem of a smooth objective at a point, and say what to do about it.
 
     "Is this hypergradient right?" looks at causes before effects: inputs that the library can't
     take; captures; unused variables; state that a call changes; determinism; independence of the
@@ -103,8 +105,15 @@ def check(
         The report; ``print`` it, or look at ``passed``.
 
     Raises:
-        InputError: an option makes no sense.
+        InputError: an option makes no sense, or the lower level is a condition.
     """
+    lower = problem.lower
+    if isinstance(lower, Equation | NonSmooth) or is_indefinite(lower):
+        raise InputError(
+            f"check examines minimisers of smooth objectives, and the lower level is a "
+            f"{type(lower).__name__}; print(hypergradient(problem, theta, phi).certificate) says "
+            "what is known of its solution. A smooth objective in it can be checked by itself."
+        )
     positive = [size for size in (upper_step_size, step_size) if size is not None]
     if (
         not 0 < accuracy < 1

@@ -8,8 +8,9 @@ from typing import Generic
 from torch import Tensor
 
 from hypergrad.conditions.parts import Set, check_parts, parts_of, proximal, reduced, slacks_of
+from hypergrad.equation import Equation
 from hypergrad.errors import InputError
-from hypergrad.implicit.active import Slacks
+from hypergrad.implicit.active import NonSmooth, Slacks
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
@@ -57,7 +58,9 @@ class Constrained(Generic[Theta, Phi]):
 
 
 def require_objective(owner: str, g: object) -> None:
-    """Raise unless g is a function, and not a class.
+    """Raise unless g is a function of its own, neither a class nor a condition.
+
+    A condition's values are smooth only on what is active at phi: a solver would never leave it.
 
     Raises:
         InputError: naming the owner.
@@ -67,4 +70,9 @@ def require_objective(owner: str, g: object) -> None:
         raise InputError(
             f"{owner} got {given} as g; give a function of (theta, phi) that returns one value "
             "for each task."
+        )
+    if isinstance(g, NonSmooth | Equation):
+        raise InputError(
+            f"{owner} got a {type(g).__name__} as g; give its smooth objective, and all bounds and "
+            "kinks in one condition: a tree like phi of sets and penalties, or a set of your own."
         )

@@ -118,8 +118,19 @@ def parts_of(given: Tree, phi: Any, name: str) -> list[Part | None]:
     """The part of each leaf of phi: one for all of them, or a tree with phi's structure.
 
     Raises:
-        InputError: the structures differ.
+        InputError: the structures differ, or a leaf has fewer dimensions than its part ties.
     """
+    parts = _spread(given, phi, name)
+    for label, part, leaf in zip(names(phi, "phi"), parts, leaves(phi), strict=True):
+        if part is not None and leaf.ndim < part.dims:
+            raise InputError(
+                f"{label} has shape {tuple(leaf.shape)}, but {type(part).__name__} needs "
+                f"{part.dims} more dimension of unknowns at the end."
+            )
+    return parts
+
+
+def _spread(given: Tree, phi: Any, name: str) -> list[Part | None]:
     found = entries(given)
     if len(found) == 1 and found[0] is given:
         return found * len(leaves(phi))

@@ -92,7 +92,7 @@ def reach(
     row = rows.gather(-2, index[..., None, None].expand(*batch, 1, at.numel()))[..., 0, :]
     length = norm(row)[..., None]
     towards = -row / torch.where(length > 0, length, 1.0)
-    direction = unflatten(towards, [leaf.expand(*batch, *leaf.shape) for leaf in points])
+    direction = unflatten(towards, [leaf.expand((*batch, *leaf.shape)) for leaf in points])
     return Reach(distance, like(theta, direction), index % (sizes.shape[-1] // 2))
 
 

@@ -8,6 +8,7 @@ from typing import Generic
 
 from torch import Tensor
 
+from hypergrad.conditions.constrained import require_objective
 from hypergrad.settings import check_function
 from hypergrad.tree import Phi, Theta
 
@@ -29,6 +30,7 @@ class Stationary(Generic[Theta, Phi]):
 
     def __post_init__(self) -> None:
         check_function("Stationary", self.objective, "one value for each task")
+        require_objective("Stationary", self.objective)
 
     @property
     def indefinite(self) -> bool:

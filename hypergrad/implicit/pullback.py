@@ -21,7 +21,7 @@ from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_wher
 from hypergrad.implicit.active import NonSmooth, active_set
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
-from hypergrad.implicit.saddle import linearise
+from hypergrad.implicit.saddle import Jacobian, linearise
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
 from hypergrad.linear.halves import solved
@@ -113,7 +113,7 @@ def pull(
     with full_precision(phi):
         point = _linearised(curvature, lower, theta, phi, needed)
         if values is not None:
-            refuse_other_values(point.values, values, lambda: _rounding(point, phi))
+            refuse_other_values(point.values, values, lambda: _rounding(lower, theta, phi, point))
         rhs = cotangent(point.batch)
         if (n := point.gradient.shape[-1]) != rhs.shape[-1]:
             rhs = torch.cat([rhs, torch.zeros_like(rhs)], dim=-1)  # the multiplier's is zero
@@ -177,12 +177,25 @@ def _linearised(
     return linearise(lower, theta, phi, needed=needed)
 
 
-def _rounding(point: Point, phi: Any) -> Tensor:
-    """What rounding may make of ``|F|``, ``|A' F| / |F| |phi|`` being the size of F's terms."""
-    stretch = norm(point.hessian.exact(point.gradient))
-    size = norm(point.gradient)
+def _rounding(lower: Any, theta: Any, phi: Any, point: Point) -> Tensor:
+    """The size of the terms of g, ``|H r| / |r| |phi|^2``, or of an equation's F.
+
+    At a root F itself may be zero and tells no direction, and phi may be zero, so that F's terms
+    are those of theta: ``(|A' w| |phi| + |(dF/dtheta)' w| |theta|) / |w|``, with a fixed w.
+    """
     length = norm(flatten(leaves(phi), point.batch))
-    return torch.where(size > 0, stretch / torch.where(size > 0, size, 1.0), 0.0) * length
+    if not isinstance(lower, Saddle):
+        stretch = norm(point.hessian.exact(point.gradient))
+        size = norm(point.gradient)
+        return torch.where(size > 0, stretch / torch.where(size > 0, size, 1.0), 0.0) * length**2
+    at = Jacobian(lower, theta, phi)
+    w = torch.arange(at.residual.shape[-1]).cos().to(at.residual).expand_as(at.residual)
+    in_theta = [
+        part.norm() * leaf.detach().norm()
+        for part, leaf in zip(at.cross(w), leaves(theta), strict=True)
+    ]
+    terms: Tensor = (norm(at.transposed(w)) * length + sum(in_theta)) / norm(w)
+    return terms
 
 
 def _claim(lower: object) -> Claim:

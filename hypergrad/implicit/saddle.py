@@ -23,6 +23,12 @@ from hypergrad.linear.vectors import norm
 from hypergrad.objective import evaluate_with_graph
 from hypergrad.tree import check_same_kind, check_tree, flatten, fresh_leaf, leaves, like
 
+# of a product A v, the only one that differentiates twice
+_INSTEAD = (
+    "Find phi by Anderson or Iteration (of a FixedPoint), which take none, or by other means and "
+    "attach it"
+)
+
 
 class Jacobian:
     """F at a point, with products of its Jacobian A, of the transpose, and ``(dF/dtheta)' v``.
@@ -72,17 +78,17 @@ class Jacobian:
         """``A v``, each task's own: the derivative of the linear map ``w -> A' w``."""
         if self._linear is None:
             w = torch.zeros_like(self._residual, requires_grad=True)
-            with torch.enable_grad(), explained(self._custom):
+            with torch.enable_grad(), explained(self._custom, instead=_INSTEAD):
                 parts: Sequence[Tensor | None] = torch.autograd.grad(
                     self._residual, self._phi, w, create_graph=True, allow_unused=True
                 )
-                refuse_error_node(parts, self._custom)
+                refuse_error_node(parts, self._custom, instead=_INSTEAD)
                 image = flatten(_filled(parts, self._phi), self.batch)
             self._linear = w, image
         w, image = self._linear
         if not image.requires_grad:  # F does not depend on phi: A = 0
             return torch.zeros_like(vector)
-        with explained(self._custom):
+        with explained(self._custom, instead=_INSTEAD):
             (pushed,) = torch.autograd.grad(
                 image, [w], vector, retain_graph=True, materialize_grads=True
             )

@@ -24,13 +24,16 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
 
     That is Cholesky and CG for a positive definite matrix, LU and MINRES for a symmetric one that
     may be indefinite, LU and GMRES for an equation's. Products that are not exact are not taken for
-    each column of a dense matrix: CG or MINRES asks for the residual that they allow.
+    each column of a dense matrix: CG or MINRES asks for the residual that they allow. Nor is a
+    dense matrix made of rough products, which only a solver that restarts can make up for.
     """
     if operator.form is not None:
         return Woodbury()
     if operator.accuracy:
         kind = CG if operator.kind is Kind.DEFINITE else MINRES
         return kind(rtol=max(kind().rtol, operator.accuracy))
+    if operator.rough:
+        return CG() if operator.kind is Kind.DEFINITE else MINRES()
     unknowns = rhs.shape[-1] if operator.halves is None else rhs.shape[-1] // 2
     small = unknowns <= DENSE_UNKNOWNS and rhs[..., :unknowns].numel() * unknowns <= DENSE_ENTRIES
     if operator.halves is not None or operator.kind is Kind.GENERAL:

@@ -122,6 +122,11 @@ class Operator:
         image = self._recall(answer)
         return self.exact(answer) if image is None else image
 
+    @property
+    def rough(self) -> bool:
+        """Whether the iterations' products are others than the exact ones, and no closed form's."""
+        return self.form is None and self._exact is not self._product
+
     def diagonal(self) -> Tensor | None:
         """The diagonal, if the closed form knows it."""
         return None if self.form is None else self.form.diagonal() + self._damping

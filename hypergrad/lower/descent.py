@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
 from hypergrad.compiling import compiled
-from hypergrad.errors import InputError
+from hypergrad.errors import InputError, TransformError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
 from hypergrad.implicit.derivatives import Problem, derivative
@@ -18,7 +18,7 @@ from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
 from hypergrad.objective import Objective, evaluate
 from hypergrad.objectives.closed_form import ClosedForm
-from hypergrad.transforms import is_transformed, transforming
+from hypergrad.transforms import is_mapped, is_transformed, transforming
 from hypergrad.tree import Phi, Theta, Tree, dense, detach, flatten, fresh_leaf, leaves, like
 
 
@@ -234,9 +234,19 @@ def count(
     phi: Phi,
     tolerance: Tolerance,
 ) -> Int[Tensor, "*batch"]:
-    """How many steps each task takes: found by taking them, if a tolerance may end them."""
+    """How many steps each task takes: found by taking them, if a tolerance may end them.
+
+    Raises:
+        TransformError: vmap maps the tasks, whose numbers can't be looked at.
+    """
     if not tolerance or solver.max_steps == 0:
         return torch.tensor(solver.max_steps, device=leaves(phi)[0].device)
+    if any(map(is_mapped, (*leaves(theta), *leaves(phi)))):
+        raise TransformError(
+            f"{type(solver).__name__} with a tolerance takes as many steps as a task needs, which "
+            "Truncated counts first, and vmap hides; give the tasks as a leading dimension of phi, "
+            "or rtol=0 and atol=0 for a fixed number of steps."
+        )
     indices = range(solver.max_steps)
     _, memory, _ = _walk(solver, indices, lower, detach(theta), detach(phi), tolerance)
     return memory[-1]

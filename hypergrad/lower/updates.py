@@ -114,7 +114,8 @@ class Descent:
         # the first step shows whether the update has a derivative of its own, which a caller that
         # differentiates no steps refuses
         with nullcontext() if memory else torch.enable_grad():
-            new, next_held = self.update(at, slope, held, taken + 1)
+            answer = self.update(at, slope, held, taken + 1)
+        new, next_held = self._pair(answer)
         moved = self._checked(new, phi)
         if not self._tolerance:
             return like(phi, moved), (*next_held, taken + 1)
@@ -129,6 +130,19 @@ class Descent:
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
         """How many steps from phi each task takes; ``()`` without a tolerance."""
         return count(self, lower, theta, phi, self._tolerance)
+
+    def _pair(self, answer: Any) -> tuple[Any, Memory]:
+        """What the update returned, in two.
+
+        Raises:
+            InputError: it is no pair of a phi and a tuple of tensors.
+        """
+        if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], tuple):
+            return answer
+        raise InputError(
+            f"{self.update} returned a {type(answer).__name__}; it must return (phi, memory), the "
+            "memory being a tuple of tensors, () for none."
+        )
 
     def _checked(self, new: Any, phi: Any) -> list[Tensor]:
         """The leaves of what the update returned.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.objective import Objective
+from hypergrad.settings import check_max_steps
 from hypergrad.tree import Phi, Theta, Tree, leaves, like
 
 Loss: TypeAlias = Callable[[Theta, Phi, Tree], Tensor]
@@ -63,6 +64,7 @@ class Minibatched(Generic[Theta, Phi]):
                 f"Minibatched got {self.examples} examples; give at least one, and their number as "
                 "examples= where data is a function."
             )
+        check_max_steps("Minibatched", self.size, least=1, name="size")
         if not 1 <= self.size <= self.examples:
             raise InputError(
                 f"Minibatched got size={self.size}; a block must have between 1 and all "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hypergrad.errors import InputError
 from hypergrad.objective import Bilevel
 from hypergrad.stochastic.directions import Directions, checked, lower_parts, slopes
 from hypergrad.stochastic.minibatched import sampled
@@ -59,11 +60,13 @@ class SABA:
         """The state after one batch of each level.
 
         Raises:
-            InputError: an objective is not :class:`Minibatched`, or can't be used.
+            InputError: an objective is not :class:`Minibatched`, or can't be used; or the state is
+                another method's, or of other blocks.
             NotFiniteError: a direction is NaN or infinite.
         """
-        upper = sampled(problem.upper, "upper").batch(state.step)
-        lower = sampled(problem.lower, "lower").batch(state.step)
+        whole = sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
+        _refuse_other_memory(state, upper=whole[0].blocks, lower=whole[1].blocks)
+        upper, lower = (each.batch(state.step) for each in whole)
         parts = lower_parts(lower, state.theta, state.phi, state.v)
         pair = slopes(upper, state.theta, state.phi, "upper")
         new = dict(zip(PARTS, (parts.slope, parts.product, parts.cross, *pair), strict=True))
@@ -84,4 +87,15 @@ class SABA:
         size, upper_size = at(self.step_size, state.step), at(self.upper_step_size, state.step)
         return state.moved(
             theta=upper_size * found.theta, phi=size * found.phi, v=size * found.v, memory=memory
+        )
+
+
+def _refuse_other_memory(state: State[Theta, Phi], *, upper: int, lower: int) -> None:
+    """Raise unless the memory has a row for each block."""
+    wanted = {name: lower if name in PARTS[:3] else upper for name in PARTS}
+    found = {name: len(rows) for name, rows in state.memory.items()}
+    if found != wanted:
+        raise InputError(
+            f"SABA got a state whose memory has the rows {found}, and needs {wanted}, one for each "
+            "block; begin with SABA.start of this very problem."
         )

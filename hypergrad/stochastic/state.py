@@ -98,12 +98,16 @@ class State(Generic[Theta, Phi]):
         wrong = [
             name
             for name in sorted(fixed | given)
-            if name not in own or name not in state or own[name].shape != state[name].shape
+            if name not in own
+            or name not in state
+            or own[name].shape != state[name].shape
+            or own[name].dtype != state[name].dtype
         ]
         if wrong:
             raise InputError(
                 f"this is no state of the same problem: {', '.join(wrong)} are missing, unknown or "
-                "of another shape; give what state_dict() of a state with the same trees returned."
+                "of another shape or dtype; give what state_dict() of a state with the same trees "
+                "returned."
             )
 
         def tree(name: str, count: int) -> list[Tensor]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hypergrad.errors import InputError
+from hypergrad.errors import InputError, TransformError
 from hypergrad.implicit.curvature import Point
 from hypergrad.implicit.linearise import Linearisation
+from hypergrad.implicit.mapped import Mapped
 from hypergrad.linear.operator import Operator
 from hypergrad.objective import Objective
 from hypergrad.settings import check_max_steps
@@ -53,7 +54,13 @@ class Subsampled:
 
         Raises:
             InputError: the lower objective is not :class:`Minibatched`.
+            TransformError: it is mapped by a transform.
         """
+        if isinstance(lower, Mapped):
+            raise TransformError(
+                "Subsampled takes one problem at a time, and vmap, jacrev, jacfwd or hessian maps "
+                "the lower objective; use curvature=Hessian(), or torch.autograd.grad."
+            )
         whole = sampled(lower, "lower")
         count = min(self.blocks, whole.blocks)
         none = [False] * len(leaves(theta))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from hypergrad import MINRES
 from hypergrad.checks.findings import Verdict
+from hypergrad.conditions import L1, Composite, Constrained, NonNegative, Root, Stationary
+from hypergrad.errors import InputError
 from hypergrad.objectives.quadratic import Quadratic
 from tests.hypergrad.problems import P, Q
 from tests.hypergrad.test_check import PHI, TOY, Function, check, last_sentence, names, toy
@@ -67,3 +71,16 @@ def test_a_smooth_bend_is_no_kink() -> None:
         TOY.lower(theta, phi) + (phi.square() + 1e-6).sqrt().sum(-1)
     )
     assert check(toy(lower), TOY.theta, TOY.start).right
+
+
+def test_conditions_are_refused_by_name() -> None:
+    lower: Any = TOY.lower
+    conditions: list[Any] = [
+        Constrained(lower, NonNegative()),
+        Composite(lower, L1(0.1)),
+        Root(lambda theta, phi: phi - theta),
+        Stationary(lower),
+    ]
+    for condition in conditions:
+        with pytest.raises(InputError, match=f"a {type(condition).__name__}.*certificate"):
+            check(toy(condition), TOY.theta, PHI)

@@ -111,6 +111,21 @@ def test_dropout_in_the_objective_is_noticed() -> None:
         node.sum().backward()
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_change_of_the_objective_is_noticed_in_any_unit_of_phi(unit: float) -> None:
+    theta = torch.tensor([1.0, -2.0], requires_grad=True)
+    factor = torch.ones(())
+    node = attach(
+        lambda theta, phi: factor * ((phi / unit - theta).square().sum() + 1.0),
+        theta,
+        theta.detach() * unit * 1.001,
+        solver=CG(),
+    )
+    factor.mul_(1.01)
+    with pytest.raises(InputError, match="at the same point in backward"):
+        node.sum().backward()
+
+
 def test_a_loop_variable_that_moved_on_is_noticed() -> None:
     toy = Toy((3,))
     theta = toy.theta.clone().requires_grad_()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import Implicit, argmin
+from hypergrad import Implicit, argmin, errors
 from hypergrad.conditions import FixedPoint, Root, Stationary
 from hypergrad.solvers import GMRES, Anderson, Broyden, Iteration, NewtonKrylov
 from tests.hypergrad.test_roots import BATCHES, THETA, N, equations, inputs, layer, solution, start
@@ -144,3 +144,12 @@ def test_what_is_kept_for_backward_does_not_grow_with_the_steps(solver: Any) -> 
         return sum(sizes)
 
     assert kept(30) == kept(3) > 0
+
+
+def test_a_compiled_map_is_found_by_its_values_and_newton_says_why_not() -> None:
+    compiled: Any = torch.compile(layer, backend="aot_eager")
+    phi = argmin(FixedPoint(compiled), THETA, start(()), by=Anderson(), adjoint=Implicit())
+    # as above, for the default tolerance
+    assert float((phi - solution(THETA)).norm()) < 1e-6 * N**0.5 / 0.3
+    with pytest.raises(errors.InputError, match=r"without a second derivative.*Find phi by And"):
+        NewtonKrylov().find(FixedPoint(compiled), THETA, start(()))

@@ -249,6 +249,20 @@ def test_a_changed_equation_is_refused_and_rounding_is_not() -> None:
     assert bool(first.isfinite().all())
 
 
+def test_rounding_of_a_residual_that_is_zero_is_no_change() -> None:
+    # F = phi + (theta - 0.1) at phi = 0: zero at one evaluation, rounding of theta at the other
+    theta = torch.full((2,), 0.1, dtype=torch.float64, requires_grad=True)
+    noise = torch.full((), 1e-17, dtype=torch.float64)
+    condition: Any = Root(lambda theta, phi: phi + (theta - 0.1) + noise)
+    phi = attach(condition, theta, torch.zeros(2, dtype=torch.float64))
+    noise.zero_()
+    (first,) = torch.autograd.grad(phi.sum(), theta, retain_graph=True)
+    assert first.tolist() == [-1.0, -1.0]
+    noise.fill_(1e-6)
+    with pytest.raises(errors.InputError, match="at the same point in backward"):
+        phi.sum().backward()
+
+
 NO_SOLVER: Any = GMRES
 LINEAR: Any = Stationary(lambda theta, phi: (theta[0] * phi).sum())
 REFUSALS: dict[str, tuple[Callable[[Tensor], object], str]] = {

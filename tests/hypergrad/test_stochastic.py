@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import CG, Bilevel, Cholesky, attach, hypergradient
-from hypergrad.errors import InputError, NotFiniteError
+from hypergrad.errors import InputError, NotFiniteError, TransformError
 from hypergrad.stochastic import (
     F2SA,
     SABA,
@@ -244,6 +244,13 @@ def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
     assert (some.grad - exact.grad).norm() < 1e-8 * (1 + exact.certificate.cotangent_norm)
 
 
+def test_no_dense_matrix_is_made_of_products_on_some_blocks() -> None:
+    theta = torch.full_like(THETA, 0.5)
+    seen = hypergradient(problem(), theta, minimiser(theta), curvature=Subsampled(blocks=3))
+    assert isinstance(seen.certificate.solver, CG)  # which restarts from the whole residual
+    assert bool(seen.certificate.adjoint.converged)
+
+
 def test_the_certificate_judges_on_all_data() -> None:
     both, theta = problem(), torch.full_like(THETA, -3.0)
     phi = minimiser(theta)
@@ -270,6 +277,14 @@ def test_what_is_refused() -> None:
     x, y = drawn(0)
     with pytest.raises(InputError, match="between 1 and all 11"):
         Minibatched(loss=ridge, data=(x, y), size=12)
+    part = Minibatched(loss=ridge, data=(x, y), size=2)
+    object.__setattr__(part, "size", 2.5)  # past the runtime checker
+    with pytest.raises(InputError, match="Minibatched got size=2.5"):
+        part.__post_init__()
+    variance_reduced = SABA(step_size=0.1, upper_step_size=0.1)
+    for other in (State.begin(THETA, PHI), variance_reduced.start(problem(2), THETA, PHI)):
+        with pytest.raises(InputError, match="SABA got a state whose memory has the rows"):
+            variance_reduced.step(problem(5), other)
     with pytest.raises(InputError, match="count the same examples"):
         Minibatched(loss=ridge, data=(x, y[:5]), size=2)
     with pytest.raises(InputError, match="examples= where data is a function"):
@@ -284,6 +299,11 @@ def test_what_is_refused() -> None:
             PHI,
             curvature=Subsampled(blocks=1),
         )
+    mapped: Any = problem().lower
+    with pytest.raises(TransformError, match=r"Subsampled.*curvature=Hessian\(\)"):
+        torch.func.jacrev(
+            lambda t: attach(mapped, t, minimiser(THETA), curvature=Subsampled(blocks=1))
+        )(THETA)
     each: Any = Minibatched(
         loss=lambda theta, phi, e: (e[0] @ phi - e[1]).square(), data=(x, y), size=2
     )
@@ -297,6 +317,9 @@ def test_what_is_refused() -> None:
         )
     with pytest.raises(InputError, match="theta.0"):
         State.begin(THETA, PHI).restored(State.begin(THETA[:2], PHI).state_dict())
+    half = State.begin(THETA.float(), PHI.float()).state_dict()
+    with pytest.raises(InputError, match=r"phi.0, theta.0, v are .*dtype"):
+        State.begin(THETA, PHI).restored(half)
 
 
 def held(y: Tensor) -> Any:

@@ -207,6 +207,13 @@ def test_argmin_mapped(adjoint: Adjoint) -> None:
     assert error(tf.vmap(tf.grad(loss(phi)))(MANY), want) < 1e-9
 
 
+def test_steps_that_vmap_hides_are_not_counted() -> None:
+    steps = GradientDescent(step_size=0.4, max_steps=200, rtol=1e-6)
+    start = torch.zeros(N, dtype=torch.float64)
+    with pytest.raises(errors.TransformError, match="which Truncated counts first.*rtol=0"):
+        tf.vmap(lambda t: argmin(ridge, t, start, by=steps, adjoint=Truncated(steps=20)))(MANY)
+
+
 @pytest.mark.parametrize("name", ["hessian", "double backward", "hvp"])
 def test_forward_says_that_it_is_differentiable_once(name: str) -> None:
     with pytest.raises(errors.DoubleBackwardError, match="Use adjoint=Unrolled"):

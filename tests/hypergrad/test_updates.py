@@ -164,6 +164,12 @@ def test_a_function_of_ones_own() -> None:
     with pytest.raises(InputError, match="must return \\(phi, memory\\) with a phi like"):
         Descent(update=wrong, max_steps=3).minimise(TOY.lower, TOY.theta, TOY.start)
 
+    def forgetful(phi: Any, gradient: Any, memory: Any, step: Tensor) -> Any:
+        return phi - gradient
+
+    with pytest.raises(InputError, match="returned a Tensor; it must return \\(phi, memory\\)"):
+        Descent(update=forgetful, max_steps=3).minimise(TOY.lower, TOY.theta, TOY.start)
+
 
 def test_what_is_no_update_is_refused() -> None:
     solver = Descent(update=updates.Scaled(step_size=0.1), max_steps=1)

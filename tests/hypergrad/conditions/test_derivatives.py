@@ -183,3 +183,11 @@ def test_reach_is_where_the_active_set_changes() -> None:
     assert int(found.coordinate) == 1
     with pytest.raises(InputError, match="no active set"):
         reach(made.g, at, at)
+
+
+def test_reach_takes_numbers_without_dimensions() -> None:
+    made: Any = Constrained(lambda t, p: (p - t).square(), Box(-1.0, lambda t: t / 4))
+    found = reach(made, torch.tensor(2.0), torch.tensor(0.5))
+    # the multiplier is 2 (t - t/4), zero at t = 0
+    assert float(found.distance) == pytest.approx(2.0)
+    assert float(found.direction) == -1.0

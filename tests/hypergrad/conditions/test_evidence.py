@@ -36,7 +36,9 @@ from hypergrad.conditions import (
     GroupL2,
     L2Ball,
     NonNegative,
+    Root,
     Simplex,
+    Stationary,
 )
 from hypergrad.errors import AdjointError, AdjointWarning, InputError, TransformError
 from hypergrad.solvers import ProximalGradient
@@ -172,6 +174,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda: Affine(torch.ones(2, 3), torch.ones(2)), "not linearly independent"),
     (lambda: Affine(1.0, torch.ones(2)), "got A = 1.0"),
     (lambda: ProximalGradient(step_size=0.0), "step_size"),
+    (lambda: Composite(POSITIVE, L1(0.1)), "Composite got a Constrained as g"),
+    (lambda: Constrained(Root(lambda t, p: p - t), NonNegative()), "Constrained got a Root as g"),
+    (lambda: Stationary(POSITIVE), "Stationary got a Constrained as g"),
 ]
 
 
@@ -196,6 +201,9 @@ def test_nonsense_at_a_theta_is_refused() -> None:
     for made, told in cases:
         with pytest.raises(InputError, match=told):
             argmin(made, one, one, by=by, adjoint=Implicit())
+    number = torch.tensor(1.0, dtype=D)
+    with pytest.raises(InputError, match=r"phi has shape \(\), but Simplex needs 1 more"):
+        argmin(Constrained(pull, Simplex()), one, number, by=by, adjoint=Implicit())
 
 
 def test_a_captured_tensor_is_named() -> None:
