@@ -53,11 +53,11 @@ class Stopped(MetalearnError):
         status: what the process should exit with.
     """
 
-    def __init__(self, asked: signal.Signals, step: int, folder: Path) -> None:
+    def __init__(self, asked: signal.Signals, step: int, folder: Path, option: str) -> None:
         self.status = 128 + asked
         super().__init__(
             f"{asked.name} after {step} upper steps; the state is saved. Continue with: "
-            f"metalearn train --resume {folder}"
+            f"metalearn train --resume {folder}{option}"
         )
 
 

@@ -30,12 +30,12 @@ class F2SA:
     batches and ``lower_steps + 1`` upper ones.
 
     Attributes:
-        step_size: of phi; y takes it divided by the weight, since ``f + lambda g`` is that much
-            more curved.
-        upper_step_size: of theta.
+        step_size: step size of phi; y takes it divided by the weight, since ``f + lambda g`` is
+            that much more curved.
+        upper_step_size: step size of theta.
         weight: lambda of the first step.
         growth: what a step adds to it.
-        lower_steps: on phi and y.
+        lower_steps: steps on phi and y.
     """
 
     step_size: Schedule

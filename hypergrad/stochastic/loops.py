@@ -28,10 +28,10 @@ class StocBiO:
     then steps theta. Draws ``lower_steps + terms + 1`` lower batches and one upper batch.
 
     Attributes:
-        step_size: of phi.
+        step_size: step size of phi.
         adjoint_step_size: s, below 2/L.
-        upper_step_size: of theta.
-        lower_steps: on phi.
+        upper_step_size: step size of theta.
+        lower_steps: steps on phi.
         terms: Q, factors of the series.
     """
 
@@ -87,11 +87,11 @@ class AmIGO:
     ``lower_steps + adjoint_steps + 1`` lower batches and one upper batch.
 
     Attributes:
-        step_size: of phi.
-        adjoint_step_size: of v.
-        upper_step_size: of theta.
-        lower_steps: on phi.
-        adjoint_steps: on v.
+        step_size: step size of phi.
+        adjoint_step_size: step size of v.
+        upper_step_size: step size of theta.
+        lower_steps: steps on phi.
+        adjoint_steps: steps on v.
     """
 
     step_size: Schedule

@@ -39,7 +39,7 @@ class Minibatched(Generic[Theta, Phi]):
             indices to such a tree, for data that stay elsewhere.
         size: examples of a block.
         examples: m; needed where ``data`` is a function.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
     """
 
     loss: Loss[Theta, Phi]
@@ -93,7 +93,7 @@ class Minibatched(Generic[Theta, Phi]):
         return self.block(int(self._permutation(1 + epoch, self.blocks)[place]))
 
     def turns(self, step: int, count: int) -> Iterator[Block[Theta, Phi]]:
-        """The batches of a step that draws so many, each made when it is asked for."""
+        """The `count` batches of one step, each made when it is asked for."""
         return (self.batch(step * count + i) for i in range(count))
 
     def block(self, index: int) -> Block[Theta, Phi]:

@@ -29,8 +29,8 @@ class SABA:
     over the data.
 
     Attributes:
-        step_size: of phi and v.
-        upper_step_size: of theta.
+        step_size: step size of phi and v.
+        upper_step_size: step size of theta.
     """
 
     step_size: Schedule

@@ -22,8 +22,8 @@ class SOBA:
     Theorem 1); with constant ones it ends at a floor.
 
     Attributes:
-        step_size: of phi and v.
-        upper_step_size: of theta.
+        step_size: step size of phi and v.
+        upper_step_size: step size of theta.
     """
 
     step_size: Schedule

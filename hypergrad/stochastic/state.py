@@ -27,7 +27,7 @@ from hypergrad.tree import (
 
 @dataclass(frozen=True)
 class State(Generic[Theta, Phi]):
-    """Where a single-loop method is.
+    """State of a single-loop method between two steps.
 
     Attributes:
         theta: upper variable.

@@ -31,7 +31,7 @@ class Subsampled:
 
     Attributes:
         blocks: how many blocks serve the solver's products; all of them if there are fewer.
-        key: the first of them is the turn of this key.
+        key: key of the first of them; see `Minibatched.batch`.
     """
 
     blocks: int

@@ -123,6 +123,8 @@ class PerTask(nn.Module):
         return torch.stack(
             [
                 torch.cat([self._run(part) for part in task.tensor_split([support]) if len(part)])
+                if support
+                else self._run(task)  # no length is looked at: `torch.export` keeps it open
                 for task in images
             ]
         )

@@ -143,7 +143,7 @@ class ClassifyConfig:
         run: Folder of a finished training run.
         support: Folder with one folder of labelled pictures for each class.
         query: Pictures to classify, or folders that hold them.
-        out: Folder for the answers.
+        out: Folder for the answers. Answers that are there are replaced.
         abstain: Share of right answers to reach, such as 0.95, by giving no answer where the
             probability is below a threshold. The threshold is found on validation episodes of the
             run's data with as many classes and shots.

@@ -21,6 +21,7 @@ from metalearn.config.checks import (
     require_positive,
 )
 from metalearn.config.choices import (
+    GIVEN,
     AdjointName,
     BackboneName,
     DataName,
@@ -239,6 +240,12 @@ class BackboneSettings:
     def own(self) -> bool:
         """The network is the user's, not one of the built-in ones."""
         return ":" in self.name
+
+    @property
+    def option(self) -> str:
+        """The option that names the user's network again; empty if there is none to name."""
+        named = self.own and not self.name.startswith(GIVEN)
+        return f" --backbone {self.name}" if named else ""
 
     def __str__(self) -> str:
         own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}

@@ -104,10 +104,10 @@ def divide(
         for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False)
     }
     if not all(divided.values()):
-        sizes = {split: len(found) for split, found in divided.items()}
+        sizes = ", ".join(f"{len(found)} for {split}" for split, found in divided.items())
         raise DataError(
-            f"{len(parts)} classes would be divided as {sizes}: each split needs one at least. "
-            "Give other shares as --split, or more classes."
+            f"the source has {len(parts)} class{'es' * (len(parts) != 1)}, of which --split gives "
+            f"{sizes}: each needs one at least. Give other shares, or more classes."
         )
     return divided
 

@@ -236,4 +236,4 @@ def require_absent(path: Path) -> None:
         DataError: there is.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} is there already: give a new folder, or remove it.")
+        raise DataError(f"{path} is there already: give a new folder (--root), or remove it.")

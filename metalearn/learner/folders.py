@@ -50,9 +50,10 @@ def support_files(folder: Path) -> tuple[list[Path], list[Path]]:
     files = [file for file in found if file.parent != folder]
     classes = {class_of(file, folder) for file in files}
     if len(classes) < 2:
+        found_in = f"one folder, {classes.pop()}," if classes else "no folder"
         raise DataError(
-            f"{folder} has files in {len(classes)} folders ({', '.join(sorted(classes))}): give a "
-            "folder with one folder for each class, two or more, that hold its labelled pictures."
+            f"{folder} has files in {found_in} of a class: give a folder with one folder for each "
+            "class, two or more, that hold its labelled pictures."
         )
     return files, [file for file in found if file.parent == folder]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metalearn.backbones.per_task import PerTask
 from metalearn.backbones.source import Source
-from metalearn.errors import LearnerError, RunError, UnsolvedWarning
+from metalearn.errors import ConfigError, LearnerError, RunError, UnsolvedWarning
 from metalearn.learner.labels import classes_of, from_json, one_each, to_json
 from metalearn.learner.pictures import Pictures, to_batch
 from metalearn.learner.statistics import normalised_by, statistics
@@ -365,6 +365,8 @@ def load(
             k: v.to(trained.device) for k, v in _part(tensors, _STATISTICS).items()
         }
         learner._support = tensors[_SUPPORT]
+    except ConfigError:  # of the backbone that is given, or is not
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{place} is damaged ({error!r}): save the learner again.") from error
     return learner

@@ -60,7 +60,7 @@ _PAGE: Final = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+:root { color-scheme: light dark; background: Canvas; font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } .note, figcaption, th { color: #777; font-size: .85rem; }
 table { border-collapse: collapse; width: 100%; }
@@ -72,7 +72,9 @@ figure { margin: 0 .4rem 0 0; } figcaption { max-width: 12rem; overflow-wrap: an
 .near figcaption { max-width: 58px; }
 .bar { display: grid; grid-template-columns: 9rem 1fr 3.5rem; gap: .5rem; align-items: center; }
 .bar b, .bar span { overflow-wrap: anywhere; font-weight: normal; }
+.bar span:last-child { text-align: right; }
 .bar i { height: .6rem; background: #4460c8; display: block; }
+@media (max-width: 40rem) { .bar { grid-template-columns: 5rem minmax(2.5rem, 1fr) 3.5rem; } }
 .bar:first-of-type b { font-weight: bold; } .withheld { color: #b55a00; }
 </style>
 <h1>$title</h1>

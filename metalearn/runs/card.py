@@ -132,5 +132,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Card, dict[str, Any]]:
     except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{path} can't be read as trained weights ({error}).") from error
     except safetensors.SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}).") from error
+        raise RunError(
+            f"{path} is damaged, or no file of trained weights (.safetensors): {error}."
+        ) from error
     return tensors, card, values

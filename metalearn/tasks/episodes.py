@@ -132,7 +132,7 @@ class Sampler:
         if self.way > self.pool.classes:
             raise EpisodeError(
                 f"{self.way}-way episodes were asked for, but the {self.pool.split} split has "
-                f"{self.pool.classes} classes: lower way."
+                f"{self.pool.classes} classes: lower way (--train.way or --test.way)."
             )
         if self.shot + self.query > self.pool.fewest:
             raise EpisodeError(

@@ -309,7 +309,7 @@ class _Job:
             "writing the events",
             lambda: run.log("stopped", step=self.training.step, signal=asked.name),
         )
-        raise Stopped(asked, self.training.step, run.folder)
+        raise Stopped(asked, self.training.step, run.folder, self.config.backbone.option)
 
     def _advance(self, run: Run, board: Tracker, stop: Stop) -> None:
         """Take an upper step, and look, validate and save where it is time to."""

@@ -152,7 +152,7 @@ def test_thresholds_are_found_on_answers_of_the_same_kind() -> None:
     ("changed", "said"),
     [
         ({"query": "absent"}, "absent is not there"),
-        ({"support": "query"}, "files in 0 folders"),
+        ({"support": "query"}, "files in no folder of a class"),
         ({"query": "query/<b>page.png"}, "none of the 1 files of the query is a picture"),
         ({"run": "support"}, "no folder of a finished run"),
     ],

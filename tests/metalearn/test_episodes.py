@@ -171,7 +171,7 @@ def test_a_shift_moves_right_and_down() -> None:
 
 
 IMPOSSIBLE = [
-    ({"way": 10}, "10-way episodes .* train split has 9 classes: lower way"),
+    ({"way": 10}, "10-way episodes .* train split has 9 classes: lower way .--train.way"),
     ({"shot": 4, "query": 4}, "need 8 images of each class, .* has 7"),
     ({"way": 1}, "way was given as 1: it must be at least 2"),
     ({"shot": 0}, "shot was given as 0"),

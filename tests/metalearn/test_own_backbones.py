@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from metalearn import Learner, TrainConfig, load, train
 from metalearn.backbones.source import imported, name_of
 from metalearn.cli import main
 from metalearn.config.yaml import settings
-from metalearn.errors import ConfigError, LearnerError, RunError
+from metalearn.errors import ConfigError, LearnerError, RunError, Stopped
 from metalearn.runs.folder import Run
 from tests.metalearn import own_backbones as own
 from tests.metalearn.commands import SMALL, refused
@@ -172,6 +173,14 @@ def test_no_file_of_settings_names_code(tmp_path: Path) -> None:
         settings(file)
 
 
+def test_a_stopped_run_says_how_to_go_on() -> None:
+    names = {RESNET: f" --backbone {RESNET}", "conv4": "", "given:Sequential": ""}
+    for name, option in names.items():
+        given = TrainConfig().replace(backbone=name).backbone
+        said = str(Stopped(signal.SIGINT, 3, Path("run"), given.option))
+        assert said.endswith(f"metalearn train --resume run{option}")
+
+
 def test_a_learner_has_its_own_backbone_when_it_is_given_again(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", own.resnet, normalisation="stored")
     with pytest.raises(ConfigError, match=f"add --backbone {RESNET}"):
@@ -186,8 +195,14 @@ def test_a_learner_has_its_own_backbone_when_it_is_given_again(tmp_path: Path) -
     alone = np.concatenate([found.predict_proba(picture) for picture in pictures])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
     found.save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match=f"add --backbone {RESNET}"):
+        load(tmp_path / "saved")
     again = load(tmp_path / "saved", backbone=own.resnet)
     assert np.array_equal(again.predict_proba(pictures), together)
+    found.export(tmp_path / "embedding.pt2")
+    program = torch.export.load(tmp_path / "embedding.pt2").module()
+    images = 1 - torch.from_numpy(pictures)[:, None] / 255  # dark ink, as on paper, becomes light
+    np.testing.assert_allclose(program(images), found.embed(pictures), rtol=1e-4, atol=1e-4)
 
 
 def test_a_learner_whose_own_backbone_mixes_pictures_says_so(tmp_path: Path) -> None:

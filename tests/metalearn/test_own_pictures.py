@@ -72,7 +72,7 @@ def test_what_can_t_be_divided_is_refused(tmp_path: Path) -> None:
     legacy.put(tmp_path / "photos", flat(3))
     with pytest.raises(DataError, match="3 classes, such as class 00, are in no split.*--split"):
         made(tmp_path)
-    with pytest.raises(DataError, match="each split needs one at least"):
+    with pytest.raises(DataError, match="gives 3 for train, 0 for validation, 0 for test: each"):
         made(tmp_path, shares=(0.9, 0.05, 0.05))
     two = legacy.put(
         tmp_path / "two", flat(2, form="a/{c}/{i}.png") | flat(2, form="b/{c}/{i}.png")

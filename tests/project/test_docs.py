@@ -52,6 +52,14 @@ def test_the_programs_of_a_page_run_one_after_another(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_asterisk_of_a_formula_starts_emphasis(page: Path) -> None:
+    r"""Outside code a minimiser is written φ\*: of two bare ones the text between is italic."""
+    prose = re.sub(r"`[^`]*`", "", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    for paragraph in re.split(r"\n\n|\|", prose):
+        assert len(re.findall(r"(?<![\w\\])[φvb]\*(?!\*)", paragraph)) < 2, paragraph
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_say_what_they_are(page: Path) -> None:
     kinds = {kind for kind, _ in blocks(page)}
     assert kinds <= {PROGRAM, FILE, TEXT}

@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metalearn.data.untrusted.damage import reading
+from metalearn.data.untrusted.damage import explained, reading
 from metalearn.errors import DataError
 
 PIXELS: Final = 2**25  # the largest photograph of ILSVRC-2012 has less
@@ -71,6 +71,16 @@ def _on_paper(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, image.convert("RGBA"))
 
 
+def _opened(content: bytes, failed: str) -> Image.Image:
+    """The picture, its pixels not yet read; Pillow's own message names an address in memory."""
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if explained(content[:512]):
+            raise
+        raise DataError(f"{failed}: it is of another kind, or damaged.") from error
+
+
 def _ignore(_: str) -> None:
     pass
 
@@ -106,7 +116,7 @@ def decode(
     with reading(name, what, content[:512]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _opened(content, f"{name} can't be read as {what}") as image:
             width, height = image.size
             if width * height > PIXELS:
                 raise DataError(

@@ -96,6 +96,10 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.png").write_text("<html>")
     with pytest.raises(LearnerError, match="page.png is an HTML page"):
         to_pixels(tmp_path / "page.png", PictureFormat(side=8, channels=3))
+    (tmp_path / "notes.png").write_text("notes")
+    said = r"notes.png can't be read as a picture \(.*\): it is of another kind, or damaged.$"
+    with pytest.raises(LearnerError, match=said):
+        to_pixels(tmp_path / "notes.png", PictureFormat(side=8, channels=3))
     with pytest.raises(LearnerError, match="absent.png"):
         to_pixels(str(tmp_path / "absent.png"), PictureFormat(side=8, channels=3))
     with pytest.raises(LearnerError, match="is no file"):
