@@ -105,14 +105,31 @@ class Hessian:
         needed: Sequence[bool] | None = None,
     ) -> Point:
         """See :class:`Curvature`."""
+        when = self.probe
+        if isinstance(lower, NonSmooth):
+            # along v a solution at a bound would leave it, and its differences see another problem
+            refuse_probe(self, lower)
+            when = "never"
         at = Linearisation(lower, theta, phi, needed=needed)
-        # along v a solution at a bound would leave it, and its differences see another problem
-        when: Probing = "never" if isinstance(lower, NonSmooth) else self.probe
         probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)
         if isinstance(lower, ClosedForm):
             form = lower.hessian(detach(theta), detach(phi))
             return Point.of(at, Operator(form.product, exact=at.product, form=form), probe)
         return Point.of(at, probe=probe)
+
+
+def refuse_probe(curvature: Hessian, condition: object) -> None:
+    """Raise if a probe was asked for where there is none.
+
+    Raises:
+        InputError: naming the condition.
+    """
+    if curvature.probe == "always":
+        raise InputError(
+            f'probe="always" compares second derivatives of a smooth objective, and a '
+            f"{type(condition).__name__} has no such probe; leave it out, and compare the smooth "
+            "part's own by check(...)."
+        )
 
 
 @dataclass(frozen=True, slots=True)

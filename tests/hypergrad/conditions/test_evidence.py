@@ -155,6 +155,9 @@ def test_solvers_refuse_what_they_are_not_for() -> None:
     value = attach(POSITIVE, t, t.detach(), curvature=curvature.FiniteDifference()).sum()
     with pytest.raises(InputError, match="moves phi off the bounds"):
         value.backward()
+    value = attach(POSITIVE, t, t.detach(), curvature=curvature.Hessian(probe="always")).sum()
+    with pytest.raises(InputError, match="Constrained has no such probe"):
+        value.backward()
 
 
 BAD: list[tuple[Any, str]] = [
