@@ -40,7 +40,7 @@ def main(out: Path, *, steps: int = 12, seed: int = 0) -> dict[str, float]:
     def upper(phi: Tensor) -> Tensor:
         return cross_entropy(x_val @ phi.T, y_val)
 
-    solver = LBFGS(rtol=0.0, atol=1e-5)
+    solver = LBFGS(rtol=0.0, atol=1e-6)
     zeros = torch.zeros(10, x.shape[1], dtype=x.dtype)
     grid = torch.arange(-11.0, -4.9, 0.5).tolist()
     fits = [solver.minimise(lower, zeros + log_l2, zeros).phi for log_l2 in grid]

@@ -18,7 +18,7 @@ from hypergrad.implicit.differences import (
     step_length,
 )
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.implicit.probe import Probe, Probing, probe_of
+from hypergrad.implicit.probe import Probe, Probing, probe_of, refuse_always
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import ClosedForm
@@ -108,7 +108,7 @@ class Hessian:
         when = self.probe
         if isinstance(lower, NonSmooth):
             # along v a solution at a bound would leave it, and its differences see another problem
-            refuse_probe(self, lower)
+            refuse_always(self.probe, lower)
             when = "never"
         at = Linearisation(lower, theta, phi, needed=needed)
         probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)
@@ -116,20 +116,6 @@ class Hessian:
             form = lower.hessian(detach(theta), detach(phi))
             return Point.of(at, Operator(form.product, exact=at.product, form=form), probe)
         return Point.of(at, probe=probe)
-
-
-def refuse_probe(curvature: Hessian, condition: object) -> None:
-    """Raise if a probe was asked for where there is none.
-
-    Raises:
-        InputError: naming the condition.
-    """
-    if curvature.probe == "always":
-        raise InputError(
-            f'probe="always" compares second derivatives of a smooth objective, and a '
-            f"{type(condition).__name__} has no such probe; leave it out, and compare the smooth "
-            "part's own by check(...)."
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.errors import InputError
 from hypergrad.guards import may_look
 from hypergrad.implicit.differences import Differences, length_of, step_length
 from hypergrad.linear.vectors import norm
@@ -40,6 +41,20 @@ _UNEXPLAINED = 5.0
 _ROUNDING = 4.0
 
 _PASSED: set[Hashable] = set()  # the kinds of objective that were found right in this process
+
+
+def refuse_always(when: Probing, condition: object) -> None:
+    """Raise if a probe was asked for where there is none.
+
+    Raises:
+        InputError: naming the condition.
+    """
+    if when == "always":
+        raise InputError(
+            f'probe="always" compares second derivatives of a smooth objective, and a '
+            f"{type(condition).__name__} has no such probe; leave it out, and compare the smooth "
+            "part's own by check(...)."
+        )
 
 
 def probe_of(

@@ -20,7 +20,8 @@ from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
 from hypergrad.implicit.active import NonSmooth, active_set
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
-from hypergrad.implicit.curvature import Curvature, Hessian, Point, refuse_probe
+from hypergrad.implicit.curvature import Curvature, Hessian, Point
+from hypergrad.implicit.probe import refuse_always
 from hypergrad.implicit.saddle import Jacobian, linearise
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
@@ -174,7 +175,7 @@ def _linearised(
             f"curvature={type(curvature).__name__}(...) approximates the Hessian of an objective, "
             f"and {type(lower.equation).__name__} has none; leave curvature out."
         )
-    refuse_probe(curvature, lower.equation)
+    refuse_always(curvature.probe, lower.equation)
     return linearise(lower, theta, phi, needed=needed)
 
 
