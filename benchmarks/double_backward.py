@@ -32,9 +32,9 @@ class Operation:
 
     Attributes:
         name: for the table.
-        shape: of the input.
-        function: of the input; its values are weighted and summed.
-        instead: what to use where it has no second derivative, or a wrong one.
+        shape: shape of the input.
+        function: operation on the input; its values are weighted and summed.
+        instead: operation to use where this has no second derivative, or a wrong one.
     """
 
     name: str
@@ -158,7 +158,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def verdict(operation: Operation) -> dict[str, object]:
-    """What one operation's second derivative is worth: none, wrong, or right, with its error."""
+    """Verdict on one operation's second derivative: none, wrong, or right, with its error."""
     generator = torch.Generator().manual_seed(SEED)
 
     def draw(shape: tuple[int, ...]) -> Tensor:

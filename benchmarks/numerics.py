@@ -47,7 +47,7 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tenso
 
 
 def linear_systems() -> Iterator[Row]:
-    """What solvers say of systems that they do not solve."""
+    """Words of solvers on systems that they do not solve."""
     for condition in (1e2, 1e4, 1e6):
         values = _even(condition)
         yield _system(f"even in logarithm, κ = {condition:.0e}", values, MINRES(), "minres")

@@ -1,1 +1,1 @@
-"""What other libraries and this one return in the same eight situations; see __main__.py."""
+"""Answers of other libraries and this one in the same eight situations; see __main__.py."""

@@ -1,4 +1,4 @@
-"""What other libraries and this one return in the same eight situations.
+"""Answers of other libraries and this one in the same eight situations.
 
     python -m benchmarks.behaviour --out benchmarks/results/behaviour.json
 

@@ -44,7 +44,7 @@ def report(
 
 
 def ask(answer: Answer | str) -> dict[str, object]:
-    """What was returned, raised and warned; of an exception its class and first line."""
+    """Values returned, and words raised and warned; of an exception its class and first line."""
     if isinstance(answer, str):
         return {"absent": answer}
     values: list[float | str | None] | None = None
@@ -73,7 +73,7 @@ def run_calls(library: str) -> list[str]:
 
 
 def _concerns(caught: warnings.WarningMessage) -> bool:
-    """Whether a warning is about the answer, and not about names that will be removed."""
+    """True if a warning is about the answer, and not about names that will be removed."""
     kind = caught.category
     return not issubclass(kind, (DeprecationWarning, PendingDeprecationWarning, FutureWarning))
 

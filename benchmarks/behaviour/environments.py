@@ -17,7 +17,7 @@ LIMIT = 900  # seconds for each command
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """What pip installs for one library.
+    """Packages that pip installs for one library.
 
     Attributes:
         title: its name on the page.
@@ -77,7 +77,7 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
     Args:
         name: a key of `PEERS`.
         folder: where the environment is made, or was.
-        replaced: what pip gets in place of the last package, say a local copy.
+        replaced: package that pip gets in place of the last package, say a local copy.
     """
     peer = PEERS[name]
     python = folder / name / "bin" / "python"

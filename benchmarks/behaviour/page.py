@@ -76,7 +76,7 @@ def _calls(name: str) -> str:
 
 
 def _cell(answer: dict[str, Any]) -> str:
-    """What was returned and said, short."""
+    """Returned values and words, short."""
     if "absent" in answer:
         return f"– ({answer['absent']})"
     if answer["raised"]:

@@ -18,7 +18,7 @@ class Case:
     """One situation.
 
     Attributes:
-        title: what is asked, for the page.
+        title: question, for the page.
         truth: the right answer; None where there is no derivative.
         why: where the answer comes from.
     """

@@ -24,7 +24,7 @@ def solve(lower: Any, theta: Any, start: Any, **options: Any) -> Any:
 
 
 def one_step(lower: Any, theta: Any, start: Any) -> Any:
-    """What one step gives, taken as the minimiser."""
+    """Point after one step, taken as the minimiser."""
     return solve(lower, theta, start, max_steps=1, throw=False)
 
 

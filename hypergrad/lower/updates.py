@@ -200,6 +200,7 @@ class Momentum:
 
     def __post_init__(self) -> None:
         _check("Momentum", self.step_size)
+        _check_decays("Momentum", decay=self.decay)
 
     def __call__(
         self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
@@ -232,6 +233,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         _check("Adam", self.step_size)
+        _check_decays("Adam", decay=self.decay, square_decay=self.square_decay)
 
     def __call__(
         self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
@@ -255,6 +257,17 @@ class Adam:
             first.append(m)
             second.append(v)
         return like(phi, moved), (*first, *second)
+
+
+def _check_decays(owner: str, **decays: float | Tensor) -> None:
+    """Raise for a decay outside ``[0, 1)``; the values of tensors are not read.
+
+    Raises:
+        InputError: naming the decay.
+    """
+    for name, decay in decays.items():
+        if not isinstance(decay, Tensor) and not 0 <= decay < 1:
+            raise InputError(f"{owner} got {name}={decay}; it must be in [0, 1).")
 
 
 def _check(name: str, step_size: object) -> None:

@@ -185,3 +185,13 @@ def test_adam_has_a_derivative_where_the_gradient_is_zero() -> None:
     found = argmin(lambda t, p: (p - t).square().sum(), theta, start, by=by, adjoint=Unrolled())
     (slope,) = torch.autograd.grad(found.sum(), theta)
     assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_decays_that_divide_by_zero_or_grow_are_refused(decay: float) -> None:
+    with pytest.raises(InputError, match=r"Momentum got decay=.*must be in \[0, 1\)"):
+        updates.Momentum(step_size=SIZE, decay=decay)
+    with pytest.raises(InputError, match="Adam got decay="):
+        updates.Adam(step_size=SIZE, decay=decay)
+    with pytest.raises(InputError, match="Adam got square_decay="):
+        updates.Adam(step_size=SIZE, square_decay=decay)
