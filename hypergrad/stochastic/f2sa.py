@@ -12,7 +12,7 @@ from hypergrad.settings import check_max_steps
 from hypergrad.stochastic.directions import ONE, Directions, checked, slopes
 from hypergrad.stochastic.minibatched import sampled
 from hypergrad.stochastic.schedules import Schedule, at, check_schedule
-from hypergrad.stochastic.state import State, shifted
+from hypergrad.stochastic.state import State, begun, shifted
 from hypergrad.tree import Phi, Theta, flatten, leaves
 
 
@@ -56,8 +56,7 @@ class F2SA:
 
     def start(self, problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
         """The first state: y = phi."""
-        sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        return State.begin(theta, phi)
+        return begun(problem, theta, phi)
 
     def step(self, problem: Bilevel[Theta, Phi], state: State[Theta, Phi]) -> State[Theta, Phi]:
         """The state after one upper step.

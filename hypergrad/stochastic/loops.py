@@ -14,7 +14,7 @@ from hypergrad.settings import check_max_steps
 from hypergrad.stochastic.directions import ONE, Directions, checked, slopes
 from hypergrad.stochastic.minibatched import sampled
 from hypergrad.stochastic.schedules import Schedule, at, check_schedule
-from hypergrad.stochastic.state import State, shifted
+from hypergrad.stochastic.state import State, begun, shifted
 from hypergrad.tree import Phi, Theta, flatten
 
 
@@ -49,8 +49,7 @@ class StocBiO:
 
     def start(self, problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
         """The first state: v = 0."""
-        sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        return State.begin(theta, phi)
+        return begun(problem, theta, phi)
 
     def step(self, problem: Bilevel[Theta, Phi], state: State[Theta, Phi]) -> State[Theta, Phi]:
         """The state after one upper step.
@@ -108,8 +107,7 @@ class AmIGO:
 
     def start(self, problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
         """The first state: v = 0."""
-        sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        return State.begin(theta, phi)
+        return begun(problem, theta, phi)
 
     def step(self, problem: Bilevel[Theta, Phi], state: State[Theta, Phi]) -> State[Theta, Phi]:
         """The state after one upper step.

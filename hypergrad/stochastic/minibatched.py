@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Generic, TypeAlias, cast
 
 import torch
@@ -70,7 +71,7 @@ class Minibatched(Generic[Theta, Phi]):
                 f"Minibatched got size={self.size}; a block must have between 1 and all "
                 f"{self.examples} examples."
             )
-        object.__setattr__(self, "_order", self._permutation(0, self.examples))
+        object.__setattr__(self, "_order", _permutation(self.seed, 0, self.examples))
 
     @property
     def blocks(self) -> int:
@@ -90,7 +91,7 @@ class Minibatched(Generic[Theta, Phi]):
         if key < 0:
             raise InputError(f"batch got key={key}; count from 0.")
         epoch, place = divmod(key, self.blocks)
-        return self.block(int(self._permutation(1 + epoch, self.blocks)[place]))
+        return self.block(int(_permutation(self.seed, 1 + epoch, self.blocks)[place]))
 
     def turns(self, step: int, count: int) -> Iterator[Block[Theta, Phi]]:
         """The `count` batches of one step, each made when it is asked for."""
@@ -113,11 +114,14 @@ class Minibatched(Generic[Theta, Phi]):
             return cast(Fetch, self.data)(indices)
         return like(self.data, (leaf[indices.to(leaf.device)] for leaf in leaves(self.data)))
 
-    def _permutation(self, stream: int, count: int) -> Tensor:
-        # torch's generator on the CPU uses 32 bits of its seed: both numbers are mixed into them
-        mixed = random.Random(f"{self.seed}/{stream}").getrandbits(32)
-        generator = torch.Generator().manual_seed(mixed)
-        return torch.randperm(count, generator=generator)
+
+@lru_cache(maxsize=8)  # every batch of an epoch asks for its order
+def _permutation(seed: int, stream: int, count: int) -> Tensor:
+    """The numbers below ``count`` in an order drawn by seed and stream; not to be written into."""
+    # torch's generator on the CPU uses 32 bits of its seed: both numbers are mixed into them
+    mixed = random.Random(f"{seed}/{stream}").getrandbits(32)
+    generator = torch.Generator().manual_seed(mixed)
+    return torch.randperm(count, generator=generator)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypergrad.objective import Bilevel
 from hypergrad.stochastic.directions import Directions, checked, lower_parts, slopes
 from hypergrad.stochastic.minibatched import sampled
 from hypergrad.stochastic.schedules import Schedule, at, check_schedule
-from hypergrad.stochastic.state import State
+from hypergrad.stochastic.state import State, begun
 from hypergrad.tree import Phi, Theta
 
 PARTS = ("slope", "product", "cross", "upper_theta", "upper_phi")
@@ -43,7 +43,7 @@ class SABA:
     def start(self, problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
         """The first state: v = 0, and each block's parts there."""
         upper, lower = sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        state = State.begin(theta, phi)
+        state = begun(problem, theta, phi)
         rows: dict[str, list[Tensor]] = {name: [] for name in PARTS}
         for index in range(lower.blocks):
             parts = lower_parts(lower.block(index), state.theta, state.phi, state.v)

@@ -8,7 +8,7 @@ from hypergrad.objective import Bilevel
 from hypergrad.stochastic.directions import Directions, checked, lower_parts, slopes
 from hypergrad.stochastic.minibatched import sampled
 from hypergrad.stochastic.schedules import Schedule, at, check_schedule
-from hypergrad.stochastic.state import State
+from hypergrad.stochastic.state import State, begun
 from hypergrad.tree import Phi, Theta
 
 
@@ -35,8 +35,7 @@ class SOBA:
 
     def start(self, problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
         """The first state: v = 0."""
-        sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        return State.begin(theta, phi)
+        return begun(problem, theta, phi)
 
     def step(self, problem: Bilevel[Theta, Phi], state: State[Theta, Phi]) -> State[Theta, Phi]:
         """The state after one batch of each level.

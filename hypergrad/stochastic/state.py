@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.objective import Bilevel
 from hypergrad.stochastic.directions import ONE
+from hypergrad.stochastic.minibatched import sampled
 from hypergrad.tree import (
     Phi,
     Theta,
@@ -121,6 +123,17 @@ class State(Generic[Theta, Phi]):
             memory={n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)},
             step=int(state["step"]),
         )
+
+
+def begun(problem: Bilevel[Theta, Phi], theta: Theta, phi: Phi) -> State[Theta, Phi]:
+    """The first state of a method on a problem both of whose levels have batches.
+
+    Raises:
+        InputError: a level has none, or theta or phi can't be used.
+    """
+    sampled(problem.upper, "upper")
+    sampled(problem.lower, "lower")
+    return State.begin(theta, phi)
 
 
 def shifted(tree: Phi, back: Tensor | float) -> Phi:
