@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.behaviour.beyond import tables
+
 BENCHMARKS = Path(__file__).parents[1]
 TORCH = ("torch==2.13.0", "numpy==2.4.6")
 LIMIT = 900  # seconds for each command
@@ -24,12 +26,15 @@ class Peer:
         packages: installed with what they ask for.
         alone: installed by ``--no-deps``, because what they ask for excludes this torch or Python.
         probe: for a library that is left out, what fails; else its answers are asked.
+        beyond: for a library without cases, of which beyond.toml alone asks: the distributions
+            whose versions are recorded.
     """
 
     title: str
     packages: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     probe: str | None = None
+    beyond: tuple[str, ...] = ()
 
 
 PEERS: dict[str, Peer] = {
@@ -53,6 +58,29 @@ PEERS: dict[str, Peer] = {
         title="cvxpylayers",
         packages=(*TORCH, "cvxpy==1.9.3", "diffcp==1.1.9"),
         alone=("cvxpylayers==1.2.0",),
+    ),
+    "boat": Peer(
+        title="BOAT",
+        packages=(*TORCH, "matplotlib"),
+        alone=("higher==0.2.1", "boat-torch==1.1.1"),
+        beyond=("boat-torch", "torch"),
+    ),
+    "linear_operator": Peer(
+        title="linear_operator",
+        packages=(*TORCH, "scipy==1.17.1", "jaxtyping", "mpmath"),
+        alone=("linear_operator==0.6.1",),
+        beyond=("linear_operator", "torch"),
+    ),
+    "curvlinops": Peer(
+        title="curvlinops",
+        packages=(*TORCH, "scipy==1.17.1", "einops", "tqdm"),
+        alone=(
+            "backpack-for-pytorch",
+            "einconv",
+            "unfoldnd",
+            "curvlinops-for-pytorch==3.0.1",
+        ),
+        beyond=("curvlinops-for-pytorch", "torch"),
     ),
     "learn2learn": Peer(
         title="learn2learn",
@@ -93,8 +121,15 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
         commands += [(sys.executable, "-m", "venv", folder / name), (*install, *peer.packages)]
     if commands and alone:
         commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
-    last = ("-c", peer.probe) if peer.probe else ("-m", f"benchmarks.behaviour.with_{name}")
-    commands.append((python, "-W", "ignore", *last))
+    ask = (python, "-W", "ignore")
+    asked = len(commands)
+    if peer.probe:
+        commands.append((*ask, "-c", peer.probe))
+    elif not peer.beyond:
+        commands.append((*ask, "-m", f"benchmarks.behaviour.with_{name}"))
+    if name in tables():
+        commands.append((*ask, "-m", "benchmarks.behaviour.beyond", name, *peer.beyond))
+    printed = []
     for command in commands:
         ended = subprocess.run(
             command,
@@ -107,9 +142,12 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
         )
         if ended.returncode:
             return {"failed": _reason(ended.stderr)}
+        printed.append(ended.stdout)
     if peer.probe:
         return {"failed": "", "note": "it imports now: write its answers"}
-    record: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    record: dict[str, Any] = {}
+    for output in printed[asked:]:
+        record = {**json.loads(output.splitlines()[-1]), **record}  # the cases' versions stand
     return record
 
 
