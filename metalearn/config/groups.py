@@ -260,7 +260,7 @@ class MemorySettings:
         tasks_per_chunk: Largest number of tasks in memory at once.
         budget: Memory that a step may take, as 2GiB or 500MB. Sets --tasks-per-chunk.
         recompute: Compute the backbone's activations again in the backward pass instead of keeping
-            them.
+            them. Not for a backbone called within torch.func.grad or vjp, which torch refuses.
         streamed: Keep no activations of the backbone: pass one task's support or query images at a
             time, and again in the backward pass. Costs a second forward pass. With stored
             normalisation the averages then move once for each task instead of each chunk.
