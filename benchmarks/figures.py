@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from benchmarks.costs import Cost, cost
+from benchmarks.costs import Cost, calls, cost
 from benchmarks.fewshot import METHODS, Setting, Step, backbone_pass, method, takes_steps
 from benchmarks.provenance import SEED
 from benchmarks.timing import interleaved, ratios
@@ -88,7 +88,7 @@ def _step_cost(subject: Method, tasks_per_chunk: int | None = None) -> tuple[Ste
 
 
 def generic() -> dict[str, Figure]:
-    """A hypergradient of values alone: what a step of CG costs, by the difference of two runs."""
+    """A hypergradient of values alone: its calls, and one step of CG from two numbers of steps."""
     size, few, more = 40, 5, 15
     draw = torch.Generator().manual_seed(SEED)
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64))
@@ -106,7 +106,12 @@ def generic() -> dict[str, Figure]:
             found = hypergradient(problem, theta, phi, solver=solver)
         return done.operations, found.certificate.adjoint.matvecs
 
-    run(few)  # a kind of objective is probed at its first hypergradient
+    def chosen() -> Tensor:
+        return hypergradient(problem, theta, phi).grad
+
+    chosen()  # a kind of objective is probed at its first hypergradient
+    whole = calls(chosen)
+    run(few)
     (operations, products), (later, more_products) = run(few), run(more)
     steps = more - few
     each = (later - operations) / steps
@@ -114,6 +119,8 @@ def generic() -> dict[str, Figure]:
         "CG: Hessian products of a step": Figure((more_products - products) / steps, "count"),
         "CG: operations of a step": Figure(each, "operations"),
         "CG: operations beside its steps": Figure(operations - few * each, "operations"),
+        "hypergradient: Python frames": Figure(whole.frames, "operations"),
+        "hypergradient: calls of autograd": Figure(whole.autograd, "count"),
     }
 
 

@@ -149,7 +149,7 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
         NotFiniteError: with the task's index.
     """
     # one look if all is well: no sum is finite that has NaN or infinity in it
-    if may_look(tensor) and math.isfinite(float(tensor.detach().sum())):
+    if may_look(tensor) and math.isfinite((tensor.sum() if tensor.ndim else tensor).item()):
         return
     refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
 

@@ -92,17 +92,19 @@ def evaluate_with_graph(
     if is_transformed(values):
         raise captured_by_transform(objective, role)
     check_batch(phi, "phi", values.shape)
-    own = {id(leaf) for tree in (theta, phi) for leaf in leaves(tree)}
+    points = leaves(phi)
+    own = {id(leaf) for leaf in (*leaves(theta), *points)}
     nodes = nodes_of(values)
     reached = leaves_reached(values, nodes)
     strange = [tensor for key, tensor in reached.items() if key not in own]
     if strange:
         _raise_if_captured(objective, theta, phi, role, strange)
-    for label, leaf in zip(names(phi, "phi"), leaves(phi), strict=True):
+    for index, leaf in enumerate(points):
         if role == "lower" and leaf.requires_grad and id(leaf) not in reached:
             raise InputError(
-                f"the lower objective does not depend on {label}, so nothing determines its "
-                "minimiser; use it (without detach or no_grad), or leave it out of phi."
+                f"the lower objective does not depend on {names(phi, 'phi')[index]}, so nothing "
+                "determines its minimiser; use it (without detach or no_grad), or leave it out of "
+                "phi."
             )
     refuse_not_finite(values, f"the {role} objective", per_task=True)
     return values, nodes

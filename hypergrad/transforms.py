@@ -26,7 +26,7 @@ def transforming(*tensors: Tensor) -> bool:
         return False  # a compiled loop, within a node
     if _functorch.peek_interpreter_stack() is not None:
         return True
-    if _forward_level() < 0:
+    if not tensors or _forward_level() < 0:
         return False
     unpack: Any = torch.autograd.forward_ad.unpack_dual
     return any(unpack(tensor).tangent is not None for tensor in tensors)

@@ -18,7 +18,7 @@ from torch import Size, Tensor
 from hypergrad.equation import Equation, Saddle, stated, unpaired
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
-from hypergrad.implicit.active import NonSmooth, active_set
+from hypergrad.implicit.active import active_set, is_non_smooth
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
 from hypergrad.implicit.probe import refuse_always
@@ -133,7 +133,7 @@ def pull(
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
         predicted, slope, size = dot(v, point.gradient), norm(point.gradient), norm(rhs)
         active = None
-        if isinstance(lower, NonSmooth):
+        if is_non_smooth(lower):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
         curved = None if point.probe is None else point.hessian.image(solution.x)
         step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe

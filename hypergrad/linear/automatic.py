@@ -35,7 +35,8 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     if operator.rough:
         return CG() if operator.kind is Kind.DEFINITE else MINRES()
     unknowns = rhs.shape[-1] if operator.halves is None else rhs.shape[-1] // 2
-    small = unknowns <= DENSE_UNKNOWNS and rhs[..., :unknowns].numel() * unknowns <= DENSE_ENTRIES
+    entries = rhs.shape[:-1].numel() * unknowns**2
+    small = unknowns <= DENSE_UNKNOWNS and entries <= DENSE_ENTRIES
     if operator.halves is not None or operator.kind is Kind.GENERAL:
         return LU() if small else GMRES()
     if operator.kind is not Kind.DEFINITE:

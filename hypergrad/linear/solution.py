@@ -14,7 +14,6 @@ from hypergrad.errors import InputError
 from hypergrad.guards import may_look
 from hypergrad.linear.operator import LinearMap as LinearMap
 from hypergrad.linear.operator import Operator
-from hypergrad.linear.vectors import relative
 
 
 class Status(enum.IntEnum):
@@ -140,18 +139,20 @@ def verified(solution: Solution, operator: Operator, rhs: Float[Tensor, "*batch 
         InputError: an answer that does not have the shape of the right-hand side.
     """
     each = (solution.status, solution.residual, solution.curvature, solution.steps)
-    if solution.x.shape != rhs.shape or any(part.shape != rhs.shape[:-1] for part in each):
+    shapes = [part.shape for part in each]
+    if solution.x.shape != rhs.shape or shapes != [rhs.shape[:-1]] * len(each):
         raise InputError(
             f"the solver answered a right-hand side of shape {tuple(rhs.shape)} with x of "
             f"shape {tuple(solution.x.shape)} and status, residual, curvature and steps of "
-            f"shapes {[tuple(part.shape) for part in each]}; x must be like the right-hand "
+            f"shapes {[tuple(shape) for shape in shapes]}; x must be like the right-hand "
             "side, and the rest have one value for each task."
         )
     before = operator.matvecs
     with torch.no_grad():
-        true = relative(rhs - operator.image(solution.x), rhs)
-    solution = replace(solution, matvecs=solution.matvecs + operator.matvecs - before)
-    if may_look(true) and bool((true <= solution.residual).all()):
+        true = operator.residual(rhs, solution.x)
+    if (more := operator.matvecs - before) > 0:
+        solution = replace(solution, matvecs=solution.matvecs + more)
+    if true is solution.residual or (may_look(true) and bool((true <= solution.residual).all())):
         return solution
     allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
     misreported = ~(true <= allowed) & (solution.status == Status.CONVERGED)  # True for NaN, too
@@ -169,17 +170,20 @@ def direct(
     rhs: Float[Tensor, "*batch n"],
     *,
     rtol: float,
+    curvature: Float[Tensor, "*batch"] | None = None,
 ) -> Solution:
-    """The solution of a direct solve: x, verified by one product."""
-    residual = relative(rhs - operator.exact(x), rhs)
-    status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
-    status.masked_fill_(residual <= rtol, Status.CONVERGED)
-    status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
+    """The solution of a direct solve: x, verified by one product; no curvature is infinite."""
+    residual = operator.residual(rhs, x)
+    met = residual <= rtol
+    status = torch.full_like(met, Status.CONVERGED, dtype=torch.int64)
+    if not (may_look(met) and bool(met.all())):
+        status.masked_fill_(~met, Status.STAGNATED)
+        status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=x,
         status=status,
         residual=residual,
-        curvature=torch.full_like(residual, torch.inf),
+        curvature=torch.full_like(residual, torch.inf) if curvature is None else curvature,
         steps=torch.ones_like(status),
         matvecs=operator.matvecs,
     )

@@ -17,7 +17,7 @@ from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
 from hypergrad.objective import Objective, evaluate
-from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.closed_form import is_closed_form
 from hypergrad.transforms import is_mapped, is_transformed, transforming
 from hypergrad.tree import Phi, Theta, Tree, dense, detach, flatten, fresh_leaf, leaves, like
 
@@ -125,7 +125,7 @@ class Slope:
         if transforming(*leaves(theta), *leaves(phi)):
             return cls._transformed(lower, theta, phi, measured)
         theta, phi = (theta, phi) if record else (detach(theta), detach(phi))
-        if isinstance(lower, ClosedForm) and not record:
+        if is_closed_form(lower) and not record:
             with torch.no_grad():
                 known = leaves(lower.gradient(theta, phi))
                 return cls(leaves(phi), known, lower(theta, phi).shape if measured else Size())

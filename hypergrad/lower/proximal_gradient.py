@@ -9,7 +9,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.implicit.active import NonSmooth, smooth_gradient
+from hypergrad.implicit.active import NonSmooth, is_non_smooth, smooth_gradient
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.lanczos import lanczos
 from hypergrad.linear.vectors import dot, norm
@@ -63,7 +63,7 @@ class ProximalGradient:
         Raises:
             InputError: naming what was given.
         """
-        if not isinstance(lower, NonSmooth):
+        if not is_non_smooth(lower):
             raise InputError(
                 f"ProximalGradient minimises a Constrained or a Composite, and got a "
                 f"{type(lower).__name__}; wrap it, as in Constrained(g, within=NonNegative()), or "
@@ -78,7 +78,7 @@ class ProximalGradient:
             NotFiniteError: the steps diverged.
         """
         self.require(lower)
-        assert isinstance(lower, NonSmooth)
+        assert is_non_smooth(lower)
         theta, phi = detach(theta), detach(phi)
         batch = evaluate(lower, theta, phi).shape
         run = _Run(lower, theta, phi, batch)
