@@ -44,6 +44,7 @@ from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, ratios, seconds
 
 CASES: dict[str, Callable[[], Case]] = {
+    "quadratic-10": lambda: quadratic(10),
     "quadratic-100": lambda: quadratic(100),
     "quadratic-1000": lambda: quadratic(1000),
     "logistic-small": lambda: logistic(300, 60, 10),

@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Adjoint, Condition
-from hypergrad.compiling import outside
 from hypergrad.equation import stated
 from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver, RootSolver, require_fitting
 from hypergrad.objective import examine
-from hypergrad.transforms import is_batched_twice, transforming
+from hypergrad.transforms import is_batched_twice, outside_compilers, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
-@outside
+@outside_compilers
 def argmin(
     lower: Condition[Theta, Phi],
     theta: Theta,

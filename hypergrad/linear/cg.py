@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.cg_single import sweep_single
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
@@ -48,10 +47,6 @@ class CG:
             makes the host wait for the device. Changes no result, only how many products follow
             the last task's end. None: never; ``max_steps`` products in one sweep, without restart,
             and the host waits for nothing.
-        compiled: whether ``torch.compile`` makes one program of the sweep, which then must look at
-            nothing (``check_every=None``), and whose products must not call autograd: those of an
-            objective with a closed form. It is made at the first solve of each shape, which takes
-            about a second for each of ``max_steps``, and rounds in another order.
     """
 
     needs: ClassVar[Kind] = Kind.DEFINITE
@@ -61,17 +56,11 @@ class CG:
     damping: float = 0.0
     preconditioner: Preconditioner | LinearMap | None = None
     check_every: int | None = 1
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_stopping("CG", self.rtol, self.atol, self.max_steps, self.check_every)
         if not 0 <= self.damping < float("inf"):
             raise InputError(f"CG got damping={self.damping}; it must be at least 0, and finite.")
-        if self.compiled and self.check_every is not None:
-            raise InputError(
-                f"CG got compiled=True and check_every={self.check_every}: a compiled sweep looks "
-                "at no value; give check_every=None with max_steps."
-            )
 
     @torch.no_grad()
     def solve(
@@ -83,8 +72,7 @@ class CG:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
         product = Operator(apply, damping=self.damping)
         inverse = prepared(self.preconditioner, product, rhs)
-        steps = compiled(_sweep) if self.compiled else _sweep
-        sweep: Sweep = partial(steps, inverse, self.check_every)
+        sweep: Sweep = partial(_sweep, inverse, self.check_every)
         if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:
             sweep = partial(sweep_single, inverse)
         return iterate(

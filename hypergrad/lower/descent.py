@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
-from hypergrad.compiling import compiled
 from hypergrad.errors import InputError, TransformError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
@@ -201,12 +200,8 @@ def descend(
     theta: Theta,
     phi: Phi,
     tolerance: Tolerance,
-    *,
-    whole: bool = False,
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
-
-    ``whole`` says whether the steps are one program.
 
     Raises:
         InputError: the objective can't be used.
@@ -214,8 +209,7 @@ def descend(
     """
     require_fitting(solver, lower)
     theta = detach(theta)
-    walk = compiled(_walk) if whole else _walk
-    phi, memory, taken = walk(solver, indices, lower, theta, detach(phi), tolerance)
+    phi, memory, taken = _walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = norm(last := gradient(lower, theta, phi))
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = (
@@ -290,8 +284,6 @@ def refuse_captured_step(solver: Unrollable, theta: Tree, phi: Tree) -> None:
     Raises:
         InputError: naming the solver.
     """
-    if torch.compiler.is_compiling():
-        return
     transformed = any(map(is_transformed, leaves(theta)))
     if any(
         leaf.requires_grad or (is_transformed(leaf) and not transformed) for leaf in leaves(phi)

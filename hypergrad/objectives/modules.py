@@ -162,8 +162,6 @@ def _without_draws(
     Raises:
         InputError: it drew random numbers: the state of a generator changed.
     """
-    if torch.compiler.is_compiling():  # where generators can't be looked at
-        return function(values, *inputs)
     devices = {leaf.device for leaf in (*values.values(), *inputs) if leaf.device.type == "cuda"}
     before = _random_states(devices)
     output = function(values, *inputs)

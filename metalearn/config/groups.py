@@ -175,8 +175,6 @@ class MethodSettings:
             direct solve.
         adjoint_steps: Number N of conjugate-gradient steps for the adjoint system.
         l2: Weight of the L2 penalty on the head.
-        compiled: Compile the K lower-level steps and the N adjoint steps with torch.compile. Each
-            new batch size costs about a second a step of compiling first.
     """
 
     name: Annotated[MethodName, arg(name="method")] = "memory-reduced-exact"
@@ -186,7 +184,6 @@ class MethodSettings:
     adjoint: Annotated[AdjointName | None, unset("{cg,woodbury}")] = None
     adjoint_steps: Annotated[int | None, unset("INT")] = None
     l2: Annotated[float | None, unset("FLOAT")] = None
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("method", self.name, MethodName)
