@@ -120,6 +120,12 @@ def check_tree(tree: Tree, name: str) -> None:
                 f"{label} is {given}; give a tensor, or tensors in nested dicts, lists, tuples or "
                 "dataclasses registered with torch.utils._pytree."
             )
+        if hasattr(leaf, "full_tensor"):
+            raise InputError(
+                f"{label} is a {type(leaf).__name__}, of which this rank holds a part, and norms "
+                "and inner products of it would be the part's; give it whole, .full_tensor(), "
+                "which autograd differentiates, and see docs/guides/distributed.md."
+            )
         if leaf.layout != torch.strided:
             raise InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")
         if leaf.is_inference():
