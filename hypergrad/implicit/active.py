@@ -54,7 +54,7 @@ class NonSmooth(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ActiveSet:
     """The evidence on the active set: what holds phi at bounds and kinks, for each task.
 

@@ -212,7 +212,7 @@ def _claim(lower: object) -> Claim:
     return STATIONARY if is_indefinite(lower) else MINIMISER
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypergradient(Generic[Theta]):
     """The upper objective's value and gradient through the minimiser, with the evidence.
 
