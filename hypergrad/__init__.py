@@ -4,7 +4,7 @@
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
 ``check`` looks for what could make them wrong. What defines phi may be another condition than an
 objective: a root, a saddle point, a minimiser within bounds or at kinks (``conditions``, with their
-``solvers``). The rest has its place in ``curvature``, ``errors``, ``objectives``,
+``solvers``). The rest has its place in ``curvature``, ``distributed``, ``errors``, ``objectives``,
 ``preconditioners``, ``stochastic``, ``theory`` and ``updates``.
 
 ``check`` and the namespaces that few programs need are imported when they are first used.
@@ -43,7 +43,7 @@ from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
 if TYPE_CHECKING:
-    from hypergrad import conditions, solvers, stochastic, theory
+    from hypergrad import conditions, distributed, solvers, stochastic, theory
     from hypergrad.checks.check import check
 
 __version__ = "0.1.0"
@@ -85,6 +85,7 @@ __all__ = [
     "conditions",
     "curvature",
     "deferred",
+    "distributed",
     "errors",
     "hypergradient",
     "objectives",
@@ -98,7 +99,7 @@ __all__ = [
     "warn",
 ]
 
-_LATER: Final = ("conditions", "solvers", "stochastic", "theory")
+_LATER: Final = ("conditions", "distributed", "solvers", "stochastic", "theory")
 
 
 def __getattr__(name: str) -> object:

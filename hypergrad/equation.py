@@ -60,7 +60,7 @@ class FixedPointEquation(Equation[ThetaIn, Phi], Protocol[ThetaIn, Phi]):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair(Generic[Phi]):
     """A phi and the multiplier u of its equation, zero."""
 

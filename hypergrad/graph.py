@@ -19,9 +19,13 @@ def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[s
 
 
 def custom_among(nodes: set[Any]) -> list[str]:
-    """:func:`custom_functions`, of nodes that have been walked to."""
+    """:func:`custom_functions`, of nodes that have been walked to; this library's are left out."""
     kind = torch.autograd.function.BackwardCFunction
-    custom = [node for node in nodes if isinstance(node, kind)]
+    custom = [
+        node
+        for node in nodes
+        if isinstance(node, kind) and not type(node).__module__.startswith("hypergrad.")
+    ]
     return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
 
 

@@ -123,6 +123,7 @@ def _is_differentiable(leaf: object) -> bool:  # users' trees are checked, not b
         and leaf.is_floating_point()
         and leaf.layout == torch.strided
         and not leaf.is_inference()
+        and not hasattr(leaf, "full_tensor")
     )
 
 
@@ -132,6 +133,12 @@ def _not_differentiable(label: str, leaf: object) -> InputError:
         return InputError(
             f"{label} is {given}; give a tensor, or tensors in nested dicts, lists, tuples or "
             "dataclasses registered with torch.utils._pytree."
+        )
+    if hasattr(leaf, "full_tensor"):
+        return InputError(
+            f"{label} is a {type(leaf).__name__}, of which this rank holds a part, and norms "
+            "and inner products of it would be the part's; give it whole, .full_tensor(), "
+            "which autograd differentiates, and see docs/guides/distributed.md."
         )
     if leaf.layout != torch.strided:
         return InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")

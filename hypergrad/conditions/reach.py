@@ -21,7 +21,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reach(Generic[Theta]):
     """The nearest theta at which each task's active set changes, to first order.
 

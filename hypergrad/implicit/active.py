@@ -59,7 +59,7 @@ def is_non_smooth(lower: object) -> TypeGuard[NonSmooth]:
     return hasattr(lower, "slacks") and hasattr(lower, "prox") and hasattr(lower, "smooth")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ActiveSet:
     """The evidence on the active set: what holds phi at bounds and kinks, for each task.
 

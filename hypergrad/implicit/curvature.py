@@ -26,7 +26,7 @@ from hypergrad.objectives.composed import Composed
 from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Point:
     """The stationarity condition linearised at one point: all that the kernel needs.
 

@@ -92,7 +92,7 @@ class MappedClosedForm(Mapped):
         return _MappedForm(self, theta, phi)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _MappedForm:
     objective: MappedClosedForm
     theta: Any

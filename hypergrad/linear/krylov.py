@@ -38,7 +38,7 @@ def check_stopping(
         raise InputError(f"{name} got check_every={check_every}; it must be at least 1, or None.")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """The state of one solve. The tensors are the run's own: a sweep may write into them."""
 

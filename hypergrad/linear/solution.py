@@ -56,7 +56,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Solution:
     """An answer ``x`` to ``A x = b`` for each task, with its evidence.
 

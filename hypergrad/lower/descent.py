@@ -86,7 +86,7 @@ class Tolerance:
         return Progress(done, (goal, taken + ~done))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Progress:
     """Which tasks a step leaves where they are.
 
@@ -100,7 +100,7 @@ class Progress:
     note: Memory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slope:
     """A point and d g/d phi there, recorded where a derivative may be asked for."""
 

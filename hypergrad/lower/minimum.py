@@ -16,7 +16,7 @@ from hypergrad.objective import Objective, is_indefinite
 from hypergrad.tree import Phi, Theta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Minimum(Generic[Phi]):
     """A point that should minimise the lower objective, with the evidence.
 

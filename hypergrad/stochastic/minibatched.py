@@ -24,7 +24,7 @@ Fetch: TypeAlias = Callable[[Tensor], Tree]
 """``(size,) indices -> examples``: what a data set gives for these examples, collated."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Minibatched(Generic[Theta, Phi]):
     """``g(theta, phi) = mean_j loss_j(theta, phi)`` over m examples, one problem (no tasks).
 
@@ -124,7 +124,7 @@ def _permutation(seed: int, stream: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block(Generic[Theta, Phi]):
     """The objective of some of the examples.
 
