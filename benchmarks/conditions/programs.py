@@ -144,7 +144,7 @@ def _cvxpylayers(name: str, data: Data) -> Iterator[Way]:
     layer = layers.CvxpyLayer(cvxpy.Problem(goal, within[name]), parameters=[p], variables=[x])
     for how, options in (
         ("CvxpyLayer", {}),
-        ("CvxpyLayer, Clarabel", {"solve_method": "Clarabel"}),
+        ("CvxpyLayer, SCS to 1e-10, dense", {"eps": 1e-10, "mode": "dense"}),
         ("CvxpyLayer, Clarabel, dense", {"solve_method": "Clarabel", "mode": "dense"}),
     ):
         given = {"n_jobs_forward": 1, "n_jobs_backward": 1, **options}
