@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from benchmarks.behaviour.beyond import tables
 
 BENCHMARKS = Path(__file__).parents[1]
 TORCH = ("torch==2.13.0", "numpy==2.4.6")
-LIMIT = 900  # seconds for each command
+LIMIT = 3600  # seconds for each command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,47 +109,71 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
         replaced: package that pip gets in place of the last package, say a local copy.
     """
     peer = PEERS[name]
-    python = folder / name / "bin" / "python"
     view = folder / "view"  # of the benchmarks alone: hypertorch's package is named hypergrad, too
     if not view.exists():
         view.mkdir()
         (view / "benchmarks").symlink_to(BENCHMARKS)
     alone = peer.alone if replaced is None else (*peer.alone[:-1], replaced)
-    # betty-ml asks for a Python below 3.11
-    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
-    commands: list[tuple[str | Path, ...]] = []
-    if not python.exists():
-        commands += [(sys.executable, "-m", "venv", folder / name), (*install, *peer.packages)]
-    if commands and alone:
-        commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
-    ask = (python, "-W", "ignore")
-    asked = len(commands)
+    python, failed = installed(folder / name, peer.packages, alone)
+    if failed is not None:
+        return {"failed": failed}
+    commands: list[tuple[str, ...]] = []
     if peer.probe:
-        commands.append((*ask, "-c", peer.probe))
+        commands.append(("-c", peer.probe))
     elif not peer.beyond:
-        commands.append((*ask, "-m", f"benchmarks.behaviour.with_{name}"))
+        commands.append(("-m", f"benchmarks.behaviour.with_{name}"))
     if name in tables():
-        commands.append((*ask, "-m", "benchmarks.behaviour.beyond", name, *peer.beyond))
-    printed = []
-    for command in commands:
-        ended = subprocess.run(
-            command,
-            cwd=view,
-            env={**os.environ, "PYTHONPATH": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
-        if ended.returncode:
-            return {"failed": _reason(ended.stderr)}
-        printed.append(ended.stdout)
-    if peer.probe:
-        return {"failed": "", "note": "it imports now: write its answers"}
+        commands.append(("-m", "benchmarks.behaviour.beyond", name, *peer.beyond))
     record: dict[str, Any] = {}
-    for output in printed[asked:]:
+    for command in commands:
+        output, failed = ran((python, "-W", "ignore", *command), view)
+        if failed is not None:
+            return {"failed": failed}
+        if peer.probe:
+            return {"failed": "", "note": "it imports now: write its answers"}
         record = {**json.loads(output.splitlines()[-1]), **record}  # the cases' versions stand
     return record
+
+
+def installed(
+    folder: Path, packages: Sequence[str], alone: Sequence[str] = ()
+) -> tuple[Path, str | None]:
+    """The Python of an environment with packages, made unless it is there; or why it can't be.
+
+    Args:
+        folder: where it is made, or was.
+        packages: installed with what they ask for.
+        alone: installed by ``--no-deps``.
+    """
+    python = folder / "bin" / "python"
+    if python.exists():
+        return python, None
+    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
+    commands: list[tuple[str | Path, ...]] = [
+        (sys.executable, "-m", "venv", folder),
+        (*install, *packages),
+    ]
+    if alone:  # betty-ml asks for a Python below 3.11
+        commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
+    for command in commands:
+        _, failed = ran(command, folder.parent)
+        if failed is not None:
+            return python, failed
+    return python, None
+
+
+def ran(command: Sequence[str | Path], folder: Path, **variables: str) -> tuple[str, str | None]:
+    """A command's output, and the line that says why it failed, if it did."""
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    return ended.stdout, _reason(ended.stderr) if ended.returncode else None
 
 
 def _reason(stderr: str) -> str:
