@@ -101,7 +101,7 @@ def iterate(
     atol: float,
     max_steps: int | None,
     check_every: int | None,
-    damping: float = 0.0,
+    damping: float | Tensor = 0.0,
 ) -> Solution:
     """Sweep, recompute the residual, and sweep again while the two differ and that helps.
 
@@ -114,7 +114,8 @@ def iterate(
         atol: absolute tolerance on it.
         max_steps: at most this many steps; None means 10 n.
         check_every: None: sweep once, and let the host wait for nothing.
-        damping: what ``product`` has added to A; the solution's residual is that of A itself.
+        damping: what ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
+            residual is that of A itself.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
     scale = scale_of(rhs)
@@ -140,7 +141,9 @@ def iterate(
             break
         budget = limit - int(run.steps.max())
 
-    undamped = norm(run.residual + damping * run.x) if damping else true
+    each = torch.as_tensor(damping).to(true).expand(*true.shape, 1)[..., 0]
+    damped = isinstance(damping, Tensor) or damping > 0
+    undamped = norm(run.residual + damping * run.x) if damped else true
     # A residual that the recurrence and the recomputation agree on to _TRUST may be that much
     # above the goal and still be the one that was asked for.
     status = run.ended
@@ -148,14 +151,15 @@ def iterate(
     met = ~proven & (true * (1 - _TRUST) <= goal)
     status.masked_fill_(status == Status.CONVERGED, Status.STAGNATED)
     status.masked_fill_(met, Status.CONVERGED)
-    if damping:
+    if damped:
         status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), Status.DAMPED)
     status.masked_fill_(~true.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=product.scaled(run.x, scale),
         status=status,
         residual=undamped / torch.where(size > 0, size, 1.0),
-        curvature=run.curvature - damping,
+        curvature=run.curvature - each,
         steps=run.steps,
         matvecs=product.matvecs,
+        damping=each,
     )
