@@ -117,7 +117,7 @@ class Operator:
         exact: LinearMap | None = None,
         final: LinearMap | None = None,
         form: HessianForm | None = None,
-        damping: float = 0.0,
+        damping: float | Float[Tensor, "*batch 1"] = 0.0,
         kind: Kind = Kind.DEFINITE,
         transposed: bool = False,
         halves: Halves | None = None,
@@ -190,7 +190,9 @@ class Operator:
 
     def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1
-        return image + self._damping * vector if self._damping else image
+        if isinstance(self._damping, float) and not self._damping:
+            return image
+        return image + self._damping * vector
 
     def _answered(self, answer: Tensor) -> _Seen:
         seen = self._memory.seen

@@ -38,11 +38,13 @@ _REMEDIES = {
     Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
     Status.STAGNATED: (
         "the residual falls no further: the tolerance is below what this precision reaches (loosen "
-        "it, or use float64), or the matrix is singular (regularise the lower objective)."
+        "it, or use float64), the matrix is singular (regularise the lower objective), or the "
+        "solver's products are too far from the exact ones (more blocks in Subsampled)."
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
-        "steps, regularise the lower objective, damp the system, or use GaussNewton() as curvature."
+        'steps, regularise the lower objective, damp the system (CG(damping="auto")), or use '
+        "GaussNewton() as curvature."
     ),
     Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
     Status.DAMPED: (
@@ -69,6 +71,8 @@ class Solution:
             positive definite. Infinite where no product was needed.
         steps: ``(*batch,)`` steps this task took.
         matvecs: products, each serving the whole batch.
+        damping: ``(*batch,)`` the multiple of the identity that was added to A, given or picked;
+            None from a solver that adds none.
     """
 
     x: Float[Tensor, "*batch n"]
@@ -77,6 +81,7 @@ class Solution:
     curvature: Float[Tensor, "*batch"]
     steps: Int[Tensor, "*batch"]
     matvecs: int
+    damping: Float[Tensor, "*batch"] | None = None
 
     @property
     def converged(self) -> Bool[Tensor, "*batch"]:
@@ -102,7 +107,7 @@ def remedy(solution: Solution, task: int) -> str:
     return (
         f"the Hessian has curvature {least:.2e}, so phi is no strict minimiser; take more lower "
         f"steps, regularise the lower objective, damp by more than {-least:.2e} "
-        "(CG(damping=...); directions not met may need more), or use GaussNewton() as curvature."
+        '(CG(damping="auto") picks it), or use GaussNewton() as curvature.'
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Bilevel, Cholesky, attach, hypergradient
+from hypergrad import CG, Bilevel, Cholesky, Status, attach, hypergradient
 from hypergrad.errors import InputError, NotFiniteError, TransformError
 from hypergrad.stochastic import (
     F2SA,
@@ -242,6 +242,24 @@ def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
     # by the residual on all data, at most 1e-9 |c|; H >= 1, |J| < 3 here
     assert bool(some.certificate.adjoint.converged)
     assert (some.grad - exact.grad).norm() < 1e-8 * (1 + exact.certificate.cotangent_norm)
+
+
+@pytest.mark.parametrize(("theta", "blocks"), [(0.5, 2), (-3.0, 3)])
+def test_restarts_that_run_out_of_steps_say_so(theta: float, blocks: int) -> None:
+    at = torch.full_like(THETA, theta)
+    short, long = (
+        hypergradient(
+            problem(),
+            at,
+            minimiser(at),
+            solver=CG(rtol=1e-8, max_steps=steps),
+            curvature=Subsampled(blocks=blocks),
+        ).certificate.adjoint
+        for steps in (24, 100)
+    )
+    # each restart takes a factor off the residual: what is missing is steps, not precision
+    assert short.status == Status.OUT_OF_STEPS
+    assert long.status == Status.CONVERGED
 
 
 def test_no_dense_matrix_is_made_of_products_on_some_blocks() -> None:
