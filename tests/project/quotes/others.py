@@ -102,7 +102,8 @@ def mutated_files(record: Record) -> Iterator[str]:
         f"{record['files']} mutated files: {record['read']} read, {record['refused']} refused, "
         f"{record['ended']} ended their process and were refused, {record['otherwise']} "
         f"otherwise; a child took up to {record['peak_bytes'] / MIB:.0f} MiB; slowest: "
-        f"{slowest['form']}, file {slowest['file']}, {1000 * slowest['cpu_seconds']:.0f} ms of CPU (allowed 30 s)"
+        f"{slowest['form']}, file {slowest['file']}, "
+        f"{1000 * slowest['cpu_seconds']:.0f} ms of CPU (allowed 30 s)"
     )
 
 
