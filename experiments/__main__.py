@@ -1,8 +1,10 @@
 """Run an experiment from its settings in this folder, and keep its results.
 
 `python -m experiments omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
+`python -m experiments omniglot-search` compares settings for it by validation;
 `python -m experiments cifar-fs` compares methods from three seeds, with memory, tables
-and figures. To continue an experiment that was stopped, give the same command again: finished runs
+and figures; `python -m experiments residual` relates accuracy to the error of the hypergradient.
+To continue an experiment that was stopped, give the same command again: finished runs
 are kept. The data must be prepared in the cache folder (docs/data.md).
 """
 
@@ -18,7 +20,9 @@ from typing import Annotated, Final, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
+from experiments import residual
 from experiments.rates import RATES, search
+from experiments.search import search as search_settings
 from hypergrad.errors import HypergradError
 from metalearn.cli.compare import ensure, member
 from metalearn.cli.measure import measure
@@ -34,7 +38,7 @@ from metalearn.report.figures import accuracy_figure, hypergradient_figure, memo
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
 from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
 
-Experiment: TypeAlias = Literal["omniglot", "cifar-fs"]
+Experiment: TypeAlias = Literal["omniglot", "omniglot-search", "cifar-fs", "residual"]
 
 # Files of a run that tables and figures read; weights and checkpoints are not kept.
 KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT)
@@ -89,6 +93,19 @@ def omniglot(
     keep(run, results)
     fewer = TestConfig(run=run, out=results / f"{ways}way-1shot.json", way=ways)
     test(fewer, console=console)
+
+
+def omniglot_search(config: ExperimentConfig, asked: TrainConfig, *, console: Console) -> None:
+    """Compare settings for Omniglot by validation, after few steps, and keep the table.
+
+    Raises:
+        MetalearnError: a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    rows = search_settings(config.runs / "omniglot-search", asked, console=console)
+    rows.show(console)
+    config.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.results / "omniglot-search.md", rows.markdown().encode())
 
 
 def cifar_fs(
@@ -158,8 +175,14 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
     """
     if config.name == "omniglot":
         omniglot(config, named("omniglot-20way-1shot"), console=console)
-    else:
+    elif config.name == "omniglot-search":
+        omniglot_search(config, named("omniglot-20way-1shot"), console=console)
+    elif config.name == "cifar-fs":
         cifar_fs(config, named("cifar-fs-5way-5shot"), console=console)
+    else:
+        runs = config.runs / "residual"
+        points, origin = residual.study(runs, named("residual"), console=console)
+        residual.write(points, origin, config.results / "residual", console=console)
 
 
 def _say(message: str) -> None:

@@ -75,7 +75,9 @@ TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
 CAME_LATER: Final[dict[str, object]] = {
     "compiled": False,
+    "jitter": False,
     "layer_rates": (),
     "seconds": None,
+    "wide_heads": False,
 }
 """Settings that runs recorded earlier do not name, each with the value those runs had."""
