@@ -71,6 +71,8 @@ class Line:
         intercept: accuracy at error 1.
         explained: share of the cells' variance that the line explains (R squared).
         cells: number of cells.
+        centre: mean of log10 of the error.
+        width: sum of squared distances from it.
     """
 
     slope: float
@@ -78,6 +80,14 @@ class Line:
     intercept: float
     explained: float
     cells: int
+    centre: float
+    width: float
+
+    def height(self, exponent: float) -> tuple[float, float]:
+        """Accuracy on the line, and half the width of its 95 % interval there."""
+        # half = t s / sqrt(width), s the residuals' standard deviation
+        apart = math.sqrt(self.width / self.cells + (exponent - self.centre) ** 2)
+        return self.intercept + self.slope * exponent, self.half * apart
 
 
 def study(
@@ -151,14 +161,20 @@ def regression(points: Sequence[Point]) -> Line:
         for own in cells(points).values()
     ]
     x, y = (np.array(column) for column in zip(*means, strict=True))
-    fit = stats.linregress(x, y)
-    quantile = float(stats.t.ppf(0.975, len(means) - 2))
+    apart = x - x.mean()
+    width = float(apart @ apart)
+    slope = float(apart @ y) / width
+    left = y - y.mean() - slope * apart
+    total = float((y - y.mean()) @ (y - y.mean()))
+    quantile = float(stats.t.ppf(0.975, len(x) - 2))
     return Line(
-        slope=float(fit.slope),
-        half=quantile * float(fit.stderr),
-        intercept=float(fit.intercept),
-        explained=float(fit.rvalue) ** 2,
-        cells=len(means),
+        slope=slope,
+        half=quantile * math.sqrt(float(left @ left) / (len(x) - 2) / width),
+        intercept=float(y.mean()) - slope * float(x.mean()),
+        explained=1 - float(left @ left) / total if total > 0 else 0.0,
+        cells=len(x),
+        centre=float(x.mean()),
+        width=width,
     )
 
 
@@ -195,8 +211,8 @@ def table(points: Sequence[Point], origin: dict[str, Any]) -> Rows:
             "and seeds; lower: |dg/dphi|; adjoint: relative residual, medians over training",
             f"tested by {origin['test_lower_steps']} lower steps, whatever K was in training",
             f"least squares over {line.cells} cells: {100 * line.slope:.2f} ± "
-            f"{100 * line.half:.2f} points a decade of error, which explains {100 * line.explained:.0f} % of the cells' "
-            "variance",
+            f"{100 * line.half:.2f} points a decade of error, which explains "
+            f"{100 * line.explained:.0f} % of the cells' variance",
             f"commit {origin['commit']}, torch {origin['versions']['torch']}, {origin['device']}",
         ],
     )
@@ -209,9 +225,10 @@ def figure(points: Sequence[Point], path: Path, *, title: str) -> None:
     axes = drawn.subplots()
     steps = sorted({p.K for p in points})
     systems = sorted({p.N for p in points})
+    grid = cells(points)
     for at, marker in zip(systems, itertools.cycle("osD^v"), strict=False):
         for number, each in enumerate(steps):
-            own = [p for p in points if p.K == each and p.N == at]
+            own = grid[each, at]
             axes.scatter(
                 [p.error for p in own],
                 [100 * p.accuracy for p in own],
@@ -222,10 +239,9 @@ def figure(points: Sequence[Point], path: Path, *, title: str) -> None:
             )
     for at, marker in zip(systems, itertools.cycle("osD^v"), strict=False):
         axes.scatter([], [], color="0.4", marker=marker, s=28, label=f"N = {at}")
-    logs = np.array([mean(math.log10(p.error) for p in own) for own in cells(points).values()])
-    along = np.linspace(logs.min(), logs.max(), 50)
-    middle = line.intercept + line.slope * along
-    half = _band(points, along, line)
+    logs = [mean(math.log10(p.error) for p in own) for own in grid.values()]
+    along = np.linspace(min(logs), max(logs), 50)
+    middle, half = np.array([line.height(float(each)) for each in along]).T
     axes.plot(10**along, 100 * middle, color="0.2", lw=1)
     axes.fill_between(
         10**along, 100 * (middle - half), 100 * (middle + half), color="0.5", alpha=0.2, lw=0
@@ -246,23 +262,6 @@ def figure(points: Sequence[Point], path: Path, *, title: str) -> None:
     picture = io.BytesIO()
     drawn.savefig(picture, format="png", dpi=130)
     write_atomically(path, picture.getvalue())
-
-
-def _band(points: Sequence[Point], along: np.ndarray, line: Line) -> np.ndarray:
-    """Half the width of the 95 % interval of the line's height."""
-    means = [
-        (mean(math.log10(p.error) for p in own), mean(p.accuracy for p in own))
-        for own in cells(points).values()
-    ]
-    x, y = (np.array(column) for column in zip(*means, strict=True))
-    left = y - line.intercept - line.slope * x
-    spread = math.sqrt(float(left @ left) / (len(x) - 2))
-    apart = x - x.mean()
-    quantile = float(stats.t.ppf(0.975, len(x) - 2))
-    height: np.ndarray = (
-        quantile * spread * np.sqrt(1 / len(x) + (along - x.mean()) ** 2 / float(apart @ apart))
-    )
-    return height
 
 
 def write(points: Sequence[Point], origin: dict[str, Any], out: Path, *, console: Console) -> None:
