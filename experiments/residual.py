@@ -29,8 +29,8 @@ from metalearn.files import write_atomically, write_json
 from metalearn.report.tables import Rows
 from metalearn.runs.folder import Run
 
-K: Final = (1, 10, 100, 500)
-N: Final = (1, 10, 100)
+K: Final = (1, 5, 20, 100)
+N: Final = (1, 20)
 SEEDS: Final = (0, 1, 2)
 
 
