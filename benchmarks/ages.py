@@ -58,6 +58,16 @@ RECORDED: Final = (
         command="make experiments-cifarfs",
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
+    Recorded(
+        files="results/residual/study.json",
+        command="python -m experiments residual",
+        code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual.yaml"),
+    ),
+    Recorded(
+        files="results/batches/study.json",
+        command="python -m experiments batches",
+        code=(*_FEW_SHOT, "experiments/batches.py", "experiments/residual.yaml"),
+    ),
     Recorded(files="results/glyphs-5way-1shot/*.json", command="make train", code=_FEW_SHOT),
     Recorded(
         files="results/verification/full/report.json",

@@ -6,6 +6,7 @@
 | `omniglot-search` | compares settings for it by validation |
 | `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | methods from three seeds |
 | `residual` | relates accuracy to the error of the hypergradient |
+| `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
 | `results` | writes the page of all results |
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
@@ -24,7 +25,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
-from experiments import page, residual
+from experiments import batches, page, residual
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -51,6 +52,7 @@ Experiment: TypeAlias = Literal[
     "miniimagenet",
     "tieredimagenet",
     "residual",
+    "batches",
     "results",
 ]
 
@@ -190,6 +192,12 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         runs = config.runs / "residual"
         points, origin = residual.study(runs, named("residual"), console=console)
         residual.write(points, origin, config.results / "residual", console=console)
+    elif config.name == "batches":
+        runs = config.runs / "batches"
+        # validated once: the hypergradient's error is not asked for
+        asked = named("residual").replace(hypergradient_error=False)
+        trained, origin = batches.study(runs, asked, console=console)
+        batches.write(trained, origin, config.results / "batches", console=console)
     else:  # one protocol for all, which cifar-fs has the name of
         asked = named("cifar-fs-5way-5shot").replace(data=config.name)
         comparison(config, asked, console=console)

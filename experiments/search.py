@@ -17,21 +17,13 @@ from metalearn.config.train import TrainConfig
 from metalearn.report.tables import Rows, percent
 from metalearn.runs.folder import Run
 
-# What each variant changes. An upper step of each passes 240 images.
+_WIDE: Final = {"tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query=2)}
+
+# What each variant changes: one thing more than the one before. An upper step passes 240 images.
 OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
-    "4 tasks of 20 ways, rate 0.002": {},
-    "4 tasks of 20 ways, rate 0.004": {"learning_rate": 4e-3},
-    "1 task of 80 ways, rate 0.004": {
-        "learning_rate": 4e-3,
-        "tasks_per_step": 1,
-        "train": EpisodeShape(way=80, shot=1, query=2),
-    },
-    "1 task of 80 ways, rate 0.004, jitter": {
-        "learning_rate": 4e-3,
-        "tasks_per_step": 1,
-        "train": EpisodeShape(way=80, shot=1, query=2),
-        "jitter": True,
-    },
+    "4 tasks of 20 ways": {},
+    "1 task of 80 ways": _WIDE,
+    "1 task of 80 ways, jitter": {**_WIDE, "jitter": True},
 }
 STEPS: Final = 200
 SEED: Final = 1

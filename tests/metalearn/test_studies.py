@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from experiments import residual, search
+from experiments import batches, residual, search
 from experiments.__main__ import named
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
@@ -115,3 +116,25 @@ def test_the_study_writes_what_its_page_reads(tmp_path: Path) -> None:
     assert "| 3 | 4 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
     with Image.open(tmp_path / "out" / "study.png") as image:
         assert min(image.size) > 400
+
+
+def test_the_variance_of_a_mean_falls_as_the_law_says() -> None:
+    draw = torch.Generator().manual_seed(0)
+    found = 2 + torch.randn(4096, 3, generator=draw, dtype=torch.float64)
+    # three coordinates of variance 1; a sum of n squares is off by sqrt(2 / n) of itself
+    for batch in (1, 4, 16):
+        slack = 4 * (2 * batch / (3 * len(found))) ** 0.5
+        assert batch * batches.spread(found, batch) == pytest.approx(3, rel=slack)
+
+
+def test_each_number_of_tasks_sees_as_many(tmp_path: Path) -> None:
+    asked = SMALL.replace(steps=2, hypergradient_error=False)
+    runs, origin = batches.study(
+        tmp_path / "runs", asked, batches=(1, 2), seeds=(0,), tasks=4, console=quiet()
+    )
+    assert [(run.tasks, run.steps) for run in runs] == [(1, 4), (2, 2)]
+    each = batches.hypergradients(Run(tmp_path / "runs" / "2-0"), 4)
+    assert runs[1].gradient == pytest.approx(float(each.mean(0).square().sum()))
+    assert runs[1].means == {"1": runs[1].variance, "2": pytest.approx(batches.spread(each, 2))}
+    batches.write(runs, origin, tmp_path / "out", console=quiet())
+    assert "| 2 | 2 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
