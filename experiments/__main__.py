@@ -1,9 +1,16 @@
 """Run an experiment from its settings in this folder, and keep its results.
 
-`python -m experiments omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
-`python -m experiments cifar-fs` compares methods from three seeds, with memory, tables
-and figures. To continue an experiment that was stopped, give the same command again: finished runs
-are kept. The data must be prepared in the cache folder (docs/data.md).
+| `python -m experiments ...` | |
+| --- | --- |
+| `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
+| `omniglot-search` | compares settings for it by validation |
+| `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | methods from three seeds |
+| `residual` | relates accuracy to the error of the hypergradient |
+| `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
+| `results` | writes the page of all results |
+
+To continue an experiment that was stopped, give the same command again: finished runs are kept. The
+data must be prepared in the cache folder (docs/data.md).
 """
 
 from __future__ import annotations
@@ -18,7 +25,10 @@ from typing import Annotated, Final, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
+from experiments import batches, page, residual
+from experiments.page import METHODS
 from experiments.rates import RATES, search
+from experiments.search import search as search_settings
 from hypergrad.errors import HypergradError
 from metalearn.cli.compare import ensure, member
 from metalearn.cli.measure import measure
@@ -34,17 +44,20 @@ from metalearn.report.figures import accuracy_figure, hypergradient_figure, memo
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
 from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
 
-Experiment: TypeAlias = Literal["omniglot", "cifar-fs"]
+Experiment: TypeAlias = Literal[
+    "omniglot",
+    "omniglot-search",
+    "cifar-fs",
+    "fc100",
+    "miniimagenet",
+    "tieredimagenet",
+    "residual",
+    "batches",
+    "results",
+]
 
 # Files of a run that tables and figures read; weights and checkpoints are not kept.
 KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT)
-METHODS: Final[tuple[MethodName, ...]] = (
-    "memory-reduced",
-    "memory-reduced-exact",
-    "itd-bio",
-    "anil",
-    "maml-learn2learn",
-)
 SEEDS: Final = (0, 1, 2)
 LOWER_STEPS: Final = (1, 3, 5, 10, 20)  # MAML's take 0.1 GiB each here
 
@@ -54,7 +67,7 @@ class ExperimentConfig:
     """Run an experiment, or continue it.
 
     Attributes:
-        name: Experiment to run.
+        name: Experiment to run, or `results` for the page of all.
         runs: Folder for the runs. Relative, since the runs' settings name it.
         results: Folder for the files that are kept of them.
     """
@@ -91,7 +104,20 @@ def omniglot(
     test(fewer, console=console)
 
 
-def cifar_fs(
+def omniglot_search(config: ExperimentConfig, asked: TrainConfig, *, console: Console) -> None:
+    """Compare settings for Omniglot by validation, after few steps, and keep the table.
+
+    Raises:
+        MetalearnError: a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    rows = search_settings(config.runs / "omniglot-search", asked, console=console)
+    rows.show(console)
+    config.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.results / "omniglot-search.md", rows.markdown().encode())
+
+
+def comparison(
     config: ExperimentConfig,
     asked: TrainConfig,
     *,
@@ -100,7 +126,7 @@ def cifar_fs(
     rates: tuple[float, ...] = RATES,
     console: Console,
 ) -> None:
-    """Compare the methods from these seeds, each at the learning rate that suits it.
+    """Compare the methods on a data set from these seeds, each at the rate that suits it.
 
     Keeps results, memory, tables and figures.
 
@@ -108,7 +134,7 @@ def cifar_fs(
         MetalearnError: a run can't be made.
         Stopped: by a signal; the same command goes on.
     """
-    name = "cifar-fs-5way-5shot"
+    name = f"{asked.data.name}-{asked.test.way}way-{asked.test.shot}shot"
     out = config.results / name
     chosen, searched = search(
         config.runs / f"{name}-rates",
@@ -158,8 +184,23 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
     """
     if config.name == "omniglot":
         omniglot(config, named("omniglot-20way-1shot"), console=console)
-    else:
-        cifar_fs(config, named("cifar-fs-5way-5shot"), console=console)
+    elif config.name == "omniglot-search":
+        omniglot_search(config, named("omniglot-20way-1shot"), console=console)
+    elif config.name == "results":
+        page.write(config.results, Path("docs/results.md"), console=console)
+    elif config.name == "residual":
+        runs = config.runs / "residual"
+        points, origin = residual.study(runs, named("residual"), console=console)
+        residual.write(points, origin, config.results / "residual", console=console)
+    elif config.name == "batches":
+        runs = config.runs / "batches"
+        # validated once: the hypergradient's error is not asked for
+        asked = named("residual").replace(hypergradient_error=False)
+        trained, origin = batches.study(runs, asked, console=console)
+        batches.write(trained, origin, config.results / "batches", console=console)
+    else:  # one protocol for all, which cifar-fs has the name of
+        asked = named("cifar-fs-5way-5shot").replace(data=config.name)
+        comparison(config, asked, console=console)
 
 
 def _say(message: str) -> None:

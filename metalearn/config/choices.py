@@ -74,7 +74,9 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
 CAME_LATER: Final[dict[str, object]] = {
+    "jitter": False,
     "layer_rates": (),
     "seconds": None,
+    "wide_heads": False,
 }
 """Settings that runs recorded earlier do not name, each with the value those runs had."""

@@ -150,16 +150,24 @@ class DataSettings:
         augment: Change training images at random: photographs are cropped, mirrored and changed in
             colour. The small distortions of glyphs, in all splits, stay with --no-augment, and so
             do Omniglot's turned characters, which are classes of their own.
+        jitter: Move each training drawing of Omniglot by a small random affine map, the one that
+            glyphs get. The published protocol has none.
     """
 
     name: Annotated[DataName, arg(name="data")] = "glyphs"
     root: Annotated[Path | None, unset("PATH", "the cache folder", name="data-root")] = None
     residency: Residency = "auto"
     augment: bool = True
+    jitter: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("data", self.name, DataName)
         require_one_of("residency", self.residency, Residency)
+        if self.jitter and self.name != "omniglot":
+            raise ConfigError(
+                f"jitter was given with data {self.name}: it is for omniglot; glyphs have it, and "
+                "photographs are changed by --augment."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +183,9 @@ class MethodSettings:
             direct solve.
         adjoint_steps: Number N of conjugate-gradient steps for the adjoint system.
         l2: Weight of the L2 penalty on the head.
+        wide_heads: Solve and differentiate softmax heads in float64, whatever the backbone's
+            precision. The residual of the adjoint system then reaches its tolerance where float32
+            stagnates.
     """
 
     name: Annotated[MethodName, arg(name="method")] = "memory-reduced-exact"
@@ -184,6 +195,7 @@ class MethodSettings:
     adjoint: Annotated[AdjointName | None, unset("{cg,woodbury}")] = None
     adjoint_steps: Annotated[int | None, unset("INT")] = None
     l2: Annotated[float | None, unset("FLOAT")] = None
+    wide_heads: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("method", self.name, MethodName)

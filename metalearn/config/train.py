@@ -171,6 +171,8 @@ class TrainConfig:
             "adjoint": own.adjoint,
             "adjoint_steps": own.adjoint_steps,
             "l2": own.l2,
+            "wide_heads": own.wide_heads or None,
+            "jitter": self.data.jitter or None,
             "tasks_per_step": upper.tasks_per_step,
             "learning_rate": upper.learning_rate,
             "optimiser": upper.optimiser,

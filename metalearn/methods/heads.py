@@ -86,6 +86,8 @@ class LinearHeads:
         lower: finds the heads and differentiates them.
         l2: the heads' regulariser, not negative; positive for implicit adjoints.
         learn_start: learn the heads' start (with `Unrolled` only) instead of starting at 0.
+        wide_heads: find and differentiate the heads in float64. The features stay as they are: the
+            heads' work is small beside the backbone's, and float32 does not reach every tolerance.
 
     Raises:
         ConfigError: a negative l2, or a start whose derivative the adjoint does not know.
@@ -94,6 +96,7 @@ class LinearHeads:
     lower: Lower
     l2: float
     learn_start: bool = False
+    wide_heads: bool = False
 
     def __post_init__(self) -> None:
         if not (self.l2 >= 0 and math.isfinite(self.l2)):
@@ -112,7 +115,7 @@ class LinearHeads:
 
     def loss(self, model: Model, episodes: Episodes, *, watch: Watch) -> Float[Tensor, ""]:
         """Mean cross entropy of the queries."""
-        support, query = parts(model, episodes)
+        support, query = self._parts(model, episodes)
         start = self._start(model, support, episodes.way)
         by, adjoint = self.lower.by, self.lower.adjoint
         objective = self._objective(episodes.support_labels)
@@ -123,7 +126,7 @@ class LinearHeads:
     @torch.no_grad()
     def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
         """The heads' scores."""
-        support, query = parts(model, episodes)
+        support, query = self._parts(model, episodes)
         start = self._start(model, support, episodes.way)
         objective = self._objective(episodes.support_labels)
         found = self.lower.testing.minimise(objective, support, start)
@@ -147,11 +150,12 @@ class LinearHeads:
         way: int,
     ) -> Adapted:
         """Fit the head."""
-        support = _support(model, images)
+        features = _support(model, images)
+        support = features.double() if self.wide_heads else features
         start = self._start(model, support, way)
         found = self.lower.testing.minimise(self._objective(labels[None]), support, start)
         return Adapted(
-            values={HEAD: found.phi[0]},
+            values={HEAD: found.phi[0].to(features.dtype)},
             converged=None if found.converged is None else bool(found.converged.all()),
             stationarity=found.stationarity.item(),
         )
@@ -163,9 +167,16 @@ class LinearHeads:
         """The head's scores."""
         return _by_head(model, values, images)
 
+    def _parts(
+        self, model: Model, episodes: Episodes
+    ) -> tuple[Float[Tensor, "T S D"], Float[Tensor, "T Q D"]]:
+        """Features of support and query, in the heads' precision."""
+        support, query = parts(model, episodes)
+        return (support.double(), query.double()) if self.wide_heads else (support, query)
+
     def _start(self, model: Model, support: Tensor, way: int) -> Float[Tensor, "T c D"]:
         if self.learn_start:
-            start = shared_start(model, tasks=len(support), way=way)
+            start = shared_start(model, tasks=len(support), way=way).to(support.dtype)
             # a view of a parameter requires grad even where no graph is kept
             return start if torch.is_grad_enabled() else start.detach()
         return support.new_zeros(len(support), way, support.shape[2])

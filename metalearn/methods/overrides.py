@@ -72,6 +72,7 @@ def adjusted(
     adjoint: AdjointName | None = None,
     adjoint_steps: int | None = None,
     l2: float | None = None,
+    wide_heads: bool = False,
 ) -> Method:
     """The method with these numbers in place of its own; None keeps its own.
 
@@ -85,6 +86,13 @@ def adjusted(
         if not hasattr(method, "l2"):
             raise _refusal(method, "l2", l2)
         method = _replaced(method, l2=l2)
+    if wide_heads:
+        if not isinstance(method, LinearHeads):
+            raise ConfigError(
+                f"wide_heads was given with {type(method).__name__}, which has no softmax head of "
+                "its own: leave it out, or choose memory-reduced, itd-bio or anil."
+            )
+        method = dataclasses.replace(method, wide_heads=True)
     if lower_steps is not None or step_size is not None:
         method = _with_steps(method, lower_steps, step_size)
     if test_lower_steps is not None:

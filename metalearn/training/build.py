@@ -72,6 +72,8 @@ def _sampler(
         )
         if config.data.name == "omniglot":
             pool = pool.rotated()
+            if config.data.jitter and split == "train":
+                augmentation = GLYPH_JITTER
         elif config.data.augment and split == "train":
             # as published: 8 pixels for 84, 4 for 32
             augmentation = Photo(padding=8 if pool.images.shape[-1] >= 80 else 4)

@@ -12,13 +12,13 @@ from rich.console import Console
 from experiments import rates as experiment_rates
 from experiments.__main__ import (
     KEPT,
-    METHODS,
     SEEDS,
     ExperimentConfig,
-    cifar_fs,
+    comparison,
     named,
     omniglot,
 )
+from experiments.page import METHODS
 from experiments.rates import search
 from metalearn.cli import main
 from metalearn.cli.compare import ensure
@@ -59,7 +59,7 @@ def test_a_comparison_keeps_what_its_tables_read(
 ) -> None:
     console = Console(file=io.StringIO())
     config = ExperimentConfig(name="cifar-fs", runs=tmp_path / "runs", results=tmp_path / "results")
-    cifar_fs(
+    comparison(
         config,
         SMALL,
         methods=("memory-reduced", "protonet"),
@@ -67,7 +67,7 @@ def test_a_comparison_keeps_what_its_tables_read(
         rates=(2e-3,),
         console=console,
     )
-    out = tmp_path / "results" / "cifar-fs-5way-5shot"
+    out = tmp_path / "results" / "glyphs-5way-1shot"
     assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
     assert Run(out / "protonet-0").config().optimisation.learning_rate == 2e-3
     assert "| protonet |" in (out / "rates.md").read_text()
@@ -126,7 +126,9 @@ def test_rates_are_chosen_from_none_of_the_seeds_compared(
     for seeds in (SEEDS, (3, 0), (1, 2, 3), (3, 2, 1, 0), ()):
         config = ExperimentConfig(name="cifar-fs", runs=tmp_path, results=tmp_path)
         with pytest.raises(RunError, match="diverges"):
-            cifar_fs(config, SMALL, methods=("protonet",), seeds=seeds, rates=(1.0,), console=said)
+            comparison(
+                config, SMALL, methods=("protonet",), seeds=seeds, rates=(1.0,), console=said
+            )
     assert searched == [3, 1, 0, 4, 0]
 
 

@@ -1,0 +1,140 @@
+"""The search by validation and the study of the hypergradient's error, run small."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from experiments import batches, residual, search
+from experiments.__main__ import named
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
+from metalearn.runs.folder import Run
+
+SMALL = TrainConfig().replace(
+    method="memory-reduced",
+    filters=4,
+    train=EpisodeShape(way=5, shot=1, query=2),
+    tasks_per_step=2,
+    steps=2,
+    validate_every=1,
+    validation_episodes=2,
+    test_episodes=2,
+    hypergradient_error=True,
+    threads=1,
+    device="cpu",
+    tracker="none",
+)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_a_search_changes_what_it_says_and_looks_at_validation(tmp_path: Path) -> None:
+    variants = {"plain": {}, "slow": {"learning_rate": 1e-5, "wide_heads": True}}
+    rows = search.search(tmp_path, SMALL, variants=variants, steps=1, console=quiet())
+    configs = [Run(tmp_path / name).config() for name in ("0", "1")]
+    assert [config.optimisation.learning_rate for config in configs] == [None, 1e-5]
+    assert [config.method.wide_heads for config in configs] == [False, True]
+    assert {config.run.seed for config in configs} == {search.SEED}
+    assert [row[0] for row in rows.rows] == ["plain", "slow"]
+    last = [Run(tmp_path / name).metrics()[-1]["validation"] for name in ("0", "1")]
+    assert [row[1].split(" ")[0] for row in rows.rows] == [f"{100 * each:.2f}" for each in last]
+
+
+def test_each_variant_for_omniglot_is_a_run_that_can_be_made() -> None:
+    asked = named("omniglot-20way-1shot")
+    for changed in search.OMNIGLOT.values():
+        own = asked.replace(**changed)
+        shape = own.train
+        images = own.preset().tasks_per_step * shape.way * (shape.shot + shape.query)
+        assert images == 240  # equal work, as the table's settings say
+
+
+def points(errors: dict[tuple[int, int], float]) -> list[residual.Point]:
+    """Runs of three seeds whose accuracy falls by 0.03 a decade of error, exactly."""
+    found = []
+    for (k, n), exponent in errors.items():
+        for seed in range(3):
+            found.append(
+                residual.Point(
+                    K=k,
+                    N=n,
+                    seed=seed,
+                    error=10**exponent,
+                    cosine=0.5,
+                    residual=0.1,
+                    stationarity=0.2,
+                    accuracy=0.6 - 0.03 * exponent + 0.01 * (seed - 1),
+                    interval=0.01,
+                )
+            )
+    return found
+
+
+def test_the_line_is_that_of_the_cells() -> None:
+    line = residual.regression(points({(1, 1): 0.5, (1, 9): 0.0, (9, 1): -1.0, (9, 9): -2.0}))
+    assert line.slope == pytest.approx(-0.03)
+    assert line.intercept == pytest.approx(0.6)
+    assert line.half == pytest.approx(0, abs=1e-9)
+    assert line.explained == pytest.approx(1)
+    assert line.cells == 4
+
+
+def test_the_line_of_cells_off_it_is_scipys() -> None:
+    cells = {(1, 1): 1.0, (1, 9): 0.2, (9, 1): -1.0, (9, 9): -2.0}
+    lift = dict(zip(cells, (0.05, -0.04, 0.01, 0.02), strict=True))
+    found = [replace(p, accuracy=p.accuracy + lift[p.K, p.N]) for p in points(cells)]
+    line = residual.regression(found)
+    x, y = list(cells.values()), [0.6 - 0.03 * at + lift[cell] for cell, at in cells.items()]
+    fit = stats.linregress(x, y)
+    assert (line.slope, line.intercept) == pytest.approx((fit.slope, fit.intercept))
+    assert line.half == pytest.approx(stats.t.ppf(0.975, 2) * fit.stderr)
+    assert line.explained == pytest.approx(fit.rvalue**2)
+    assert line.height(0.0)[1] == pytest.approx(stats.t.ppf(0.975, 2) * fit.intercept_stderr)
+
+
+def test_the_study_writes_what_its_page_reads(tmp_path: Path) -> None:
+    found, origin = residual.study(
+        tmp_path / "runs", SMALL, lower=(1, 3), adjoint=(1, 4), seeds=(0,), console=quiet()
+    )
+    residual.write(found, origin, tmp_path / "out", console=quiet())
+    record = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
+    assert [(run["K"], run["N"]) for run in record["runs"]] == [(1, 1), (1, 4), (3, 1), (3, 4)]
+    lines = [Run(tmp_path / "runs" / "3-4-0").metrics(), record["runs"][-1]]
+    assert lines[1]["error"] == pytest.approx(sum(m["hypergradient_error"] for m in lines[0]) / 2)
+    assert record["line"]["cells"] == 4
+    assert "| 3 | 4 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
+    with Image.open(tmp_path / "out" / "study.png") as image:
+        assert min(image.size) > 400
+
+
+def test_the_variance_of_a_mean_falls_as_the_law_says() -> None:
+    draw = torch.Generator().manual_seed(0)
+    found = 2 + torch.randn(4096, 3, generator=draw, dtype=torch.float64)
+    # three coordinates of variance 1; a sum of n squares is off by sqrt(2 / n) of itself
+    for batch in (1, 4, 16):
+        slack = 4 * (2 * batch / (3 * len(found))) ** 0.5
+        assert batch * batches.spread(found, batch) == pytest.approx(3, rel=slack)
+
+
+def test_each_number_of_tasks_sees_as_many(tmp_path: Path) -> None:
+    asked = SMALL.replace(steps=2, hypergradient_error=False)
+    runs, origin = batches.study(
+        tmp_path / "runs", asked, batches=(1, 2), seeds=(0,), tasks=4, console=quiet()
+    )
+    assert [(run.tasks, run.steps) for run in runs] == [(1, 4), (2, 2)]
+    each = batches.hypergradients(Run(tmp_path / "runs" / "2-0"), 4)
+    assert runs[1].gradient == pytest.approx(float(each.mean(0).square().sum()))
+    assert runs[1].means == {"1": runs[1].variance, "2": pytest.approx(batches.spread(each, 2))}
+    batches.write(runs, origin, tmp_path / "out", console=quiet())
+    assert "| 2 | 2 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")

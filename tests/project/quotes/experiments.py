@@ -1,0 +1,161 @@
+"""What pages quote from the experiments' results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tests.project.quotes.quote import Quote, Record, percent, row
+
+PAGE: Final = "docs/experiments.md"
+OMNIGLOT: Final = "results/omniglot-20way-1shot"
+CIFAR: Final = "results/cifar-fs-5way-5shot"
+GLYPHS: Final = "results/glyphs-5way-1shot"
+MIB: Final = 2**20
+METHODS: Final = {
+    "memory-reduced": "memory-reduced, K = N = 20",
+    "memory-reduced-exact": "memory-reduced-exact",
+    "anil": "ANIL, K = 10",
+    "itd-bio": "ITD-BiO, K = 20",
+    "maml-learn2learn": "MAML, K = 1 (learn2learn)",
+}
+
+
+def omniglot(result: Record, fewer: Record) -> Iterator[str]:
+    (five,) = fewer["points"]
+    yield (
+        f"20-way **{percent(result['accuracy'])} ± {percent(result['interval'])} %** (MAML's "
+        "published number: 95.8), and the same weights 5-way "
+        f"**{percent(five['accuracy'])} ± {percent(five['interval'])} %**"
+    )
+    certificate = result["certificate"]
+    worst = certificate["residual"]["training"]["worst"]
+    yield (
+        f"Of {certificate['tasks']:,} adjoint systems {certificate['failed']:,} stagnated above "
+        f"the tolerance of 3e-5, at {worst:.1e} at worst".replace("e-0", "e-")
+    )
+
+
+def cifar_fs(accuracy: Record, error: Record) -> Iterator[str]:
+    for method, name in METHODS.items():
+        cells = accuracy[method]
+        if method in error:
+            apart = float(error[method]["median"])
+            shown = f"{apart:.5f}" if apart < 0.01 else f"{apart:.2g}"
+            told = f"{shown}, cosine {float(error[method]['cosine']):.2f}"
+        else:
+            told = "not defined"
+        yield row(
+            name,
+            cells["accuracy"].split(" ")[0],
+            cells["minus memory-reduced"].replace("–", ""),
+            cells["step (MiB)"],
+            told,
+            cells["seconds to 28.6 %"],
+        )
+    points = cifar_points(accuracy)
+    yield f"which is {points['itd-bio']:.1f} points below ITD-BiO"
+    yield f"and {points['anil']:.1f} below ANIL"
+    yield f"Yes: {points['memory-reduced-exact']:.1f} points, by the same method at the same rate"
+    lower, adjoint = (float(error["memory-reduced"][level]) for level in ("lower", "adjoint"))
+    yield f"the certificates say {lower:.1f} and {adjoint:.1f}"
+
+
+def cifar_points(accuracy: Record) -> dict[str, float]:
+    """Points above memory-reduced."""
+    names = [name for name in METHODS if name != "memory-reduced"]
+    return {name: float(accuracy[name]["minus memory-reduced"].split(" ")[0]) for name in names}
+
+
+def rates(found: Record) -> Iterator[str]:
+    apart = [
+        float(found["memory-reduced-exact"][rate]) - float(found["memory-reduced"][rate])
+        for rate in ("0.002", "0.008")
+    ]
+    yield f"at 0.002 the two forms of memory-reduced are {apart[0]:.1f} points of validation apart"
+    yield f"at 0.008 {apart[1]:.1f} (`rates.md`)"
+    best = {name: cells["best"] for name, cells in found.items()}
+    assert best["memory-reduced"] == best["memory-reduced-exact"] == best["itd-bio"]
+    assert best["anil"] == best["maml-learn2learn"]
+    yield (
+        f"{best['itd-bio']} for both forms of memory-reduced and for ITD-BiO, {best['anil']} for "
+        "ANIL and MAML"
+    )
+
+
+def memory(record: Record) -> Iterator[str]:
+    peaks = record["peaks"]
+    ours, itd = (peaks[name]["20"] / MIB for name in ("memory-reduced", "itd-bio"))
+    yield f"({ours:.1f} MiB against {itd:.1f})"
+    maml = {int(k): peak / MIB for k, peak in peaks["maml-learn2learn"].items()}
+    yield f"({maml[3]:.0f} MiB, and {(maml[20] - maml[3]) / 17:.0f} more for each further step)"
+    yield f"at K = 1 the saving is {100 * (1 - ours / maml[1]):.0f} %"
+
+
+def published(record: Record) -> Iterator[str]:
+    (rows,) = (
+        {entry["name"]: entry for entry in setting["rows"]}
+        for setting in record["settings"]
+        if setting["name"] == "mini-conv4-32"
+    )
+    ours, *others = (
+        rows[f"{name}, as published"] for name in ("Algorithm 1", "ITD-BiO", "ANIL", "MAML")
+    )
+    bytes_ = [f"{100 * ours['bytes'] / other['bytes']:.0f}" for other in others]
+    assert bytes_[0] == bytes_[1]
+    yield f"({bytes_[0]} % of ITD-BiO's and ANIL's bytes, {bytes_[2]} % of MAML's"
+    times = [other["time"]["median"] for other in others]
+    shares = [f"{100 * ours['time']['median'] / time:.0f}" for time in times]
+    yield (
+        f"({shares[0]} % of the time of a step of ITD-BiO, {shares[1]} % of ANIL's and "
+        f"{shares[2]} % of MAML's: {ours['time']['median']:.1f} passes of the backbone against "
+        f"{times[0]:.1f}, {times[1]:.1f} and {times[2]:.1f})"
+    )
+    best = [
+        rows[name]["time"]["median"]
+        for name in ("Algorithm 1, this library", "ITD-BiO, best effort", "ANIL, best effort")
+    ]
+    yield f"({best[0]:.2f} passes against {best[1]:.2f} and {best[2]:.2f})"
+
+
+def cifar_in_short(accuracy: Record, error: Record) -> Iterator[str]:
+    paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
+    yield f"(orange) it is {float(paper):.1f} times as long"
+    yield f"(green) its median is {float(exact):.5f}."
+    points = cifar_points(accuracy)["memory-reduced-exact"]
+    yield f"Solving both levels is worth {points:.1f} points of accuracy there"
+
+
+def glyphs(*records: Record) -> Iterator[str]:
+    exact, paper = records[:3], records[3:]
+    residual = exact[0]["certificate"]["residual"]["training"]
+    yield (
+        f"certificate: all {exact[0]['certificate']['tasks']} tasks solved to tolerance; median "
+        f"relative residual {residual['median']:.1e}, worst {residual['worst']:.1e} ("
+    )
+    yield f"test accuracy {percent(exact[0]['accuracy'])} ± {percent(exact[0]['interval'])} % ("
+    yield (
+        f"from seeds 1 and 2 the accuracy was {percent(exact[1]['accuracy'])} and "
+        f"{percent(exact[2]['accuracy'])} %"
+    )
+    first, second, third = (percent(record["accuracy"]) for record in paper)
+    medians = [record["certificate"]["residual"]["training"]["median"] for record in paper]
+    yield (
+        f"it was {first}, {second} and {third} %, and the median residual {min(medians):.2f} to "
+        f"{max(medians):.2f}."
+    )
+
+
+QUOTES: Final = (
+    Quote(PAGE, (f"{OMNIGLOT}/result.json", f"{OMNIGLOT}/5way-1shot.json"), omniglot),
+    Quote(PAGE, (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_fs),
+    Quote(PAGE, (f"{CIFAR}/rates.md",), rates),
+    Quote(PAGE, (f"{CIFAR}/memory.json",), memory),
+    Quote(PAGE, ("benchmarks/results/published.json",), published),
+    Quote("README.md", (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_in_short),
+    Quote(
+        "README.md",
+        tuple(f"{GLYPHS}/{kind}-{seed}.json" for kind in ("exact", "paper") for seed in range(3)),
+        glyphs,
+    ),
+)

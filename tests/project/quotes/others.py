@@ -1,0 +1,171 @@
+"""What the other pages quote from result files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tests.project.quotes.quote import Quote, Record, percent, row
+
+BENCHMARKS: Final = "benchmarks/results"
+VERIFICATION: Final = "results/verification"
+RELIABILITY: Final = "results/reliability"
+MIB: Final = 2**20
+
+
+def allreduce(record: Record) -> Iterator[str]:
+    for name, words in (("2 ranks", "2"), ("4 ranks", "4, on two cores")):
+        fit = record["fit"][name]
+        alpha, rate = 1000 * fit["alpha_seconds"], fit["bytes_per_second"] / 1e9
+        misfit = 100 * fit["largest_relative_misfit"]
+        yield f"| {words} | {alpha:#.2g} ms | {rate:.2g} GB/s | {misfit:.0f} %"
+    conv4, resnet = (record["ddp_or_bucket"][name] for name in ("conv4", "resnet12"))
+    yield (
+        f"the bucket takes {conv4['bucket_over_ddp']:.2f} times the step of DDP for a Conv4 and "
+        f"{resnet['bucket_over_ddp']:.2f} times for a ResNet-12 of "
+        f"{resnet['parameters'] / 1e6:.1f}M parameters"
+    )
+
+
+def two_ranks(record: Record) -> Iterator[str]:
+    yield (
+        f"{record['median_ratio']:.2f} times the tasks per second in the median of the five, where "
+        "two unrelated busy processes did "
+        f"{record['median_ratio_of_unrelated_processes']:.2f} times the work of one"
+    )
+
+
+def scaling(record: Record) -> Iterator[str]:
+    names = {"Conv4-64": "Conv4-64, 0.11M", "ResNet-12": "ResNet-12, 12.4M"}
+    for name, table in record["efficiency"].items():
+        for tasks, by_count in table.items():
+            count = tasks.split()[0]
+            gpus = ("2", "8", "16", "64", "256", "1024")
+            cells = [f"{by_count[each] + 1e-9:.2f}" for each in gpus]  # recorded to a thousandth
+            line = row(count, "1", *cells)
+            task = record["subjects"][name]["task"]
+            power = len(str(int(task))) - 1
+            digits = str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+            size = f"{task / 10**power:.1f}·10{digits}"
+            label = names.get(name, "100M transformer")
+            yield f"| {label} | {size} {line}" if count == "1" else f"| | {line}"
+
+
+def beyond_memory(record: Record) -> Iterator[str]:
+    yield (
+        f"trained on a sparse file of {record['bytes'] / 2**30:.0f} GiB on a machine of "
+        f"{record['memory'] / 2**30:.1f} GiB: {record['steps']} steps at "
+        f"{record['tasks_per_second']:.1f} tasks a second"
+    )
+    yield (
+        f"with {record['anonymous'] / MIB:.0f} MiB of private memory, "
+        f"{record['anonymous_growth'] / MIB:.0f} MiB more than after the first step"
+    )
+    yield f"reads the file once, in {record['checked_seconds']:.0f} s"
+
+
+def stationarity(record: Record) -> Iterator[str]:
+    wide, narrow = (record[f"torch.{name}"]["counts"] for name in ("float64", "float32"))
+    false = [counts["false alarms"] for counts in (wide, narrow)]
+    both = (wide["minimisers"] + narrow["minimisers"]) / sum(false)
+    yield (
+        f"{false[0]} in float64 and {false[1]} in float32 were called none: 1 in {both:,.0f} of "
+        "both"
+    )
+    # each point is judged with two solvers
+    off = [
+        sum(count for name, count in counts.items() if name.endswith(": off")) // 2
+        for counts in (wide, narrow)
+    ]
+    yield f"{off[0]:,} in float64 and {off[1]:,} in float32, were all called no minimiser"
+
+
+def normalisation(record: Record) -> Iterator[str]:
+    found = {(r["trained with"], r["queries normalised"]): r for r in record["rows"]}
+
+    def cell(r: Record) -> str:
+        return f"{percent(r['accuracy'])} ± {percent(r['interval'])}"
+
+    ways = ("together", "one class at a time", "each alone", "support only")
+    rows = [found["transductive", way] for way in ways]
+    yield row("transductive", cell(rows[0]["printed"]), *map(cell, rows))
+    stored = found["stored", "together"], found["stored", "each alone"]
+    shown = [cell(stored[0]["printed"]), cell(stored[0]), "the same", cell(stored[1])]
+    yield f"| stored | {' | '.join(shown)} | |"
+    lost = [100 * (rows[0]["accuracy"] - r["accuracy"]) for r in (rows[2], rows[1])]
+    yield f"loses {lost[0]:.0f} points where pictures come one by one"
+
+
+def mutated_files(record: Record) -> Iterator[str]:
+    slowest = record["slowest"]
+    yield (
+        f"{record['files']} mutated files: {record['read']} read, {record['refused']} refused, "
+        f"{record['ended']} ended their process and were refused, {record['otherwise']} "
+        f"otherwise; a child took up to {record['peak_bytes'] / MIB:.0f} MiB; slowest: "
+        f"{slowest['form']}, file {slowest['file']}, "
+        f"{1000 * slowest['cpu_seconds']:.0f} ms of CPU (allowed 30 s)"
+    )
+
+
+def kills(record: Record) -> Iterator[str]:
+    yield (
+        f"{record['kills']} kills of either rank in {record['runs']} runs, {record['inside_save']} "
+        "of them inside the writing of a checkpoint: every run completed, with the same weights"
+    )
+    assert record["completed"] == record["same_weights"] == record["runs"]
+
+
+def resumes(record: Record) -> Iterator[str]:
+    yield f"`python -m tests.metalearn.kills --times {record['times']}` ends one run"
+    assert not record["differing"]  # "bit-identical"
+
+
+def soak(record: Record) -> Iterator[str]:
+    yield (
+        f"{record['steps']:,} steps: {record['bytes_per_1000_steps'] / MIB:.2f} MiB more in 1,000 "
+        f"steps, {record['files_at_the_end']} files throughout"
+    )
+
+
+def verified(record: Record) -> Iterator[str]:
+    bugs = {entry["bug"] for entry in record["detection"]}
+    yield (
+        f"{len(record['claims'])} claims, {record['different_problems']:,} different problems, "
+        f"{record['comparisons']:,} comparisons and {len(bugs)} planted bugs in "
+        f"{record['seconds']:,.0f} s of one core"
+    )
+
+
+def mutation(record: Record) -> Iterator[str]:
+    low, high = (percent(share, 1) for share in record["interval_95"])
+    yield (
+        f"**{percent(record['score'], 1)}% of {record['tried']} mutants noticed**, drawn at random "
+        f"(seed {record['sample_seed']}) from {record['mutants']}; the exact 95 % interval for the "
+        f"score of all of them is {low}% to {high}%"
+    )
+
+
+def mutation_sample(record: Record) -> Iterator[str]:
+    low, high = (percent(share, 1) for share in record["interval_95"])
+    yield (
+        f"**{percent(record['score'], 1)} % of {record['tried']} mutants noticed**, drawn anew "
+        f"(seed {record['sample_seed']}) from {record['mutants']:,}, with an interval of {low} % "
+        f"to {high} %"
+    )
+
+
+QUOTES: Final = (
+    Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
+    Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
+    Quote("docs/scaling.md", (f"{BENCHMARKS}/scaling.json",), scaling),
+    Quote("docs/scaling.md", (f"{BENCHMARKS}/beyond_memory.json",), beyond_memory),
+    Quote("docs/theory.md", (f"{BENCHMARKS}/stationarity.json",), stationarity),
+    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
+    Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
+    Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
+    Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
+    Quote("docs/reliability.md", (f"{RELIABILITY}/soak.json",), soak),
+    Quote("docs/verification.md", (f"{VERIFICATION}/full/report.json",), verified),
+    Quote("docs/mutation-testing.md", (f"{VERIFICATION}/mutation.json",), mutation),
+    Quote("docs/mutation-testing.md", (f"{VERIFICATION}/mutation-sample.json",), mutation_sample),
+)

@@ -1,0 +1,218 @@
+"""What docs/performance.md quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from benchmarks.cost_model import predicted_passes
+from tests.project.quotes.quote import Quote, Record, row
+
+PAGE: Final = "docs/performance.md"
+RESULTS: Final = "benchmarks/results"
+MIB: Final = 2**20
+
+
+def _setting(record: Record, name: str) -> tuple[Record, dict[str, Record]]:
+    (found,) = (setting for setting in record["settings"] if setting["name"] == name)
+    return found, {entry["name"]: entry for entry in found["rows"]}
+
+
+def _time(entry: Record) -> float:
+    return float(entry["time"]["median"])
+
+
+def published(record: Record) -> Iterator[str]:
+    setting, mini = _setting(record, "mini-conv4-32")
+    _, cifar = _setting(record, "cifar-conv4-64")
+    for name, large in mini.items():
+        small, steps = cifar[name], large["steps"]
+        if name == "backbone's forward and backward":
+            continue
+        yield row(
+            name.replace("forward and backward", "pass"),
+            "" if steps is None else str(steps),
+            f"{_time(large):.2f}",
+            f"{large['bytes']:.2f}",
+            f"{large['convolution_work']:.1f}",
+            f"{predicted_passes(name, setting, steps or 0):.1f}",
+            f"{_time(small):.2f}",
+            f"{small['bytes']:.2f}",
+        )
+    ours = mini["Algorithm 1, this library"], cifar["Algorithm 1, this library"]
+    script = mini["Algorithm 1, as published"], cifar["Algorithm 1, as published"]
+    itd = mini["ITD-BiO, as published"], cifar["ITD-BiO, as published"]
+    anil = mini["ANIL, as published"], cifar["ANIL, as published"]
+    shares = [
+        f"{100 * _time(script[i]) / _time(other[i]):.0f}" for i in (0, 1) for other in (itd, anil)
+    ]
+    yield (
+        f"Algorithm 1 takes {shares[0]} and {shares[1]} % of the time of ITD-BiO and ANIL "
+        f"({shares[2]} and {shares[3]} % at 32 pixels), and "
+        f"{100 * script[0]['bytes'] / itd[0]['bytes']:.0f} % of their bytes"
+    )
+    maml = mini["MAML, as published"], cifar["MAML, as published"]
+    one = [side["Algorithm 1, this library, one task at a time"] for side in (mini, cifar)]
+    yield (
+        f"{_time(maml[0]) / _time(one[0]):.0f} times in time "
+        f"({_time(maml[1]) / _time(one[1]):.0f} at 32 pixels) and "
+        f"{maml[0]['bytes'] / one[0]['bytes']:.0f} times in bytes, one task at a time on both sides"
+    )
+    streamed = [side["Algorithm 1, this library, streamed"] for side in (mini, cifar)]
+    yield (
+        f"One task at a time it takes {100 * one[0]['bytes'] / script[0]['bytes']:.0f} % of the "
+        f"script's bytes, streamed {100 * streamed[0]['bytes'] / script[0]['bytes']:.0f} % in an "
+        f"eighth of the time ({100 * streamed[1]['bytes'] / script[1]['bytes']:.0f} % in a sixth)"
+    )
+    assert round(_time(script[0]) / _time(ours[0])) == 11  # "an eleventh", "a tenth"
+    assert round(_time(script[1]) / _time(ours[1])) == 10
+
+
+def limit(record: Record) -> Iterator[str]:
+    _, cifar = _setting(record, "cifar-conv4-64")
+    _, mini = _setting(record, "mini-conv4-32")
+    for name in list(cifar)[1:]:
+        cells = [
+            f"{x:.3f}" for side in (cifar, mini) for x in (_time(side[name]), side[name]["bytes"])
+        ]
+        yield row("the same, streamed" if "streamed" in name else name, *cells)
+    grown = []
+    for setting in record["settings"]:
+        least, most = (setting["streamed_peak_bytes"][tasks] for tasks in ("32", "1024"))
+        grown.append((most - least, 100 * (most - least) / least))
+    yield (f"grows by {grown[0][0] / 1000:.0f} kB ({grown[0][1]:.2f} % and {grown[1][1]:.2f} %)")
+
+
+def steps(record: Record) -> Iterator[str]:
+    rows = {(r["method"], r["K"]): r for r in record["settings"]["cifar-conv4-64"]["rows"]}
+    for method in dict.fromkeys(name for name, _ in rows):
+        if (method, None) in rows:
+            cells = [_short(_time(rows[method, None])), f"{rows[method, None]['bytes']:.2f}"]
+            yield f"| {method} (has no K) | {cells[0]} | {cells[1]} | | | | |"
+            continue
+        found = [rows[method, k] for k in (5, 20, 100)]
+        cells = [cell for r in found for cell in (_short(_time(r)), f"{r['bytes']:.2f}")]
+        yield row(method, *cells)
+
+
+def _short(time: float) -> str:
+    """Three digits, or as many as stand before the point."""
+    return f"{time:.2f}" if time < 9.995 else f"{time:.0f}"
+
+
+def profile(record: Record) -> Iterator[str]:
+    names = {
+        "backbone, forward": "backbone forward",
+        "lower solve, K = 20": "lower solve",
+        "adjoint solve, N = 20": "adjoint solve",
+        "backbone, backward": "backbone backward",
+        "loss of the queries, checks, linearisation, cross product": "the rest",
+    }
+    for words, name in names.items():
+        yield row(words, f"{record['over_a_pass'][name]:.3f}")
+
+
+def compiled(record: Record) -> Iterator[str]:
+    for entry in record["heads"]:
+        tasks, shot, query = entry["tasks"], entry["shot"], entry["query"]
+        name = f"{tasks} task{'s' if tasks > 1 else ''}, {shot}-shot, {query} quer"
+        words = f"{name}y a class" if query == 1 else f"{name}ies"
+        yield row(
+            words,
+            f"{entry['eager']['median']:.2f}",
+            f"{entry['compiled']['median']:.2f}",
+            f"{entry['compiling_s']:.0f} s",
+        )
+    whole = record["backbone"]
+    yield (
+        f"takes {whole['compiled']['median']:.2f} times as long ({whole['tasks']} tasks, "
+        f"{whole['compiling_s']:.0f} s of compiling)"
+    )
+    wide = record["heads"][-1]["compiled"]
+    yield f"the quartiles ({wide['low']:.2f} to"
+
+
+def whole_network(record: Record) -> Iterator[str]:
+    for words, name in (("implicit MAML", "implicit"), ("unrolled MAML", "unrolled")):
+        yield row(
+            words,
+            f"{record[f'{name}_bytes_that_a_step_adds']:,.0f}",
+            f"{record[f'{name}_peak_over_a_pass']:.2f}",
+            f"{record[f'{name}_time']['median']:.1f}",
+        )
+    yield f"Implicit MAML's peak is {100 * record['peak_ratio']:.1f} % of unrolled MAML's"
+    yield (
+        f"the residual is {record['implicit_residual']:.2f}, and float32 is "
+        f"{100 * record['implicit_distance_from_float64']:.0f} % away from float64"
+    )
+
+
+def gate_repeated(record: Record) -> Iterator[str]:
+    yield f"passed {record['passed']} times in a row at a load of {record['load']:.1f} on two cores"
+
+
+def _ratio(rows: Record, package: str, how: str, given: str = "values") -> float:
+    found = [r for r in rows if r["package"] == package and r["given"] == given and how in r["how"]]
+    return float(min(r["ratio"] for r in found))
+
+
+def _fastest(rows: Record, package: str, given: str) -> float:
+    equal = [r for r in rows if r["package"] == package and r["given"] == given]
+    return float(min(r["ratio"] for r in equal if r["equal_error"]))
+
+
+def peers(record: Record) -> Iterator[str]:
+    long = {
+        "quadratic, d = 100": "quadratic, d = 100, κ = 100",
+        "quadratic, d = 1000": "quadratic, d = 1000, κ = 100",
+        "logistic, n = 2000, d = 784, 10 classes": (
+            "logistic regression, n = 2000, d = 784, 10 classes"
+        ),
+    }
+    same, best = [], []
+    for case in record["cases"]:
+        rows = case["rows"]
+        wrong = next(r for r in rows if r["package"] == "betty" and "cg" in r["how"])
+        yield row(
+            long[case["case"]],
+            "1",
+            f"{_ratio(rows, 'torchopt', 'solve_cg'):.2f}",
+            f"{_ratio(rows, 'higher', 'best momentum'):.2f}",
+            f"{_ratio(rows, 'betty', 'neumann'):.2f}",
+            f"wrong: error {wrong['error']:.1f}",
+        )
+        for given in dict.fromkeys(r["given"] for r in rows):
+            same.append(_ratio(rows, "torchopt", "solve_cg", given))
+            best.append(_fastest(rows, "torchopt", given) / _fastest(rows, "hypergrad", given))
+            name = case["case"].replace(
+                "logistic, n = 2000, d = 784, 10 classes", "logistic regression"
+            )
+            yield f"| {name} | {given} | {same[-1]:.2f} | {best[-1]:.2f} ("
+    middle = [sorted(ratios)[len(ratios) // 2] for ratios in (same, best)]
+    yield (
+        f"is {middle[0]:.2f} with the same solver, and {middle[1]:.2f} with each library's fastest"
+    )
+
+
+def peers_in_short(record: Record) -> Iterator[str]:
+    for case in record["cases"]:
+        rows = case["rows"]
+        best = _fastest(rows, "torchopt", "values") / _fastest(rows, "hypergrad", "values")
+        name = case["case"].replace("logistic, n", "logistic regression, n")
+        condition = "" if name.startswith("logistic") else ", κ = 100"
+        yield row(
+            f"{name}{condition}", f"{_ratio(rows, 'torchopt', 'solve_cg'):.2f}", f"{best:.2f}"
+        )
+
+
+QUOTES: Final = (
+    Quote(PAGE, (f"{RESULTS}/published.json",), published),
+    Quote(PAGE, (f"{RESULTS}/limit.json",), limit),
+    Quote(PAGE, (f"{RESULTS}/steps.json",), steps),
+    Quote(PAGE, (f"{RESULTS}/profile.json",), profile),
+    Quote(PAGE, (f"{RESULTS}/compiled.json",), compiled),
+    Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
+    Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
+    Quote(PAGE, (f"{RESULTS}/peers.json",), peers),
+    Quote("README.md", (f"{RESULTS}/peers.json",), peers_in_short),
+)
