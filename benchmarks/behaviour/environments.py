@@ -74,8 +74,9 @@ PEERS: dict[str, Peer] = {
     ),
     "curvlinops": Peer(
         title="curvlinops",
-        packages=(*TORCH, "scipy==1.17.1", "einops", "tqdm"),
+        packages=(*TORCH, "scipy==1.17.1", "einops", "jaxtyping", "mpmath", "tqdm"),
         alone=(
+            "linear_operator==0.6.1",
             "backpack-for-pytorch",
             "einconv",
             "unfoldnd",

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import may_look, noting
@@ -17,6 +17,9 @@ from hypergrad.linear.solution import Solution, Status, direct
 
 # So few columns cost less one by one than the transform that takes them together.
 _ONE_BY_ONE = 2
+# A vectorised product of many tasks' matrices may expand them to one copy for each column; up to so
+# many entries that costs less than taking the columns one by one.
+_EXPANDED = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Cholesky:
 
     needs: ClassVar[Kind] = Kind.DEFINITE
     rtol: float = 1e-6
-    at_once: int = 64
+    at_once: int = 128
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
@@ -90,8 +93,21 @@ def _least_quotient(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
 
 
+def columns_at_once(shape: Size, limit: int) -> int:
+    """How many columns of dense matrices a vectorised product should take, at most ``limit``.
+
+    Args:
+        shape: of the vectors, ``(*batch, n)``.
+        limit: the caller's.
+    """
+    tasks, n = shape[:-1].numel(), shape[-1]
+    fitting = n if tasks <= 1 else _EXPANDED // max(tasks * n**2, 1)
+    together = min(n, limit, fitting)
+    return together if together > _ONE_BY_ONE else 1
+
+
 def dense(
-    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 64
+    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 128
 ) -> Float[Tensor, "*batch n n"]:
     """The matrices of a linear map, so many columns at once where the map can be vectorised."""
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
@@ -102,12 +118,12 @@ def dense(
     # The map may write into what it gets. partial: the tests' type checker wraps a function that
     # is defined here at each call.
     column = partial(_column, apply)
-    # a check that waits must not hold a vectorised value
-    if noting() is None and n > _ONE_BY_ONE:
-        chunk = at_once if n > at_once else None  # one chunk is dearer than none
+    together = columns_at_once(shaped_as.shape, at_once)
+    if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
+        chunk = None if together == n else together  # one chunk is dearer than none
         try:
-            together: Tensor = torch.vmap(column, out_dims=-1, chunk_size=chunk)(units)
-            return together
+            matrix: Tensor = torch.vmap(column, out_dims=-1, chunk_size=chunk)(units)
+            return matrix
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
     return torch.stack([column(unit) for unit in units], dim=-1)

@@ -29,7 +29,7 @@ class LU:
     """
 
     rtol: float = 1e-6
-    at_once: int = 64
+    at_once: int = 128
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
