@@ -29,9 +29,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from benchmarks.peer_cases import Case
-from benchmarks.peer_methods import RTOL, STEPS
-from benchmarks.peers import CASES
+from benchmarks.peer_cases import CASES, Case
+from benchmarks.peer_entries import RTOL, STEPS
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, ratios, seconds
 from hypergrad import CG, Bilevel, hypergradient
