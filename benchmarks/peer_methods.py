@@ -241,20 +241,15 @@ def _higher(case: Case, error: float) -> Iterator[Method]:
     if higher is None:
         return
     low, high = case.smallest**0.5, case.largest**0.5
-    choices = {
-        "SGD": (2 / (low**2 + high**2), 0.0),
-        "SGD with the best momentum": (4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2),
-    }
-    for name, (rate, momentum) in choices.items():
-        steps = _steps_to(case, error, rate, momentum)
-        if steps is not None:
-            yield Method(
-                package="higher",
-                how=f"{name}, steps for our error",
-                given="values",
-                steps=steps,
-                run=_higher_run(case, higher, rate, momentum, steps),
-            )
+    rate, momentum = 4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2
+    steps = _steps_to(case, error, rate, momentum)
+    if steps is not None:
+        yield Method(
+            package="higher",
+            how="SGD with the best momentum, steps for our error",
+            steps=steps,
+            run=_higher_run(case, higher, rate, momentum, steps),
+        )
 
 
 def _higher_run(

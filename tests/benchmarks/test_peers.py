@@ -106,3 +106,18 @@ def test_rows_of_other_settings_are_not_joined(
 def test_a_core_that_is_not_allowed_is_refused() -> None:
     with pytest.raises(SystemExit, match="--core 100000 was given"):
         peers.pin(100_000)
+
+
+def test_times_are_given_over_jaxopts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    # seconds of a call, in the order of the methods and whatever is called how often
+    taken = iter([[2.0, 2.0], [0.5, 1.0], [4.0, 4.0]])
+    monkeypatch.setattr(peers, "interleaved", lambda runs, **_: [next(taken) for _ in runs])
+    entries = [
+        Method(package=package, how=package, run=lambda: torch.ones(1))
+        for package in ("hypergrad", "jaxopt", "torchopt")
+    ]
+    row = Row(name="one", about={}, error=lambda found: 0.0, methods=lambda: iter(entries))
+    found = peers.measure(row, 2)["methods"]
+    assert [method["ratio"] for method in found] == [1, 0.375, 2]
+    assert [method["over_jaxopt"] for method in found] == [3, 1, 6]
+    assert "3.00 (2.50 to 3.50)" in peers.table({"name": "one", "methods": found})
