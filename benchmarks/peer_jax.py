@@ -25,7 +25,7 @@ def at_minimiser(case: Case) -> Iterator[Method]:
         return
     dense = case.phi.numel() <= LARGEST_DENSE
     lower, upper = twins(case.family)
-    given = moved(case.theta, case.phi, *case.arrays)
+    given = moved(case.theta, case.phi.reshape(-1), *case.arrays)  # solve_cholesky's is a vector
     for package, how, gradient in _gradients(lower, upper, dense=dense):
         yield called(package, how, peer("jax").jit(gradient), given)
 
@@ -152,7 +152,7 @@ def twins(family: str) -> tuple[Function, Function]:
     jnp, jax = peer("jax.numpy"), peer("jax")
 
     def cross_entropy(phi: Any, x: Any, y: Any) -> Any:
-        scores = x @ phi.T
+        scores = x @ phi.reshape(-1, x.shape[1]).T
         own = jnp.take_along_axis(scores, y[:, None], axis=1)[:, 0]
         return (jax.nn.logsumexp(scores, axis=1) - own).mean()
 
@@ -169,7 +169,8 @@ def twins(family: str) -> tuple[Function, Function]:
         ),
         "logistic": (
             lambda theta, phi, x, y, x_held, y_held: (
-                cross_entropy(phi, x, y) + (jnp.exp(theta) * phi**2).sum() / 2
+                cross_entropy(phi, x, y)
+                + (jnp.exp(theta) * phi.reshape(-1, len(theta)) ** 2).sum() / 2
             ),
             lambda theta, phi, x, y, x_held, y_held: cross_entropy(phi, x_held, y_held),
         ),
