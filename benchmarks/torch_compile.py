@@ -29,21 +29,20 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from benchmarks.peer_cases import Case
-from benchmarks.peer_methods import RTOL, STEPS
-from benchmarks.peers import CASES
+from benchmarks.peer_cases import CASES, Case
+from benchmarks.peer_entries import RTOL, STEPS
 from benchmarks.provenance import provenance, write
 from benchmarks.timing import interleaved, ratios, seconds
 from hypergrad import CG, Bilevel, hypergradient
 
-Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 TURN = 0.05  # seconds that a turn takes at least, unless one call takes longer
 DEFAULT = ["quadratic-10", "quadratic-1000", "logistic-small"]
 
 
-def product_only(case: Case, compile: Compile) -> Callable[[], Tensor]:
+def product_only(case: Case, compiler: Compiler) -> Callable[[], Tensor]:
     """This library's CG on a compiled product."""
-    product = compile(lambda theta, phi, v: _product(case, theta, phi, v))
+    product = compiler(lambda theta, phi, v: _product(case, theta, phi, v))
 
     def run() -> Tensor:
         theta, phi = case.theta, case.phi
@@ -56,11 +55,11 @@ def product_only(case: Case, compile: Compile) -> Callable[[], Tensor]:
     return run
 
 
-def one_step(case: Case, compile: Compile) -> Callable[[], Tensor]:
+def one_step(case: Case, compiler: Compiler) -> Callable[[], Tensor]:
     """A compiled step of conjugate gradients, in a loop that reads one number a step."""
-    begin = compile(lambda theta, phi: _upper_gradients(case, theta, phi))
-    step = compile(lambda theta, phi, *state: _step(case, theta, phi, *state))
-    end = compile(lambda theta, phi, v: _cross(case, theta, phi, v))
+    begin = compiler(lambda theta, phi: _upper_gradients(case, theta, phi))
+    step = compiler(lambda theta, phi, *state: _step(case, theta, phi, *state))
+    end = compiler(lambda theta, phi, v: _cross(case, theta, phi, v))
 
     def run() -> Tensor:
         theta, phi = case.theta, case.phi
@@ -75,7 +74,7 @@ def one_step(case: Case, compile: Compile) -> Callable[[], Tensor]:
     return run
 
 
-def whole(case: Case, compile: Compile) -> Callable[[], Tensor]:
+def whole(case: Case, compiler: Compiler) -> Callable[[], Tensor]:
     """The hypergradient as one program."""
     while_loop: Any = torch._higher_order_ops.while_loop
 
@@ -92,7 +91,7 @@ def whole(case: Case, compile: Compile) -> Callable[[], Tensor]:
         v = while_loop(goes_on, body, (*_first(rhs), torch.zeros((), dtype=torch.int64)))[0]
         return own - _cross(case, theta, phi, v)
 
-    ready = compile(program)
+    ready = compiler(program)
     return lambda: ready(case.theta, case.phi)
 
 
