@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from hypergrad import CG, Bilevel, Cholesky, Status, attach, hypergradient
 from hypergrad.errors import InputError, NotFiniteError, TransformError
@@ -289,6 +290,21 @@ def test_attach_takes_a_minibatched_objective() -> None:
     phi = attach(problem().lower, theta, minimiser(theta.detach()))
     held_out(theta, phi, drawn(1)).backward()
     torch.testing.assert_close(theta.grad, true_slope(theta.detach()), rtol=1e-12, atol=1e-12)
+
+
+def test_a_data_set_with_a_loader_gives_the_same_blocks() -> None:
+    x, y = drawn(0)
+    data = TensorDataset(x, y)
+
+    def fetch(indices: Tensor) -> Any:
+        return next(iter(DataLoader(data, batch_sampler=[indices.tolist()])))
+
+    lazy: Any = Minibatched(loss=ridge, data=fetch, size=3, examples=M)
+    held: Any = problem().lower
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(lazy.batch(5).examples, held.batch(5).examples, strict=True)
+    )
 
 
 def test_what_is_refused() -> None:
