@@ -107,6 +107,20 @@ def test_each_epoch_visits_each_block_once_and_keys_decide() -> None:
     assert not torch.equal(other.batch(0).examples[1], again.batch(0).examples[1])
 
 
+def test_draws_are_independent_where_turns_are_not() -> None:
+    lower: Any = problem().lower
+    drawn_ones = [lower.drawn(key).index for key in range(2000)]
+    assert drawn_ones == [lower.drawn(key).index for key in range(2000)]
+    # each block, and each pair of neighbours, within five standard deviations of its share
+    for share, hits in (
+        *((1 / 4, sum(i == block for i in drawn_ones)) for block in range(4)),
+        (1 / 4, sum(a == b for a, b in itertools.pairwise(drawn_ones))),
+    ):
+        assert abs(hits - 2000 * share) < 5 * (2000 * share * (1 - share)) ** 0.5
+    with pytest.raises(InputError, match="drawn got key=-1"):
+        lower.drawn(-1)
+
+
 def test_data_that_stay_elsewhere_give_the_same() -> None:
     x, y = drawn(0)
     held: Any = problem().lower
