@@ -40,10 +40,12 @@ def damped_if_indefinite(
     if not bool(bad.any()):
         return solution
     least, largest = extremes(product, torch.where(bad[..., None], rhs, 0.0), min(LOOKS, steps))
-    looks = min(LOOKS, steps, rhs.shape[-1])
-    floor = share(steps, rtol, rhs.dtype) * largest
-    solution = replace(solution, matvecs=solution.matvecs + looks)
-    damping = torch.where(bad, (-2 * least).maximum(floor), 0.0)
+    solution = replace(
+        solution,
+        curvature=torch.where(bad, solution.curvature.minimum(least), solution.curvature),
+        matvecs=solution.matvecs + min(LOOKS, steps, rhs.shape[-1]),
+    )
+    damping = torch.where(bad, share(steps, rtol, rhs.dtype) * largest, 0.0)
     while bool(bad.any()):
         damping = torch.where(bad, damping.maximum(-2 * solution.curvature), damping)
         every = bool(bad.all())

@@ -147,7 +147,8 @@ def iterate(
         aim = goal.maximum(_BEYOND * true * torch.where(again, true / previous, 0.0))
         budget = limit - int(run.steps.max())
 
-    each = torch.as_tensor(damping).to(true).expand(*true.shape, 1)[..., 0]
+    # a filled tensor, and none that is copied to the device, for which the host would wait
+    each = damping[..., 0] if isinstance(damping, Tensor) else torch.full_like(true, damping)
     damped = isinstance(damping, Tensor) or damping > 0
     undamped = norm(run.residual + damping * run.x) if damped else true
     # A residual that the recurrence and the recomputation agree on to _TRUST may be that much

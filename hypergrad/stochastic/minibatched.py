@@ -93,6 +93,19 @@ class Minibatched(Generic[Theta, Phi]):
         epoch, place = divmod(key, self.blocks)
         return self.block(int(_permutation(self.seed, 1 + epoch, self.blocks)[place]))
 
+    def drawn(self, key: int) -> Block[Theta, Phi]:
+        """The block drawn for ``key``, each as likely as any other whatever other keys drew.
+
+        A product of several batches is unbiased with these. Turns of one epoch are not independent:
+        a block that was had does not come again.
+
+        Raises:
+            InputError: a negative key.
+        """
+        if key < 0:
+            raise InputError(f"drawn got key={key}; count from 0.")
+        return self.block(random.Random(f"{self.seed}/drawn/{key}").randrange(self.blocks))
+
     def turns(self, step: int, count: int) -> Iterator[Block[Theta, Phi]]:
         """The `count` batches of one step, each made when it is asked for."""
         return (self.batch(step * count + i) for i in range(count))
