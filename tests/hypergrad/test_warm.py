@@ -342,7 +342,7 @@ NESTED = {
 def test_nested_trees_are_kept_and_survive_a_safetensors_file(tmp_path: Path) -> None:
     starts: WarmStarts[Any] = WarmStarts(first=NESTED)
     count = sum(leaf.numel() for leaf in leaves(NESTED))
-    keys = [torch.tensor(7), "x"]  # as a sampler yields them
+    keys: list[Any] = [torch.tensor(7), "x"]  # as a sampler yields them
     phi, v = starts.gather(keys)
     moved = like(phi, [leaf + 1 for leaf in leaves(phi)])
     starts = starts.updated(keys, moved, torch.arange(2.0 * count).reshape(2, count))
