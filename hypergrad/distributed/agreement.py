@@ -1,4 +1,4 @@
-"""Do the ranks of a group hold the same? One small collective tells, on every rank alike."""
+"""Checks that the ranks of a group hold the same: one small message, one verdict for all."""
 
 from __future__ import annotations
 

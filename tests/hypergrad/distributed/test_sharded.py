@@ -12,7 +12,9 @@ from torch import Tensor
 
 from hypergrad.distributed import Sharded, shared
 from hypergrad.distributed.agreement import fingerprint
+from hypergrad.distributed.operators import shared_node
 from hypergrad.errors import InputError
+from hypergrad.graph import custom_functions
 from tests.hypergrad.distributed import cases, wrapped
 from tests.hypergrad.distributed.cases import PARTS, Found, Here
 from tests.hypergrad.distributed.work import work
@@ -170,3 +172,20 @@ def test_a_fingerprint_sees_every_entry_and_place_of_many() -> None:
         many[place] = 0.0
     assert len(seen) == 6
     assert int(fingerprint(torch.zeros(0))) == 0
+
+
+def test_the_operators_are_not_named_as_custom_functions() -> None:
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Any) -> Any:
+            return cotangent
+
+    leaf = torch.ones(2, requires_grad=True)
+    (alike,) = shared_node(None, [leaf])
+    assert custom_functions(alike.sum()) == []
+    found: Tensor = Own.apply(alike)  # type: ignore[no-untyped-call]
+    assert custom_functions(found.sum()) == ["Own"]
