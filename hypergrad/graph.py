@@ -24,7 +24,8 @@ def custom_among(nodes: set[Any]) -> list[str]:
     custom = [
         node
         for node in nodes
-        if isinstance(node, kind) and not type(node).__module__.startswith("hypergrad.")
+        if isinstance(node, kind)
+        and not getattr(type(node), "_forward_cls", kind).__module__.startswith("hypergrad.")
     ]
     return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
 

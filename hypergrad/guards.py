@@ -53,7 +53,8 @@ def deferred() -> Iterator[Deferred]:
     Each look at a value makes the host wait until a GPU has come so far. In the block, what is NaN
     or infinite is carried on; its end raises the first `NotFiniteError` (or changed objective) that
     there was. A block in a block leaves that to the outer one. Shapes, types and graphs are checked
-    at once as ever, and solvers with a tolerance still look whether they are done.
+    at once as ever, and solvers with a tolerance still look whether they are done. A certificate's
+    ``newton_step`` is then the bound that takes no product: whether another is needed is a look.
 
     Raises:
         HypergradError: at the end of the block, if a check had failed.

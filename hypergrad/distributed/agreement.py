@@ -1,9 +1,10 @@
-"""Do the ranks of a group hold the same? One small collective tells, on every rank alike."""
+"""Checks that the ranks of a group hold the same: one small message, one verdict for all."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -11,10 +12,9 @@ from torch import Tensor
 
 from hypergrad.errors import InputError, RankError
 
-# odd constants of SplitMix64 (Steele, Lea and Flood 2014), as signed numbers of 64 bits
-_STEP = -7046029254386353131
-_MIX = (-4658895280553007687, -7723592293110705685)
-_AT_ONCE = 2**20  # entries: their bits take 8 bytes each, several times over
+_AT_ONCE = 2**18  # words, so that intermediate results stay in a cache
+_ODD = -7046029254386353131  # between parts
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def require_group(group: dist.ProcessGroup | None) -> None:
@@ -93,21 +93,35 @@ def _differing(group: dist.ProcessGroup | None, marks: Tensor) -> list[int]:
 def fingerprint(tensor: Tensor) -> Tensor:
     """64 bits, ``()``, that are the same for the same bits, in whatever order they are summed.
 
-    The sum of each entry's bits and place, mixed, modulo 2^64. Two tensors that differ have the
-    same one with a chance of about 2^-64.
+    Words of 64 bits are folded and multiplied by odd random weights, and their products summed
+    modulo 2^64. The fold brings a word's high bits down to bit 31 at most: an odd weight times a
+    difference in bit 63 alone would be 2^63 whatever the weight, and that of two sign flips 0. So
+    two tensors that differ have the same fingerprint with a chance of at most 2^-31.
     """
     flat = tensor.detach().contiguous().reshape(-1)
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = flat.view(kinds[flat.element_size()])
+    each = 8 // flat.element_size()
+    if flat.storage_offset() % each:  # words begin at their own length
+        flat = flat.clone()
+    whole = len(flat) // each * each
+    small = _INTEGERS[flat.element_size()]
+    parts = [flat[:whole].view(torch.int64), flat[whole:].view(small).long()]
     found = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for begin in range(0, len(bits), _AT_ONCE):
-        part = bits[begin : begin + _AT_ONCE].long()
-        place = torch.arange(begin + 1, begin + 1 + len(part), device=flat.device)
-        part = part + place * _STEP
-        for shift, factor in zip((30, 27), _MIX, strict=True):
-            part = (part ^ (part >> shift)) * factor
-        found = found + (part ^ (part >> 31)).sum()
+    weights = _weights(flat.device)
+    for words in (words for part in parts for words in part.split(_AT_ONCE)):
+        mixed = words >> 32
+        mixed &= 2**32 - 1  # not the sign, which the shift repeats
+        mixed ^= words
+        mixed *= weights[: len(words)]
+        found = found * _ODD + mixed.sum()
     return found
+
+
+@lru_cache(maxsize=8)
+def _weights(device: torch.device) -> Tensor:
+    """Odd numbers, the same in every process; not to be written into."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(-(2**63), 2**63 - 1, (_AT_ONCE,), generator=generator, device="cpu")
+    return (drawn | 1).to(device)
 
 
 def digest(text: str) -> int:

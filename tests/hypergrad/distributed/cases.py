@@ -13,11 +13,14 @@ from hypergrad import (
     CG,
     LBFGS,
     MINRES,
+    Bilevel,
     Forward,
     GradientDescent,
     Implicit,
+    Nesterov,
     Newton,
     OneStep,
+    TorchOptimiser,
     Truncated,
     Unrolled,
     argmin,
@@ -27,6 +30,7 @@ from hypergrad import (
 from hypergrad.conditions import Box, Constrained, Root
 from hypergrad.distributed import Sharded, shared, total
 from hypergrad.solvers import ProximalGradient
+from hypergrad.stochastic import SABA, Minibatched
 
 Part: TypeAlias = Callable[[Any, Any], Tensor]
 Found: TypeAlias = dict[str, Tensor]
@@ -91,9 +95,15 @@ def _gradient(here: Here, **options: Any) -> Tensor:
     return theta.grad
 
 
+def _sgd(params: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.5, momentum=0.3)
+
+
 def adjoints(here: Here) -> Found:
     """Every adjoint after the solvers it is for."""
     steps = GradientDescent(max_steps=6, step_size=0.5)
+    nesterov = Nesterov(max_steps=5, step_size=0.4)
+    sgd = TorchOptimiser(make=_sgd, max_steps=300, rtol=1e-12)
     few = GradientDescent(max_steps=40, step_size=0.5, rtol=1e-3)
     descent = GradientDescent(max_steps=300, step_size=0.7, rtol=1e-12)
     return {
@@ -104,6 +114,8 @@ def adjoints(here: Here) -> Found:
         "descent": _gradient(here, by=descent, adjoint=Implicit()),
         "unrolled": _gradient(here, by=steps, adjoint=Unrolled()),
         "until": _gradient(here, by=few, adjoint=Unrolled()),
+        "nesterov": _gradient(here, by=nesterov, adjoint=Unrolled()),
+        "torch.optim": _gradient(here, by=sgd, adjoint=Implicit()),
         "truncated": _gradient(here, by=steps, adjoint=Truncated(steps=2)),
         "forward": _gradient(here, by=steps, adjoint=Forward()),
         "one step": _gradient(here, by=NEWTON, adjoint=OneStep(step_size=0.3)),
@@ -253,4 +265,39 @@ def conditions(here: Here) -> Found:
     return {"bounds": theta.grad, "root": again.grad}
 
 
-CASES = (adjoints, certificate, transforms, uneven, owned, conditions)
+def single_loop(here: Here) -> Found:
+    """A few steps of SABA: each rank has its part of every batch of both levels."""
+    x, y = data()
+    parts = [slice(0, 16), slice(16, 32)]
+
+    def loss(theta: Tensor, phi: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+        if here.rank is not None:
+            theta, phi = shared(theta), shared(phi)
+        fit = (rows[0] @ phi - rows[1]).square().sum() + (theta.exp() * phi.square()).sum()
+        return fit / 16 if here.rank is None else total(fit) / 16
+
+    def batched(seed: int) -> Minibatched[Tensor, Tensor]:
+        if here.rank is None:  # blocks of both parts, side by side, for the same seed
+            both = [torch.cat([x[rows], y[rows, None]], 1) for rows in parts]
+            together = torch.stack(both, 1)
+            return Minibatched(
+                loss=lambda t, p, e: sum_of(loss, t, p, e), data=together, size=4, seed=seed
+            )
+        mine = parts[here.rank]
+        return Minibatched(loss=loss, data=(x[mine], y[mine]), size=4, seed=seed)
+
+    problem = Bilevel(upper=batched(1), lower=batched(2))
+    method = SABA(step_size=0.1, upper_step_size=0.1)
+    state = method.start(problem, THETA, torch.zeros(D).double())
+    for _ in range(5):
+        state = method.step(problem, state)
+    return {"theta": state.theta, "phi": state.phi, "v": state.v}
+
+
+def sum_of(loss: Callable[..., Tensor], theta: Tensor, phi: Tensor, rows: Tensor) -> Tensor:
+    """The loss of both parts' rows, ``(examples, part, D + 1)``."""
+    each = [loss(theta, phi, (rows[:, part, :-1], rows[:, part, -1])) for part in range(PARTS)]
+    return torch.stack(each).sum()
+
+
+CASES = (single_loop, adjoints, certificate, transforms, uneven, owned, conditions)

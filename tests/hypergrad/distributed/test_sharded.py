@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from hypergrad.distributed import Sharded, shared
+from hypergrad.distributed.agreement import fingerprint
+from hypergrad.distributed.operators import shared_node
 from hypergrad.errors import InputError
+from hypergrad.graph import custom_functions
 from tests.hypergrad.distributed import cases, wrapped
 from tests.hypergrad.distributed.cases import PARTS, Found, Here
 from tests.hypergrad.distributed.work import work
@@ -137,3 +140,52 @@ def test_nonsense_is_refused(arguments: tuple[Any, ...], options: Any, match: st
 def test_own_is_a_bool_or_a_tree_like_theta(own: Any) -> None:
     with pytest.raises(InputError, match="a tree of them like theta, whose leaves are theta"):
         Sharded(square, own=own)(torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_a_fingerprint_tells_any_change_and_no_copy(dtype: torch.dtype) -> None:
+    values = torch.arange(1, 12).to(dtype)
+    changes = [values.roll(1), -values, values[:-1], values + (torch.arange(11) == 10).to(dtype)]
+    for entries in ((0, 1), (3, 4), (0, 10)):  # two signs, whose bits are the highest
+        changed = values.clone()
+        changed[list(entries)] *= -1
+        changes.append(changed)
+    if dtype.is_floating_point:
+        ulp = torch.finfo(dtype).eps
+        changes += [values * (1 + ulp), values * (1 - ulp / 2)]
+    else:
+        changes.append(~values)
+    prints = [int(fingerprint(change)) for change in (values, *changes)]
+    assert len(set(prints)) == len(prints)
+    strided = torch.stack([values, values], dim=1)[:, 1]
+    shifted = torch.cat([values[:1], values])[1:]  # begins within a word
+    assert {int(fingerprint(copy)) for copy in (strided, shifted)} == {prints[0]}
+
+
+def test_a_fingerprint_sees_every_entry_and_place_of_many() -> None:
+    many = torch.zeros(2**20 + 3)  # several parts, and a rest
+    first = int(fingerprint(many))
+    seen = {first}
+    for place in (0, 1, 2**19, 2**20 + 1, 2**20 + 2):
+        many[place] = 1.0
+        seen.add(int(fingerprint(many)))
+        many[place] = 0.0
+    assert len(seen) == 6
+    assert int(fingerprint(torch.zeros(0))) == 0
+
+
+def test_the_operators_are_not_named_as_custom_functions() -> None:
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Any) -> Any:
+            return cotangent
+
+    leaf = torch.ones(2, requires_grad=True)
+    (alike,) = shared_node(None, [leaf])
+    assert custom_functions(alike.sum()) == []
+    found: Tensor = Own.apply(alike)  # type: ignore[no-untyped-call]
+    assert custom_functions(found.sum()) == ["Own"]
