@@ -39,7 +39,8 @@ _REMEDIES = {
     Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
     Status.STAGNATED: (
         "the residual falls no further: the tolerance is below what this precision reaches (loosen "
-        "it, or use float64), or the matrix is singular (regularise the lower objective)."
+        "it, or use float64), or the matrix is singular, and phi is not the only solution near it "
+        "(regularise the lower objective, or state what else determines phi)."
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
