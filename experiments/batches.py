@@ -170,11 +170,19 @@ def table(runs: Sequence[Trained], origin: dict[str, Any]) -> Rows:
             f"{protocol['episodes']} test episodes, {origin['backbone']}, {origin['tasks_in_all']} "
             "tasks in all"
         ),
-        columns=["b", "steps", "accuracy", "each seed", "σ²", "σ² / |mean|²", "b var(b) / σ²"],
+        columns=[
+            "b",
+            "steps",
+            "accuracy",
+            "each seed",
+            "σ²",
+            "σ² over squared mean",
+            "b var(b) / σ²",
+        ],
         rows=rows,
         notes=[
             f"σ²: variance of the hypergradient over {origin['tasks_measured']} tasks at the end "
-            "of training, mean over the seeds; |mean|²: squared length of their mean",
+            "of training; squared mean: squared length of their mean; both are means over the seeds",
             "b var(b) / σ²: b times the variance of means of b tasks, over that of one task, mean "
             "over all runs; the law says 1",
             f"learning rate {origin['learning_rate']:g} for all; commit {origin['commit']}, torch "

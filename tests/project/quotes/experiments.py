@@ -36,8 +36,8 @@ def omniglot(result: Record, fewer: Record, metrics: Record) -> Iterator[str]:
         f"the tolerance of 3e-5, at {worst:.1e} at worst".replace("e-0", "e-")
     )
     yield (
-        f"over its last 1,000 steps the loss is {metrics[-1]['loss']:.3f} on episodes of training characters, and "
-        f"{result['calibration']['log_loss']:.3f} on the test's"
+        f"over its last 1,000 steps the loss is {metrics[-1]['loss']:.3f} on episodes of training "
+        f"characters, and {result['calibration']['log_loss']:.3f} on the test's"
     )
 
 
