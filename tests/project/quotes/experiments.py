@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import fmean, median
 from typing import Final
 
@@ -167,12 +168,40 @@ def residual(record: Record) -> Iterator[str]:
     assert error[third] > 1
     yield f"K = 5 with N = 20 has it, and {mean[third]:.1f} %"
     for systems in (1, 20):
-        assert min(mean, key=lambda c, n=systems: mean[c] if c[1] == n else 100) == (1, systems)
+        same = [accuracy for cell, accuracy in mean.items() if cell[1] == systems]
+        assert min(same) == mean[1, systems]
     spreads = [
         100 * (max(r["accuracy"] for r in own) - min(r["accuracy"] for r in own))
         for own in grid.values()
     ]
     yield f"Seeds of one cell are up to {max(spreads):.0f} points apart"
+
+
+def batches(record: Record) -> Iterator[str]:
+    runs = record["runs"]
+    by_size: dict[int, list[Record]] = {}
+    for run in runs:
+        by_size.setdefault(run["tasks"], []).append(run)
+    mean = {size: 100 * fmean(run["accuracy"] for run in own) for size, own in by_size.items()}
+    variances, ratios = [], []
+    for size, own in by_size.items():
+        law = fmean(size * run["means"][str(size)] / run["variance"] for run in runs)
+        assert abs(law - 1) < 0.025  # "to 2 %"
+        variances.append(fmean(run["variance"] for run in own))
+        noise = variances[-1] / record["tasks_measured"]  # of the mean itself
+        ratios.append(variances[-1] / (fmean(run["gradient"] for run in own) - noise))
+        seeds = ", ".join(percent(run["accuracy"]) for run in own)
+        cells = [f"{mean[size]:.2f}", seeds, f"{variances[-1]:.3g}", f"{ratios[-1]:.3g}"]
+        yield row(str(size), str(own[0]["steps"]), *cells, f"{law:.2f}")
+    for few, many in pairwise(by_size.values()):  # "from each seed"
+        for first, second in zip(few, many, strict=True):
+            assert first["accuracy"] > second["accuracy"]
+    yield (
+        f"σ_h² is {min(variances):.0f} to {max(variances):.0f} here, {min(ratios):.0f} to "
+        f"{max(ratios):.0f} times the squared length"
+    )
+    yield f"{mean[1]:.1f} % with b = 1, {mean[8]:.1f} % with b = 8"
+    yield f"{record['tasks_in_all']} tasks in all"
 
 
 def cifar_in_short(accuracy: Record, error: Record) -> Iterator[str]:
@@ -214,6 +243,7 @@ QUOTES: Final = (
     Quote(PAGE, (f"{CIFAR}/memory.json",), memory),
     Quote(PAGE, ("benchmarks/results/published.json",), published),
     Quote(PAGE, ("results/residual/study.json",), residual),
+    Quote(PAGE, ("results/batches/study.json",), batches),
     Quote("README.md", (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_in_short),
     Quote(
         "README.md",
