@@ -58,7 +58,6 @@ bench-baseline: $(READY)  ## record them anew, on purpose
 bench-gpu: $(READY)  ## the whole table on a GPU, in benchmarks/results
 	$(BIN)/python -m benchmarks.steps --device cuda --out benchmarks/results/steps-cuda.json
 	$(BIN)/python -m benchmarks.published --device cuda --out benchmarks/results/published-cuda.json
-	$(BIN)/python -m benchmarks.compiled --device cuda --out benchmarks/results/compiled-cuda.json
 
 docs: $(READY)  ## the site, in site/; a warning (a broken link, say) fails, which --quiet would keep from being counted
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

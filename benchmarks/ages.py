@@ -107,7 +107,6 @@ RECORDED: Final = (
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
-    _bench("compiled", "--backbone"),
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("limit"),

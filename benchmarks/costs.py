@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 from torch import Tensor
 
+import hypergrad
 from metalearn.memory import LiveBytes
 from tests.metalearn.measure import Convolutions, SavedBytes
 
@@ -66,6 +71,38 @@ def cost(run: Callable[[], object], present: Iterable[Tensor]) -> Cost:
         operations=done.operations,
         cuda_bytes=cuda_bytes,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """Python's part of one run, which is most of a small hypergradient's time.
+
+    Attributes:
+        frames: calls of hypergrad's own functions; torch's differ between versions.
+        autograd: calls of ``torch.autograd.grad``.
+    """
+
+    frames: int
+    autograd: int
+
+
+def calls(run: Callable[[], object]) -> Calls:
+    """Count the calls of a run that was called before."""
+    own = f"{os.path.dirname(hypergrad.__file__)}{os.sep}"
+    found: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            found["frames"] += frame.f_code.co_filename.startswith(own)
+            found["autograd"] += frame.f_code is torch.autograd.grad.__code__
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return Calls(frames=found["frames"], autograd=found["autograd"])
 
 
 def _fresh(run: Callable[[], object], present: list[Tensor]) -> None:

@@ -14,9 +14,11 @@ Margins, and why they are what they are:
   a lower step adds where nothing may be added is 0, and stays 0.
 - operations below autograd: 5 %, for decompositions that differ between versions. A product more
   in each step of CG or a loop over four tasks adds 30 % and more.
-- time is the least process time over the least of the backbone's own pass in the same process, so
-  that other processes' work does not count. 25 % is for machines that are loaded otherwise, where
-  caches are shared (`--repeat 20` takes the times so often in a row); counts see what is smaller.
+- time is process time over that of the backbone's own pass a moment before or after, the median
+  over rounds. Other processes' work does not count, but what they leave of caches and of the
+  memory's bandwidth does, and it changes from second to second: a ratio of two least times, each
+  from a moment of its own, was off by a third on a loaded machine. 25 % is for the rest of it
+  (`--repeat 20` takes the times so often in a row); counts see what is smaller.
 """
 
 from __future__ import annotations

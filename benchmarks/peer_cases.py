@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from benchmarks.provenance import SEED
 
@@ -33,6 +34,8 @@ class Case:
         cotangent: d f/d phi, flat.
         smallest: least eigenvalue of the Hessian.
         largest: greatest.
+        family: names the objectives, for peers that need them in another language.
+        arrays: what the objectives hold, in the family's order.
         matrix: the Hessian, of a quadratic g = phi'A phi / 2 - phi'theta; None for any other.
     """
 
@@ -48,6 +51,8 @@ class Case:
     cotangent: Tensor
     smallest: float
     largest: float
+    family: str
+    arrays: tuple[Tensor, ...]
     matrix: Tensor | None = None
 
     def error(self, gradient: Tensor) -> float:
@@ -91,89 +96,132 @@ def quadratic(size: int) -> Case:
         cotangent=cotangent,
         smallest=float(spectrum.min()),
         largest=float(spectrum.max()),
+        family="quadratic",
+        arrays=(matrix, target),
         matrix=matrix,
     )
 
 
-def logistic(examples: int, size: int, classes: int) -> Case:
+@dataclass(frozen=True, eq=False)
+class Softmax:
     """Softmax regression with one L2 strength for each feature: theta is their logarithms.
 
     ``g = mean_j cross_entropy(W x_j, y_j) + sum_id exp(theta_d) W_id^2 / 2``; f is the mean cross
-    entropy of as many held-out examples.
+    entropy of as many held-out examples. Its derivatives are written out, for the oracles.
     """
-    draw = torch.Generator().manual_seed(SEED)
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+    x: Tensor  # (examples, size)
+    y: Tensor  # (examples,)
+    x_held: Tensor
+    y_held: Tensor
+    classes: int
 
-    teacher = normal(classes, size) * 3 / size**0.5
-    x, x_held = normal(examples, size), normal(examples, size)
-    noise = [-torch.rand(examples, classes, generator=draw).log() for _ in range(2)]
-    y, y_held = (
-        ((features @ teacher.mT).exp() / rate).argmax(-1)  # one draw from the teacher's softmax
-        for features, rate in zip((x, x_held), noise, strict=True)
-    )
-    theta = -4 + normal(size) / 2
-    weight = theta.exp()
-    cross_entropy = torch.nn.functional.cross_entropy
+    @classmethod
+    def drawn(cls, examples: int, size: int, classes: int) -> tuple[Softmax, Tensor]:
+        """The problem and a theta. Labels are draws from a teacher's softmax."""
+        draw = torch.Generator().manual_seed(SEED)
 
-    def lower(theta: Tensor, phi: Tensor) -> Tensor:
-        return cross_entropy(x @ phi.mT, y) + (theta.exp() * phi.square()).sum() / 2
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    def upper(theta: Tensor, phi: Tensor) -> Tensor:
-        return cross_entropy(x_held @ phi.mT, y_held)
+        teacher = normal(classes, size) * 3 / size**0.5
+        x, x_held = normal(examples, size), normal(examples, size)
+        noise = [-torch.rand(examples, classes, generator=draw).log() for _ in range(2)]
+        y, y_held = (
+            ((features @ teacher.mT).exp() / rate).argmax(-1)
+            for features, rate in zip((x, x_held), noise, strict=True)
+        )
+        return cls(x, y, x_held, y_held, classes), -4 + normal(size) / 2
 
-    def excess(features: Tensor, labels: Tensor, phi: Tensor) -> Tensor:
+    def lower(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """g."""
+        return cross_entropy(self.x @ phi.mT, self.y) + (theta.exp() * phi.square()).sum() / 2
+
+    def upper(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """f."""
+        return cross_entropy(self.x_held @ phi.mT, self.y_held)
+
+    def gradient(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """``d g/d phi``."""
+        return self._excess(self.x, self.y, phi).mT @ self.x / len(self.x) + theta.exp() * phi
+
+    def upper_gradient(self, phi: Tensor) -> Tensor:
+        """``d f/d phi``."""
+        excess = self._excess(self.x_held, self.y_held, phi)
+        return excess.mT @ self.x_held / len(self.x_held)
+
+    def _excess(self, features: Tensor, labels: Tensor, phi: Tensor) -> Tensor:
         """Probabilities minus labels."""
         share = (features @ phi.mT).softmax(-1)
-        return share - torch.nn.functional.one_hot(labels, classes).to(share.dtype)
+        return share - torch.nn.functional.one_hot(labels, self.classes).to(share.dtype)
 
-    def gradient(phi: Tensor) -> Tensor:
-        return excess(x, y, phi).mT @ x / examples + weight * phi
-
-    def product_at(phi: Tensor) -> Callable[[Tensor], Tensor]:
-        share = (x @ phi.mT).softmax(-1)
+    def product_at(self, theta: Tensor, phi: Tensor) -> Callable[[Tensor], Tensor]:
+        """The Hessian product, flat."""
+        share, weight = (self.x @ phi.mT).softmax(-1), theta.exp()
 
         def product(vector: Tensor) -> Tensor:
-            direction = vector.view(classes, size)
-            moved = share * (x @ direction.mT)
+            direction = vector.view_as(phi)
+            moved = share * (self.x @ direction.mT)
             curved = moved - share * moved.sum(-1, keepdim=True)
-            return (curved.mT @ x / examples + weight * direction).reshape(-1)
+            return (curved.mT @ self.x / len(self.x) + weight * direction).reshape(-1)
 
         return product
 
-    phi = torch.zeros(classes, size, dtype=torch.float64)
-    residual = -gradient(phi)
-    while residual.norm() > 1e-15 * examples**0.5:  # Newton by conjugate gradients, damped
-        move = _conjugate_gradients(product_at(phi), residual.reshape(-1), 1e-6).view_as(phi)
-        while gradient(phi + move).norm() >= residual.norm():
-            move = move / 2
-        phi = phi + move
-        residual = -gradient(phi)
-    cotangent = (excess(x_held, y_held, phi).mT @ x_held / examples).reshape(-1)
-    factor = torch.linalg.cholesky(_dense_hessian(x, (x @ phi.mT).softmax(-1), weight))
-    product = product_at(phi)
+    def inverse_at(self, theta: Tensor, phi: Tensor) -> Callable[[Tensor], Tensor]:
+        """``H^-1 v``, flat, by a dense factorisation."""
+        hessian = _dense_hessian(self.x, (self.x @ phi.mT).softmax(-1), theta.exp())
+        factor = torch.linalg.cholesky(hessian)
+        return lambda vector: torch.cholesky_solve(vector[:, None], factor)[:, 0]
 
-    def pull(vector: Tensor) -> Tensor:
-        return -weight * (phi * vector.view_as(phi)).sum(0)
+    def minimiser(self, theta: Tensor) -> Tensor:
+        """To rounding, by Newton with conjugate gradients, damped."""
+        phi = torch.zeros(self.classes, len(theta), dtype=torch.float64)
+        residual = -self.gradient(theta, phi)
+        while residual.norm() > 1e-15 * len(self.x) ** 0.5:
+            product = self.product_at(theta, phi)
+            move = _conjugate_gradients(product, residual.reshape(-1), 1e-6).view_as(phi)
+            while self.gradient(theta, phi + move).norm() >= residual.norm():
+                move = move / 2
+            phi = phi + move
+            residual = -self.gradient(theta, phi)
+        return phi
 
-    def inverse(vector: Tensor) -> Tensor:
-        return torch.cholesky_solve(vector[:, None], factor)[:, 0]
+    def pull(self, theta: Tensor, phi: Tensor, vector: Tensor) -> Tensor:
+        """``-J v``."""
+        return -theta.exp() * (phi * vector.view_as(phi)).sum(0)
 
+
+def logistic(examples: int, size: int, classes: int) -> Case:
+    """:class:`Softmax` at its minimiser."""
+    problem, theta = Softmax.drawn(examples, size, classes)
+    phi = problem.minimiser(theta)
+    cotangent = problem.upper_gradient(phi).reshape(-1)
+    product, inverse = problem.product_at(theta, phi), problem.inverse_at(theta, phi)
     return Case(
         name=f"logistic, n = {examples}, d = {size}, {classes} classes",
-        lower=lower,
-        upper=upper,
+        lower=problem.lower,
+        upper=problem.upper,
         theta=theta,
         phi=phi,
-        stationarity=float(gradient(phi).norm() / cotangent.norm()),
-        exact=pull(inverse(cotangent)),
+        stationarity=float(problem.gradient(theta, phi).norm() / cotangent.norm()),
+        exact=problem.pull(theta, phi, inverse(cotangent)),
         product=product,
-        pull=pull,
+        pull=lambda vector: problem.pull(theta, phi, vector),
         cotangent=cotangent,
         smallest=1 / _largest(inverse, cotangent),
         largest=_largest(product, cotangent),
+        family="logistic",
+        arrays=(problem.x, problem.y, problem.x_held, problem.y_held),
     )
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "quadratic-10": lambda: quadratic(10),
+    "quadratic-100": lambda: quadratic(100),
+    "quadratic-1000": lambda: quadratic(1000),
+    "logistic-small": lambda: logistic(300, 60, 10),
+    "logistic": lambda: logistic(2000, 784, 10),
+}
 
 
 def _dense_hessian(x: Tensor, share: Tensor, weight: Tensor) -> Tensor:

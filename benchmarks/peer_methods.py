@@ -8,43 +8,19 @@ Peers are looked up at run time: they live in a virtual environment of their own
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.metadata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.peer_cases import Case
+from benchmarks.peer_entries import LARGEST_DENSE, RTOL, STEPS, Method, peer
+from benchmarks.peer_jax import at_minimiser
 from hypergrad import CG, Bilevel, Cholesky, Woodbury, attach, hypergradient
 from hypergrad.objectives import Quadratic
 
-RTOL = 1e-6  # |b - H v| <= RTOL |b|, where a solver has a tolerance
-STEPS = 1000  # at most, where it has both
 LONGEST_UNROLL = 4000
-LARGEST_DENSE = 1000  # numbers in phi, for methods that build the Hessian
-PACKAGES = {"torchopt": "torchopt", "higher": "higher", "betty": "betty-ml"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way to the hypergradient of one case.
-
-    Attributes:
-        package: whose.
-        how: its settings, for the table.
-        given: what the method was told of the lower level: "values", or "derivatives" as well.
-        steps: of its linear solver or of the unrolled optimiser; None if it does not say.
-        run: computes the hypergradient.
-    """
-
-    package: str
-    how: str
-    given: str
-    steps: int | None
-    run: Callable[[], Tensor]
 
 
 def methods(case: Case) -> Iterator[Method]:
@@ -56,21 +32,7 @@ def methods(case: Case) -> Iterator[Method]:
     yield from _torchopt(case, steps)
     yield from _betty(case, steps, error)
     yield from _higher(case, error)
-
-
-def version(module: str) -> str | None:
-    """The installed version of a peer, None if it is absent."""
-    if _peer(module) is None:
-        return None
-    return importlib.metadata.version(PACKAGES[module])
-
-
-def _peer(module: str) -> Any:
-    """The one seam to packages that this project does not depend on, and that have no types."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None
+    yield from at_minimiser(case)
 
 
 def _bilevel(case: Case) -> Bilevel[Tensor, Tensor]:
@@ -90,6 +52,11 @@ def _ours(case: Case, steps: int) -> Iterator[Method]:
 
     yield Method(
         package="hypergrad", how="hypergradient, CG", given="values", steps=steps, run=functional
+    )
+    yield Method(
+        package="hypergrad",
+        how="hypergradient, default solver",
+        run=lambda: hypergradient(_bilevel(case), case.theta, case.phi).grad,
     )
     yield Method(
         package="hypergrad", how="attach + backward, CG", given="values", steps=steps, run=attached
@@ -129,7 +96,7 @@ def _ours(case: Case, steps: int) -> Iterator[Method]:
 
 
 def _torchopt(case: Case, steps: int) -> Iterator[Method]:
-    torchopt = _peer("torchopt")
+    torchopt = peer("torchopt")
     if torchopt is None:
         return
 
@@ -196,7 +163,7 @@ class _Held(torch.nn.Module):
 
 
 def _betty(case: Case, steps: int, error: float) -> Iterator[Method]:
-    if _peer("betty") is None:
+    if peer("betty") is None:
         return
     rate = 2 / (case.smallest + case.largest)
     yield Method(
@@ -220,8 +187,8 @@ def _betty(case: Case, steps: int, error: float) -> Iterator[Method]:
 
 
 def _betty_run(case: Case, settings: dict[str, object]) -> Callable[[], Tensor]:
-    problems, engines = _peer("betty.problems"), _peer("betty.engine")
-    configs = _peer("betty.configs")
+    problems, engines = peer("betty.problems"), peer("betty.engine")
+    configs = peer("betty.configs")
     upper_module, lower_module = _Held(case.theta), _Held(case.phi)
 
     class Nothing(problems.ImplicitProblem):  # type: ignore[misc, name-defined]
@@ -270,24 +237,19 @@ def _betty_run(case: Case, settings: dict[str, object]) -> Callable[[], Tensor]:
 
 def _higher(case: Case, error: float) -> Iterator[Method]:
     """Unrolled from phi itself, where each step is a term of a series for the adjoint."""
-    higher = _peer("higher")
+    higher = peer("higher")
     if higher is None:
         return
     low, high = case.smallest**0.5, case.largest**0.5
-    choices = {
-        "SGD": (2 / (low**2 + high**2), 0.0),
-        "SGD with the best momentum": (4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2),
-    }
-    for name, (rate, momentum) in choices.items():
-        steps = _steps_to(case, error, rate, momentum)
-        if steps is not None:
-            yield Method(
-                package="higher",
-                how=f"{name}, steps for our error",
-                given="values",
-                steps=steps,
-                run=_higher_run(case, higher, rate, momentum, steps),
-            )
+    rate, momentum = 4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2
+    steps = _steps_to(case, error, rate, momentum)
+    if steps is not None:
+        yield Method(
+            package="higher",
+            how="SGD with the best momentum, steps for our error",
+            steps=steps,
+            run=_higher_run(case, higher, rate, momentum, steps),
+        )
 
 
 def _higher_run(

@@ -12,7 +12,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from benchmarks.peers import CASES, measure
+from benchmarks.peer_cases import CASES
+from benchmarks.peer_rows import at_minimiser
+from benchmarks.peers import measure
 from benchmarks.provenance import provenance
 from hypergrad import CG, Bilevel, Cholesky, Hypergradient, LinearSolver, Neumann, hypergradient
 from metalearn.memory import LiveBytes
@@ -76,7 +78,7 @@ def test_quadratic(benchmark: BenchmarkFixture, name: str, size: int, tasks: int
 )
 def test_against_peers(benchmark: BenchmarkFixture, name: str) -> None:
     case = CASES[name]()
-    rows = measure(case, rounds=5)
+    rows = measure(at_minimiser(name), rounds=5)["methods"]
     problem: Bilevel[Tensor, Tensor] = Bilevel(upper=case.upper, lower=case.lower)
     found = benchmark(lambda: hypergradient(problem, case.theta, case.phi, solver=CG(rtol=1e-6)))
     benchmark.extra_info |= provenance() | {"error": case.error(found.grad), "rows": rows}

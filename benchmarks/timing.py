@@ -29,15 +29,12 @@ class Ratio:
         median: over rounds.
         low: first quartile.
         high: third quartile.
-        least: the contender's least time over the reference's least: what the gate looks at, since
-            disturbances only ever add.
         seconds: the contender's median time, for scale.
     """
 
     median: float
     low: float
     high: float
-    least: float
     seconds: float
 
 
@@ -74,7 +71,6 @@ def ratios(times: Sequence[Sequence[float]], reference: int = 0) -> list[Ratio]:
                 median=middle,
                 low=low,
                 high=high,
-                least=min(own) / min(times[reference]),
                 seconds=statistics.median(own),
             )
         )

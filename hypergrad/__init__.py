@@ -4,10 +4,10 @@
 value; ``argmin`` finds the point first; ``hypergradient`` returns value, gradient and certificate;
 ``check`` looks for what could make them wrong. What defines phi may be another condition than an
 objective: a root, a saddle point, a minimiser within bounds or at kinks (``conditions``, with their
-``solvers``). The rest has its place in ``curvature``, ``errors``, ``objectives``,
+``solvers``). The rest has its place in ``curvature``, ``distributed``, ``errors``, ``objectives``,
 ``preconditioners``, ``stochastic``, ``theory`` and ``updates``.
 
-``check`` and the namespaces that few programs need are imported when they are first used.
+What few programs need is imported when it is first used.
 """
 
 from importlib import import_module
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from hypergrad import errors, objectives
 from hypergrad.adjoints import Adjoint, Detached, Implicit, OneStep, Truncated, Unrolled
 from hypergrad.argmin import argmin
-from hypergrad.forward import Forward
 from hypergrad.guards import deferred
 from hypergrad.implicit import curvature
 from hypergrad.implicit.attach import attach
@@ -28,23 +27,24 @@ from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.neumann import Neumann
-from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import LinearMap, LinearSolver, Solution, Status
 from hypergrad.linear.woodbury import Woodbury
-from hypergrad.lower import updates
 from hypergrad.lower.gradient_descent import GradientDescent
-from hypergrad.lower.lbfgs import LBFGS
 from hypergrad.lower.minimum import LowerSolver
-from hypergrad.lower.nesterov import Nesterov
-from hypergrad.lower.newton import Newton
-from hypergrad.lower.torch_optim import TorchOptimiser
-from hypergrad.lower.updates import Descent
 from hypergrad.objective import Bilevel, Objective
 from hypergrad.tree import Tree
 
 if TYPE_CHECKING:
-    from hypergrad import conditions, solvers, stochastic, theory
+    from hypergrad import conditions, distributed, solvers, stochastic, theory
     from hypergrad.checks.check import check
+    from hypergrad.forward import Forward
+    from hypergrad.linear.normal_cg import NormalCG
+    from hypergrad.lower import updates
+    from hypergrad.lower.lbfgs import LBFGS
+    from hypergrad.lower.nesterov import Nesterov
+    from hypergrad.lower.newton import Newton
+    from hypergrad.lower.torch_optim import TorchOptimiser
+    from hypergrad.lower.updates import Descent
 
 __version__ = "0.1.0"
 
@@ -85,6 +85,7 @@ __all__ = [
     "conditions",
     "curvature",
     "deferred",
+    "distributed",
     "errors",
     "hypergradient",
     "objectives",
@@ -98,16 +99,33 @@ __all__ = [
     "warn",
 ]
 
-_LATER: Final = ("conditions", "solvers", "stochastic", "theory")
+_NAMESPACES: Final = {
+    "conditions": "conditions",
+    "distributed": "distributed",
+    "solvers": "solvers",
+    "stochastic": "stochastic",
+    "theory": "theory",
+    "updates": "lower.updates",
+}
+_LATER: Final = {
+    "Descent": "lower.updates",
+    "Forward": "forward",
+    "LBFGS": "lower.lbfgs",
+    "Nesterov": "lower.nesterov",
+    "Newton": "lower.newton",
+    "NormalCG": "linear.normal_cg",
+    "TorchOptimiser": "lower.torch_optim",
+    "check": "checks.check",
+}
 
 
 def __getattr__(name: str) -> object:
+    if name in _NAMESPACES:
+        return import_module(f"hypergrad.{_NAMESPACES[name]}")
     if name in _LATER:
-        return import_module(f"hypergrad.{name}")
-    if name == "check":
-        return import_module("hypergrad.checks.check").check
+        return getattr(import_module(f"hypergrad.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_LATER, "check"]
+    return [*globals(), *_NAMESPACES, *_LATER]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
+from hypergrad.equality import by_value
 from hypergrad.equation import Equation, stated
 from hypergrad.errors import InputError
 from hypergrad.graph import custom_functions, refuse_error_node
@@ -39,7 +40,8 @@ class Adjoint(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Implicit:
     """Differentiate the stationarity condition at the end; memory O(1) in K.
 

@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Adjoint, Condition
-from hypergrad.compiling import outside
 from hypergrad.equation import stated
 from hypergrad.guards import noting, refuse_not_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver, RootSolver, require_fitting
-from hypergrad.objective import examine
-from hypergrad.transforms import is_batched_twice, transforming
+from hypergrad.objective import across_ranks, examine
+from hypergrad.transforms import is_batched_twice, outside_compilers, transforming
 from hypergrad.tree import Phi, Theta, check_tree, flatten, full_precision, leaves, like, widened
 
 
-@outside
+@outside_compilers
 def argmin(
     lower: Condition[Theta, Phi],
     theta: Theta,
@@ -64,6 +63,8 @@ def argmin(
         values = examine(objective, theta, start, need_theta=not moved)
         theta = like(theta, (_watched(leaf) for leaf in leaves(theta)))
         phi = adjoint.minimise(lower, theta, phi0, by, watch)
+    if (ranks := across_ranks(objective)) is not None:
+        phi = ranks.guarded(phi)
     found = flatten([leaf.detach() for leaf in leaves(phi)], values.shape)
     refuse_not_finite(found, f"phi where {type(by).__name__} ended", per_task=False)
     return phi

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.equality import by_value
 from hypergrad.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Proven:
     """A number that was derived: what follows from such numbers alone is a theorem.
 
@@ -27,7 +29,8 @@ class Proven:
     value: float | Float[Tensor, "*batch"]
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimated:
     """A number that was measured or guessed: whatever is computed from it is no guarantee.
 

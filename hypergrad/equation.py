@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,11 @@ class Equation(Protocol[ThetaIn, Phi]):
         ...
 
 
+def is_equation(lower: object) -> TypeGuard[Equation[Any, Any]]:
+    """Whether a condition is an Equation; quicker than ``isinstance`` of a protocol."""
+    return hasattr(lower, "residual") and hasattr(lower, "tasks") and hasattr(lower, "mapped")
+
+
 @runtime_checkable
 class FixedPointEquation(Equation[ThetaIn, Phi], Protocol[ThetaIn, Phi]):
     """An equation ``phi = T(theta, phi)``."""
@@ -55,7 +60,7 @@ class FixedPointEquation(Equation[ThetaIn, Phi], Protocol[ThetaIn, Phi]):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair(Generic[Phi]):
     """A phi and the multiplier u of its equation, zero."""
 
@@ -171,7 +176,7 @@ def _listed(shapes: dict[str, Any]) -> str:
 
 def stated(lower: Any, phi: Any, name: str = "phi") -> tuple[Any, Any]:
     """The objective and its variable: the saddle and a pair for an equation, else unchanged."""
-    if not isinstance(lower, Equation):
+    if not is_equation(lower):
         return lower, phi
     check_tree(phi, name)
     return Saddle(lower), paired(phi)

@@ -25,5 +25,9 @@ class DoubleBackwardError(HypergradError, RuntimeError):
     """A second derivative was asked for where none is known: of ``Forward``, or of a curvature."""
 
 
+class RankError(HypergradError, RuntimeError):
+    """Ranks that share a lower level don't hold the same, or one of them could not go on."""
+
+
 class AdjointWarning(UserWarning):
     """A level was not solved, the lower one or the adjoint system; ``warn`` issues it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +19,14 @@ def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[s
 
 
 def custom_among(nodes: set[Any]) -> list[str]:
-    """:func:`custom_functions`, of nodes that have been walked to."""
+    """:func:`custom_functions`, of nodes that have been walked to; this library's are left out."""
     kind = torch.autograd.function.BackwardCFunction
-    custom = [node for node in nodes if isinstance(node, kind)]
+    custom = [
+        node
+        for node in nodes
+        if isinstance(node, kind)
+        and not getattr(type(node), "_forward_cls", kind).__module__.startswith("hypergrad.")
+    ]
     return sorted({type(node).__name__.removesuffix("Backward") for node in custom})
 
 
@@ -88,20 +92,26 @@ def refuse_error_node(
         raise differentiable_once("torch has none for it.", custom, instead)
 
 
-@contextmanager
-def explained(custom: Sequence[str] = (), *, instead: str = _INSTEAD) -> Iterator[None]:
-    """Translate torch's error for a missing second derivative into one that says what to do.
+class explained:
+    """Context in which torch's error for a missing second derivative says what to do.
 
     Raises:
         InputError: naming the custom functions.
     """
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        told = str(error)
-        if not any(words in told for words in ("twice", "not implemented", "double backward")):
-            raise
-        raise differentiable_once(f"{told.rstrip('.')}.", custom, instead) from error
+
+    def __init__(self, custom: Sequence[str] = (), *, instead: str = _INSTEAD) -> None:
+        self._custom, self._instead = custom, instead
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, RuntimeError):  # NotImplementedError is one
+            told = str(error)
+            if any(words in told for words in ("twice", "not implemented", "double backward")):
+                raise differentiable_once(
+                    f"{told.rstrip('.')}.", self._custom, self._instead
+                ) from error
 
 
 def differentiable_once(told: str, custom: Sequence[str], instead: str = _INSTEAD) -> InputError:

@@ -53,7 +53,8 @@ def deferred() -> Iterator[Deferred]:
     Each look at a value makes the host wait until a GPU has come so far. In the block, what is NaN
     or infinite is carried on; its end raises the first `NotFiniteError` (or changed objective) that
     there was. A block in a block leaves that to the outer one. Shapes, types and graphs are checked
-    at once as ever, and solvers with a tolerance still look whether they are done.
+    at once as ever, and solvers with a tolerance still look whether they are done. A certificate's
+    ``newton_step`` is then the bound that takes no product: whether another is needed is a look.
 
     Raises:
         HypergradError: at the end of the block, if a check had failed.
@@ -149,7 +150,7 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
         NotFiniteError: with the task's index.
     """
     # one look if all is well: no sum is finite that has NaN or infinity in it
-    if may_look(tensor) and math.isfinite(float(tensor.detach().sum())):
+    if may_look(tensor) and math.isfinite((tensor.sum() if tensor.ndim else tensor).item()):
         return
     refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,33 @@ class Bilevel(Generic[Theta, Phi]):
 
     upper: Objective[Theta, Phi]
     lower: Objective[Theta, Phi]
+
+
+@runtime_checkable
+class AcrossRanks(Protocol):
+    """A lower objective whose data lie on several ranks, on which all that follows must agree."""
+
+    def require_alike(self, named: Mapping[str, Tensor]) -> None:
+        """Raise :class:`RankError` unless the ranks hold the same bits of each tensor."""
+        ...
+
+    def on_any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set on any rank; the device holds what is sent."""
+        ...
+
+    def guarded(self, phi: Phi) -> Phi:
+        """The same tree; backward raises :class:`RankError` where the ranks' cotangents differ."""
+        ...
+
+
+def across_ranks(lower: object) -> AcrossRanks | None:
+    """The part of a lower objective that lies on several ranks, if it has one.
+
+    A condition has its objective as ``g``, a mapped objective as ``lower``.
+    """
+    while lower is not None and not isinstance(lower, AcrossRanks):
+        lower = getattr(lower, "g", getattr(lower, "lower", None))
+    return lower
 
 
 def is_indefinite(lower: object) -> bool:
@@ -92,23 +119,25 @@ def evaluate_with_graph(
     if is_transformed(values):
         raise captured_by_transform(objective, role)
     check_batch(phi, "phi", values.shape)
-    own = {id(leaf) for tree in (theta, phi) for leaf in leaves(tree)}
+    points = leaves(phi)
+    own = {id(leaf) for leaf in (*leaves(theta), *points)}
     nodes = nodes_of(values)
     reached = leaves_reached(values, nodes)
     strange = [tensor for key, tensor in reached.items() if key not in own]
     if strange:
-        _raise_if_captured(objective, theta, phi, role, strange)
-    for label, leaf in zip(names(phi, "phi"), leaves(phi), strict=True):
+        raise_if_captured(objective, theta, phi, role, strange)
+    for index, leaf in enumerate(points):
         if role == "lower" and leaf.requires_grad and id(leaf) not in reached:
             raise InputError(
-                f"the lower objective does not depend on {label}, so nothing determines its "
-                "minimiser; use it (without detach or no_grad), or leave it out of phi."
+                f"the lower objective does not depend on {names(phi, 'phi')[index]}, so nothing "
+                "determines its minimiser; use it (without detach or no_grad), or leave it out of "
+                "phi."
             )
     refuse_not_finite(values, f"the {role} objective", per_task=True)
     return values, nodes
 
 
-def _raise_if_captured(
+def raise_if_captured(
     objective: Objective[Theta, Phi], theta: Theta, phi: Phi, role: str, strange: Sequence[Tensor]
 ) -> None:
     """Raise if one of the strange leaves existed before the objective was called.

@@ -54,6 +54,18 @@ def check_tolerances(solver: str, rtol: object, atol: object) -> None:
         )
 
 
+def check_damping(solver: str, damping: object) -> None:
+    """Raise unless the damping is "auto", or a finite number of at least 0.
+
+    Raises:
+        InputError: naming the solver and what was given.
+    """
+    if damping != "auto" and not (_is_real(damping) and 0 <= damping < inf):
+        raise InputError(
+            f'{solver} got damping={_shown(damping)}; it must be at least 0 and finite, or "auto".'
+        )
+
+
 def check_function(condition: str, function: object, returns: str) -> None:
     """Raise unless a condition was given a function.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,15 +19,32 @@ from torch.utils import _pytree as pytree
 from hypergrad.errors import InputError, TransformError
 
 _functorch: Any = torch._C._functorch
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+def outside_compilers(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """The function, which torch.compile leaves to Python: one graph break for a whole call.
+
+    A solver looks at values and walks graphs, and each would be a break of its own. The compiler is
+    loaded when it first meets the function, and not by the import of this library.
+    """
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        if torch.compiler.is_compiling():
+            hidden: Callable[Arguments, Answer] = torch.compiler.disable(function)
+            return hidden(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
 
 
 def transforming(*tensors: Tensor) -> bool:
     """Whether a torch.func transform runs, or one of the tensors carries a forward-mode tangent."""
-    if torch.compiler.is_compiling():
-        return False  # a compiled loop, within a node
     if _functorch.peek_interpreter_stack() is not None:
         return True
-    if _forward_level() < 0:
+    if not tensors or _forward_level() < 0:
         return False
     unpack: Any = torch.autograd.forward_ad.unpack_dual
     return any(unpack(tensor).tangent is not None for tensor in tensors)

@@ -7,8 +7,8 @@ A vector is a tree laid out flat: ``(*batch, n)`` for a tree whose leaves have t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -112,31 +112,51 @@ def check_tree(tree: Tree, name: str) -> None:
     found = leaves(tree)
     if not found:
         raise InputError(f"{name} is an empty {type(tree).__name__}: nothing to differentiate.")
-    for label, leaf in zip(names(tree, name), found, strict=True):
-        entry: object = leaf  # users' trees are checked, not believed
-        if not isinstance(entry, Tensor):
-            given = entry.__name__ if isinstance(entry, type) else f"a {type(entry).__name__}"
-            raise InputError(
-                f"{label} is {given}; give a tensor, or tensors in nested dicts, lists, tuples or "
-                "dataclasses registered with torch.utils._pytree."
-            )
-        if leaf.layout != torch.strided:
-            raise InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")
-        if leaf.is_inference():
-            raise InputError(
-                f"{label} was made under inference_mode, which leaves it without derivatives for "
-                "good; make it under torch.no_grad(), or clone() it."
-            )
-        if not leaf.is_floating_point():
-            raise InputError(
-                f"{label} has dtype {leaf.dtype}, which has no derivative; give it as floating "
-                "point, or let the objective hold it (a closure or a field) if it is plain data."
-            )
+    for index, leaf in enumerate(found):
+        if not _is_differentiable(leaf):
+            raise _not_differentiable(names(tree, name)[index], leaf)
+
+
+def _is_differentiable(leaf: object) -> bool:  # users' trees are checked, not believed
+    return (
+        isinstance(leaf, Tensor)
+        and leaf.is_floating_point()
+        and leaf.layout == torch.strided
+        and not leaf.is_inference()
+        and not hasattr(leaf, "full_tensor")
+    )
+
+
+def _not_differentiable(label: str, leaf: object) -> InputError:
+    if not isinstance(leaf, Tensor):
+        given = leaf.__name__ if isinstance(leaf, type) else f"a {type(leaf).__name__}"
+        return InputError(
+            f"{label} is {given}; give a tensor, or tensors in nested dicts, lists, tuples or "
+            "dataclasses registered with torch.utils._pytree."
+        )
+    if hasattr(leaf, "full_tensor"):
+        return InputError(
+            f"{label} is a {type(leaf).__name__}, of which this rank holds a part, and norms "
+            "and inner products of it would be the part's; give it whole, .full_tensor(), "
+            "which autograd differentiates, and see docs/guides/distributed.md."
+        )
+    if leaf.layout != torch.strided:
+        return InputError(f"{label} is {leaf.layout}; give it as a dense tensor, .to_dense().")
+    if leaf.is_inference():
+        return InputError(
+            f"{label} was made under inference_mode, which leaves it without derivatives for "
+            "good; make it under torch.no_grad(), or clone() it."
+        )
+    return InputError(
+        f"{label} has dtype {leaf.dtype}, which has no derivative; give it as floating "
+        "point, or let the objective hold it (a closure or a field) if it is plain data."
+    )
 
 
 def precision(tree: Tree) -> torch.dtype:
     """The widest dtype among the leaves: the one that vectors of this tree have."""
-    return functools.reduce(torch.promote_types, (leaf.dtype for leaf in leaves(tree)))
+    first, *others = leaves(tree)
+    return functools.reduce(torch.promote_types, (leaf.dtype for leaf in others), first.dtype)
 
 
 def check_same_kind(theta: Tree, phi: Tree) -> None:
@@ -147,13 +167,13 @@ def check_same_kind(theta: Tree, phi: Tree) -> None:
     Raises:
         InputError: naming what differs.
     """
-    (first, *_), (label, *_) = leaves(phi), names(phi, "phi")
+    device = leaves(phi)[0].device
     for tree, name in ((phi, "phi"), (theta, "theta")):
-        for other, leaf in zip(names(tree, name), leaves(tree), strict=True):
-            if leaf.device != first.device:
+        for index, leaf in enumerate(leaves(tree)):
+            if leaf.device != device:
                 raise InputError(
-                    f"{other} is on {leaf.device}, but {label} is on {first.device}; bring both to "
-                    "one device with .to(...)."
+                    f"{names(tree, name)[index]} is on {leaf.device}, but {names(phi, 'phi')[0]} "
+                    f"is on {device}; bring both to one device with .to(...)."
                 )
     if precision(theta) != precision(phi):
         raise InputError(
@@ -175,15 +195,12 @@ def widened(theta: AnyTree, phi: Tree) -> AnyTree:
     return like(theta, (leaf.to(wide) if leaf.dtype in _HALF else leaf for leaf in leaves(theta)))
 
 
-@contextmanager
-def full_precision(phi: Tree) -> Iterator[None]:
+def full_precision(phi: Tree) -> AbstractContextManager[object]:
     """Leave autocast: lower levels and adjoint systems are solved in the precision of phi."""
     tensor = leaves(phi)[0]
     if _autocast_is_on(tensor):
-        with torch.autocast(tensor.device.type, enabled=False):
-            yield
-    else:
-        yield
+        return torch.autocast(tensor.device.type, enabled=False)
+    return nullcontext()
 
 
 def _autocast_is_on(tensor: Tensor) -> bool:
@@ -197,8 +214,9 @@ def check_batch(tree: Tree, name: str, batch: Size) -> None:
     Raises:
         InputError: naming the leaf, its shape and the batch shape.
     """
-    for label, leaf in zip(names(tree, name), leaves(tree), strict=True):
+    for index, leaf in enumerate(leaves(tree)):
         if leaf.shape[: len(batch)] != batch:
+            label = names(tree, name)[index]
             raise InputError(
                 f"{label} has shape {tuple(leaf.shape)}, but the objective returned values of "
                 f"shape {tuple(batch)}, one for each task: {label} must begin with the dimensions "
@@ -208,21 +226,22 @@ def check_batch(tree: Tree, name: str, batch: Size) -> None:
 
 def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
     """Leaves of shape ``(*batch, ...)`` as one vector for each task, dense, never in 16 bits."""
-    tensors = dense(tensors)
     if len(tensors) == 1:
-        vector = tensors[0]
+        vector = _dense(tensors[0])
         if vector.ndim != len(batch) + 1:
             vector = _rows(vector, batch)
     else:  # cat takes the widest dtype
-        vector = torch.cat([_rows(tensor, batch) for tensor in tensors], dim=-1)
+        vector = torch.cat([_rows(_dense(tensor), batch) for tensor in tensors], dim=-1)
     return vector.float() if vector.dtype in _HALF else vector
 
 
 def dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The tensors, dense where an operation (a sparse embedding, say) made them sparse."""
-    if all(tensor.layout == torch.strided for tensor in tensors):
-        return tensors
-    return [t if t.layout == torch.strided else t.to_dense() for t in tensors]
+    return [_dense(tensor) for tensor in tensors]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _rows(tensor: Tensor, batch: Size) -> Tensor:

@@ -3,7 +3,8 @@
     python -m benchmarks.behaviour --out benchmarks/results/behaviour.json
 
 Each peer is installed, pinned, in a temporary environment of its own (environments.py), and runs
-``with_NAME.py``: the cases of problems.py and its column of calls.toml. The page
+``with_NAME.py``: the cases of problems.py and its column of calls.toml; and its column of
+beyond.toml, if it has one there. The page
 docs/coming-from.md shows the file; ``--page`` writes its tables anew. Needs the package index, and
 GitHub for hypertorch, unless ``--hypertorch FOLDER`` names a copy of it.
 """
@@ -49,9 +50,11 @@ def main() -> None:
 
 def _ours() -> dict[str, Any]:
     """This library's record, from this environment."""
-    command = [sys.executable, "-m", "benchmarks.behaviour.with_hypergrad"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    record: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    record: dict[str, Any] = {}
+    for words in (["with_hypergrad"], ["beyond", "hypergrad"]):
+        command = [sys.executable, "-m", f"benchmarks.behaviour.{words[0]}", *words[1:]]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        record = {**json.loads(ended.stdout.splitlines()[-1]), **record}
     return record
 
 

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.behaviour.beyond import tables
+
 BENCHMARKS = Path(__file__).parents[1]
 TORCH = ("torch==2.13.0", "numpy==2.4.6")
-LIMIT = 900  # seconds for each command
+LIMIT = 3600  # seconds for each command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +27,15 @@ class Peer:
         packages: installed with what they ask for.
         alone: installed by ``--no-deps``, because what they ask for excludes this torch or Python.
         probe: for a library that is left out, what fails; else its answers are asked.
+        beyond: for a library without cases, of which beyond.toml alone asks: the distributions
+            whose versions are recorded.
     """
 
     title: str
     packages: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     probe: str | None = None
+    beyond: tuple[str, ...] = ()
 
 
 PEERS: dict[str, Peer] = {
@@ -53,6 +59,30 @@ PEERS: dict[str, Peer] = {
         title="cvxpylayers",
         packages=(*TORCH, "cvxpy==1.9.3", "diffcp==1.1.9"),
         alone=("cvxpylayers==1.2.0",),
+    ),
+    "boat": Peer(
+        title="BOAT",
+        packages=(*TORCH, "matplotlib"),
+        alone=("higher==0.2.1", "boat-torch==1.1.1"),
+        beyond=("boat-torch", "torch"),
+    ),
+    "linear_operator": Peer(
+        title="linear_operator",
+        packages=(*TORCH, "scipy==1.17.1", "jaxtyping", "mpmath"),
+        alone=("linear_operator==0.6.1",),
+        beyond=("linear_operator", "torch"),
+    ),
+    "curvlinops": Peer(
+        title="curvlinops",
+        packages=(*TORCH, "scipy==1.17.1", "einops", "jaxtyping", "mpmath", "tqdm"),
+        alone=(
+            "linear_operator==0.6.1",
+            "backpack-for-pytorch",
+            "einconv",
+            "unfoldnd",
+            "curvlinops-for-pytorch==3.0.1",
+        ),
+        beyond=("curvlinops-for-pytorch", "torch"),
     ),
     "learn2learn": Peer(
         title="learn2learn",
@@ -80,37 +110,71 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
         replaced: package that pip gets in place of the last package, say a local copy.
     """
     peer = PEERS[name]
-    python = folder / name / "bin" / "python"
     view = folder / "view"  # of the benchmarks alone: hypertorch's package is named hypergrad, too
     if not view.exists():
         view.mkdir()
         (view / "benchmarks").symlink_to(BENCHMARKS)
     alone = peer.alone if replaced is None else (*peer.alone[:-1], replaced)
-    # betty-ml asks for a Python below 3.11
-    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
-    commands: list[tuple[str | Path, ...]] = []
-    if not python.exists():
-        commands += [(sys.executable, "-m", "venv", folder / name), (*install, *peer.packages)]
-    if commands and alone:
-        commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
-    last = ("-c", peer.probe) if peer.probe else ("-m", f"benchmarks.behaviour.with_{name}")
-    commands.append((python, "-W", "ignore", *last))
-    for command in commands:
-        ended = subprocess.run(
-            command,
-            cwd=view,
-            env={**os.environ, "PYTHONPATH": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
-        if ended.returncode:
-            return {"failed": _reason(ended.stderr)}
+    python, failed = installed(folder / name, peer.packages, alone)
+    if failed is not None:
+        return {"failed": failed}
+    commands: list[tuple[str, ...]] = []
     if peer.probe:
-        return {"failed": "", "note": "it imports now: write its answers"}
-    record: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        commands.append(("-c", peer.probe))
+    elif not peer.beyond:
+        commands.append(("-m", f"benchmarks.behaviour.with_{name}"))
+    if name in tables():
+        commands.append(("-m", "benchmarks.behaviour.beyond", name, *peer.beyond))
+    record: dict[str, Any] = {}
+    for command in commands:
+        output, failed = ran((python, "-W", "ignore", *command), view)
+        if failed is not None:
+            return {"failed": failed}
+        if peer.probe:
+            return {"failed": "", "note": "it imports now: write its answers"}
+        record = {**json.loads(output.splitlines()[-1]), **record}  # the cases' versions stand
     return record
+
+
+def installed(
+    folder: Path, packages: Sequence[str], alone: Sequence[str] = ()
+) -> tuple[Path, str | None]:
+    """The Python of an environment with packages, made unless it is there; or why it can't be.
+
+    Args:
+        folder: where it is made, or was.
+        packages: installed with what they ask for.
+        alone: installed by ``--no-deps``.
+    """
+    python = folder / "bin" / "python"
+    if python.exists():
+        return python, None
+    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
+    commands: list[tuple[str | Path, ...]] = [
+        (sys.executable, "-m", "venv", folder),
+        (*install, *packages),
+    ]
+    if alone:  # betty-ml asks for a Python below 3.11
+        commands.append((*install, "--no-deps", "--ignore-requires-python", *alone))
+    for command in commands:
+        _, failed = ran(command, folder.parent)
+        if failed is not None:
+            return python, failed
+    return python, None
+
+
+def ran(command: Sequence[str | Path], folder: Path, **variables: str) -> tuple[str, str | None]:
+    """A command's output, and the line that says why it failed, if it did."""
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    return ended.stdout, _reason(ended.stderr) if ended.returncode else None
 
 
 def _reason(stderr: str) -> str:

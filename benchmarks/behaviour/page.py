@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.behaviour.asked import CALLS
+from benchmarks.behaviour.beyond import tables
 from benchmarks.behaviour.environments import PEERS
 from benchmarks.behaviour.problems import CASES
 
@@ -29,6 +30,8 @@ def table(what: str, results: dict[str, Any]) -> str:
     """The table for one marked spot: `cases`, `versions`, or a library's name."""
     if what == "cases":
         return _cases()
+    if what == "beyond":
+        return _beyond(results["libraries"])
     if what == "versions":
         return _versions(results["libraries"])
     return f"{_answers(what, results['libraries'])}\n\n{_calls(what)}"
@@ -48,11 +51,29 @@ def _versions(libraries: dict[str, Any]) -> str:
         if "failed" in record:
             wanted = ", ".join(peer.alone)
             rows.append(f"| {peer.title} | left out | {wanted}: `{record['failed']}` |")
+        elif peer.beyond:
+            versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+            rows.append(f"| [{peer.title}](#beyond) | {versions} | |")
         else:
             versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
             if peer.alone and peer.alone[-1].startswith("git+"):  # of no release
                 versions = f"commit {peer.alone[-1].rpartition('@')[2][:12]}, {versions}"
             rows.append(f"| [{peer.title}](#{name}) | {versions} | |")
+    return "\n".join(rows)
+
+
+def _beyond(libraries: dict[str, Any]) -> str:
+    rows = ["| library | asked | right | answer | here |", "| --- |" + " --- |" * 4]
+    for name, table in tables().items():
+        answers = zip(
+            table["rows"],
+            libraries[name]["beyond"],
+            libraries["hypergrad"]["beyond"][name],
+            strict=True,
+        )
+        for (asked, right, *_), theirs, here in answers:
+            cells = f"{_numbers(right, none='none')} | {_cell(theirs)} | {_cell(here)}"
+            rows.append(f"| {PEERS[name].title} | {asked} | {cells} |")
     return "\n".join(rows)
 
 

@@ -15,7 +15,7 @@ from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.cholesky import dense
 from hypergrad.linear.lanczos import lanczos
 from hypergrad.linear.vectors import norm
-from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.closed_form import ClosedForm, is_closed_form
 from hypergrad.tree import detach, vector_of
 
 CURVATURE, CONDITION, CLOSED = "curvature", "conditioning", "closed form"
@@ -78,7 +78,7 @@ def examine_curvature(problem: Problem) -> list[Finding]:
 def examine_closed_form(problem: Problem) -> list[Finding]:
     """A closed form's gradient, product, inverse and diagonal against autodiff of the values."""
     lower = problem.bilevel.lower
-    if not isinstance(lower, ClosedForm):
+    if not is_closed_form(lower):
         return [skip(CLOSED, "the lower objective offers none")]
     try:
         found = _closed_form(problem, lower)

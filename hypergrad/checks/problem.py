@@ -74,7 +74,7 @@ def exact_solver(unknowns: int, eps: float, size_limit: int) -> LinearSolver:
     return Cholesky() if unknowns <= size_limit else CG(rtol=eps**0.5)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Problem:
     """Problem under examination, with the settings and what is known so far.
 
@@ -190,7 +190,7 @@ class Problem:
         return Linearisation(self.plain.lower, self.theta, self.phi)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parts:
     """A hypergradient taken apart.
 

@@ -21,7 +21,7 @@ STATE, DETERMINISM = "unchanged state", "determinism"
 _REPEATS = 8
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Trace:
     """Side effects of an evaluation.
 

@@ -19,7 +19,7 @@ from hypergrad.tree import detach, leaves, like
 SHARE = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Visit:
     """One upper iterate, and what a long solve finds there.
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
+from hypergrad.equality import by_value
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class L1:
     """``sum strength |x|``: the lasso's penalty.
 
@@ -45,7 +47,8 @@ class L1:
         return _zero_or_not(x.detach() == 0, strength - gradient.abs(), x.abs())
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class ElasticNet:
     """``sum l1 |x| + l2/2 x^2``.
 
@@ -88,7 +91,8 @@ class ElasticNet:
         return _zero_or_not(x.detach() == 0, l1 - gradient.abs(), x.abs())
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class GroupL2:
     """``sum strength |x_group|``, each last dimension a group: rows are zero or not as a whole.
 

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
-from hypergrad.implicit.active import NonSmooth
+from hypergrad.implicit.active import NonSmooth, is_non_smooth
 from hypergrad.implicit.attach import attach
 from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.implicit.watch import Watch, warn
@@ -21,7 +21,7 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reach(Generic[Theta]):
     """The nearest theta at which each task's active set changes, to first order.
 
@@ -66,7 +66,7 @@ def reach(
     Raises:
         InputError: the condition has no active set, or an argument can't be used.
     """
-    if not isinstance(condition, NonSmooth):
+    if not is_non_smooth(condition):
         raise InputError(
             f"reach got a {type(condition).__name__}, which has no active set; give a Constrained "
             "or a Composite."

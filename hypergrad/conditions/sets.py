@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
+from hypergrad.equality import by_value
 from hypergrad.errors import InputError
 
 # A point is at a bound if it equals the bound up to so many roundings: of the bound itself, which
@@ -16,7 +17,8 @@ from hypergrad.errors import InputError
 _ROUNDINGS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Box:
     """``low <= x <= high``, entry by entry.
 
@@ -103,7 +105,8 @@ class NonNegative:
         return masked(active, gradient, torch.inf), masked(active, torch.inf, x)
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Simplex:
     """``x >= 0`` and ``sum x = total`` over the last dimension.
 
@@ -149,7 +152,8 @@ class Simplex:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class L2Ball:
     """``|x| <= radius`` over the last dimension.
 
@@ -191,7 +195,8 @@ class L2Ball:
         return radius
 
 
-@dataclass(frozen=True, slots=True)
+@by_value
+@dataclass(frozen=True, slots=True, eq=False)
 class Affine:
     """``A x = b`` over the last dimension, with rows of A that are linearly independent.
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Size, Tensor
 
 from hypergrad.linear.solution import Solution
-from hypergrad.linear.vectors import norm
+from hypergrad.linear.vectors import norm, ratio
 from hypergrad.tree import Tree, detach, flatten, fresh_leaf, leaves, like, names
 
 # Rounding of a slack, in units of eps sqrt(n) times the scale that the slack is relative to.
@@ -54,7 +54,12 @@ class NonSmooth(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+def is_non_smooth(lower: object) -> TypeGuard[NonSmooth]:
+    """Whether a condition is a NonSmooth; quicker than ``isinstance`` of a protocol."""
+    return hasattr(lower, "slacks") and hasattr(lower, "prox") and hasattr(lower, "smooth")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ActiveSet:
     """The evidence on the active set: what holds phi at bounds and kinks, for each task.
 
@@ -156,8 +161,8 @@ def active_set(
         multipliers, distances = condition.slacks(theta, phi, like(phi, here))
         relative = [
             torch.minimum(
-                _ratio(flatten([multiplier], batch), term[..., None]),
-                _ratio(flatten([distance], batch), norm(flatten([leaf], batch))[..., None]),
+                ratio(flatten([multiplier], batch), term[..., None]),
+                ratio(flatten([distance], batch), norm(flatten([leaf], batch))[..., None]),
             )
             for multiplier, distance, leaf, term in zip(
                 multipliers, distances, leaves(phi), terms, strict=True
@@ -167,14 +172,14 @@ def active_set(
         violated = norm(flatten(multipliers, batch).clamp(max=0.0))
         least = torch.hypot(slope, violated)
         length = norm(flatten(leaves(phi), batch))
-        curvature = torch.minimum(solution.curvature.abs(), _ratio(size, norm(solution.x)))
+        curvature = torch.minimum(solution.curvature.abs(), ratio(size, norm(solution.x)))
         rounding = _ROUNDING * torch.finfo(slope.dtype).eps * max(slacks.shape[-1], 1) ** 0.5
-        accuracy = _SAFE * _ratio(slope, curvature * length)
+        accuracy = _SAFE * ratio(slope, curvature * length)
         # a derivative that nobody asked for can't be wrong
         accuracy = torch.where(size > 0, accuracy, 0.0).clamp(min=rounding)
     return ActiveSet(
         slacks=slacks,
-        residual=_ratio(least, norm(torch.stack(terms, dim=-1))),
+        residual=ratio(least, norm(torch.stack(terms, dim=-1))),
         accuracy=accuracy,
         rounding=rounding,
     )
@@ -205,11 +210,6 @@ def _terms(here: Sequence[Tensor], half: Sequence[Tensor], batch: Size) -> list[
         size = norm(flatten([left], batch))
         found.append(size + 2 * torch.where(apart.isfinite(), apart, 0.0))
     return found
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """The quotient; 0 for 0/0, and infinite, with its sign, for more than nothing over nothing."""
-    return torch.where(above == 0, 0.0, above / below)
 
 
 def _places(mask: Tensor, phi: Tree, batch: Size) -> str:

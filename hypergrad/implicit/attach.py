@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypergrad.compiling import outside
 from hypergrad.equation import Equation, Saddle, as_adjoint, stated
 from hypergrad.errors import InputError
 from hypergrad.guards import noting
@@ -16,10 +15,11 @@ from hypergrad.linear.operator import Kind
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.lower.minimum import LowerSolver, RootSolver
 from hypergrad.objective import Objective, is_indefinite
+from hypergrad.transforms import outside_compilers
 from hypergrad.tree import Phi, Theta, check_tree, detach, hollow, leaves, like, widened
 
 
-@outside
+@outside_compilers
 def attach(
     lower: Objective[Theta, Phi] | Equation[Theta, Phi],
     theta: Theta,

@@ -44,7 +44,7 @@ STATIONARY = Claim("stationary point of the objective", "|d L/d phi|", "stationa
 ROOT = Claim("root of the condition", "|F|", "root")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
     """The evidence on a hypergradient, for each task.
 

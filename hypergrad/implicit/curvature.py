@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.implicit.active import NonSmooth
+from hypergrad.implicit.active import is_non_smooth
 from hypergrad.implicit.differences import (
     Differences,
     length_of,
@@ -21,12 +21,12 @@ from hypergrad.implicit.linearise import Linearisation
 from hypergrad.implicit.probe import Probe, Probing, probe_of, refuse_always
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.objective import Objective
-from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.closed_form import is_closed_form
 from hypergrad.objectives.composed import Composed
 from hypergrad.tree import Phi, Theta, detach, flatten, fresh_leaf, leaves, like
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Point:
     """The stationarity condition linearised at one point: all that the kernel needs.
 
@@ -54,7 +54,7 @@ class Point:
         probe: Probe | None = None,
     ) -> Point:
         """By autodiff, but for a curvature of one's own."""
-        own = Operator(at.product) if hessian is None else hessian
+        own = Operator(at.product, final=at.final) if hessian is None else hessian
         return cls(at.batch, at.values, at.gradient, own, at.cross, probe)
 
 
@@ -106,15 +106,17 @@ class Hessian:
     ) -> Point:
         """See :class:`Curvature`."""
         when = self.probe
-        if isinstance(lower, NonSmooth):
+        if is_non_smooth(lower):
             # along v a solution at a bound would leave it, and its differences see another problem
             refuse_always(self.probe, lower)
             when = "never"
         at = Linearisation(lower, theta, phi, needed=needed)
         probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)
-        if isinstance(lower, ClosedForm):
+        if is_closed_form(lower):
             form = lower.hessian(detach(theta), detach(phi))
-            return Point.of(at, Operator(form.product, exact=at.product, form=form), probe)
+            return Point.of(
+                at, Operator(form.product, exact=at.product, final=at.final, form=form), probe
+            )
         return Point.of(at, probe=probe)
 
 
@@ -232,7 +234,7 @@ class FiniteDifference:
         Raises:
             InputError: phi is zero and no length was given; or g has bounds or kinks.
         """
-        if isinstance(lower, NonSmooth):
+        if is_non_smooth(lower):
             raise InputError(
                 f"FiniteDifference moves phi off the bounds and kinks of {type(lower).__name__}, "
                 "on whose other side is another problem; use curvature=Hessian()."

@@ -25,7 +25,7 @@ from hypergrad.tree import Phi, Theta, fresh_leaf, full_precision, leaves, like
 Tensors: TypeAlias = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem(Generic[Theta, Phi]):
     """A lower objective and the structure of its arguments. The trees' values are not used."""
 
@@ -51,7 +51,7 @@ class Problem(Generic[Theta, Phi]):
         return replace(self, lower=mapped(self.lower, own))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction:
     """A direction in (theta, phi): leaves like theta's and like phi's; None is zero."""
 

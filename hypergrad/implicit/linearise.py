@@ -8,7 +8,7 @@ through the graph of the gradient, which is built once and kept as long as this 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic
+from typing import Final, Generic
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,8 @@ from hypergrad.tree import (
     like,
     unflatten,
 )
+
+_NOTHING: Final = (None, 0, ())  # no J v is kept
 
 
 class Linearisation(Generic[Theta, Phi]):
@@ -96,6 +98,7 @@ class Linearisation(Generic[Theta, Phi]):
             self._gradient = flatten(gradients, self.batch)
         self.values = values.detach()
         self._joins_all = False  # whether g's gradient is known to depend on every leaf
+        self._crossed: tuple[Tensor | None, int, Sequence[Tensor | None]] = _NOTHING
         self.gradient = self._gradient.detach()
         refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
 
@@ -103,17 +106,22 @@ class Linearisation(Generic[Theta, Phi]):
         """``H v``, each task's own, by one backward pass."""
         if not self._gradient.requires_grad:  # g is linear in phi: H = 0
             return torch.zeros_like(vector)
-        with explained(self._custom):
-            if self._joins_all:  # the quicker call, found out at the first product
+        if self._joins_all:  # the quicker call, found out at the first product
+            with explained(self._custom):
                 parts = torch.autograd.grad(self._gradient, self._phi, vector, retain_graph=True)
-                return flatten(parts, self.batch)
-            found: Sequence[Tensor | None] = torch.autograd.grad(
-                self._gradient, self._phi, vector, retain_graph=True, allow_unused=True
-            )
+            return flatten(parts, self.batch)
+        found = self._pulled(self._phi, vector)
         self._joins_all = all(part is not None for part in found)
-        pairs = zip(self._phi, found, strict=True)
-        parts = tuple(torch.zeros_like(p) if part is None else part for p, part in pairs)
-        return flatten(parts, self.batch)
+        return flatten(_filled(found, self._phi), self.batch)
+
+    def final(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """``H v`` of an answer; ``J v`` comes of the same pass, and is kept for :meth:`cross`."""
+        if not (self._theta and self._gradient.requires_grad):
+            return self.product(vector)
+        count = len(self._phi)
+        parts = self._pulled([*self._phi, *self._theta], vector)
+        self._crossed = vector, vector._version, parts[count:]
+        return flatten(_filled(parts[:count], self._phi), self.batch)
 
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """``J v`` for each needed leaf of theta, with that leaf's shape.
@@ -127,18 +135,27 @@ class Linearisation(Generic[Theta, Phi]):
         if not self._theta:
             return []
         parts: Sequence[Tensor | None] = [None]
-        with explained(self._custom):
-            if self._gradient.requires_grad:
-                parts = torch.autograd.grad(
-                    self._gradient, self._theta, vector, retain_graph=True, allow_unused=True
-                )
+        (seen, version, known), self._crossed = self._crossed, _NOTHING
+        if seen is vector and version == vector._version:
+            parts = known
+        elif self._gradient.requires_grad:
+            parts = self._pulled(self._theta, vector)
         if all(part is None for part in parts):
             raise no_dependence()
-        return [
-            torch.zeros_like(leaf) if part is None else part
-            for leaf, part in zip(self._theta, parts, strict=True)
-        ]
+        return _filled(parts, self._theta)
+
+    def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
+        with explained(self._custom):
+            return torch.autograd.grad(
+                self._gradient, points, vector, retain_graph=True, allow_unused=True
+            )
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""
         return unflatten(vector, self._phi)
+
+
+def _filled(parts: Sequence[Tensor | None], points: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives, zero where there is none."""
+    pairs = zip(points, parts, strict=True)
+    return [torch.zeros_like(leaf) if part is None else part for leaf, part in pairs]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hypergrad.equation import Saddle
-from hypergrad.implicit.active import NonSmooth, Slacks
+from hypergrad.implicit.active import Slacks, is_non_smooth
 from hypergrad.linear.operator import HessianForm
 from hypergrad.objective import Objective, is_indefinite
-from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.closed_form import is_closed_form
 from hypergrad.tree import like
 
 
@@ -28,9 +28,9 @@ def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[An
     if isinstance(lower, Saddle):
         return lower.mapped(lambda function: Mapped(function, own))
     kind: type[Mapped] = Mapped
-    if isinstance(lower, ClosedForm):
+    if is_closed_form(lower):
         kind = MappedClosedForm
-    elif isinstance(lower, NonSmooth):
+    elif is_non_smooth(lower):
         kind = MappedNonSmooth
     return kind(lower, own)
 
@@ -92,7 +92,7 @@ class MappedClosedForm(Mapped):
         return _MappedForm(self, theta, phi)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _MappedForm:
     objective: MappedClosedForm
     theta: Any

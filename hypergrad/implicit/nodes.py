@@ -62,7 +62,7 @@ from hypergrad.tree import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call(Generic[Theta, Phi]):
     """One call of ``attach``: all that is no tensor."""
 

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import may_look
+from hypergrad.guards import noting
 from hypergrad.implicit.differences import Differences, length_of, step_length
 from hypergrad.linear.vectors import norm
+from hypergrad.objective import across_ranks
 from hypergrad.tree import detach, flatten, leaves
 
 Probing: TypeAlias = Literal["once", "always", "never"]
@@ -82,15 +83,22 @@ def probe_of(
         return None
     of = None if needed is None else tuple(needed)
     kind = (_code(lower), graph, of)
-    if when == "once" and kind in _PASSED:
-        return None
+    if when == "once":
+        missing, ranks = kind not in _PASSED, across_ranks(lower)
+        if ranks is not None:  # all ranks take it, or none does
+            missing = ranks.on_any(missing, leaves(phi)[0].device)
+        if not missing:
+            return None
     return partial(_probe, kind, lower, detach(theta), detach(phi), batch, needed)
 
 
 def _code(lower: Any) -> Hashable:
     """The code of an objective, the same for all closures of one function."""
     code: CodeType | None = getattr(getattr(lower, "__func__", lower), "__code__", None)
-    return str(type(lower)) if code is None else code
+    if code is not None:
+        return code
+    inner = getattr(lower, "lower", None)  # what is mapped, or shared by ranks
+    return str(type(lower)) if inner is None else (str(type(lower)), _code(inner))
 
 
 def _probe(
@@ -119,8 +127,8 @@ def _probe(
             for parts in (crossed, whole[1], half[1])
         )
         error = torch.maximum(error, _unexplained(product, far, near, step))
-    # where values may not be looked at, only the first certificate of a kind says what it found
-    if not may_look(error) or _is_right(error, length * norm(v)):
+    # where checks wait, only the first certificate of a kind says what it found
+    if noting() is not None or _is_right(error, length * norm(v)):
         _PASSED.add(kind)
     return error
 

@@ -18,7 +18,7 @@ from torch import Size, Tensor
 from hypergrad.equation import Equation, Saddle, stated, unpaired
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
-from hypergrad.implicit.active import NonSmooth, active_set
+from hypergrad.implicit.active import active_set, is_non_smooth
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
 from hypergrad.implicit.probe import refuse_always
@@ -29,7 +29,7 @@ from hypergrad.linear.halves import solved
 from hypergrad.linear.operator import Kind
 from hypergrad.linear.solution import LinearSolver, Status
 from hypergrad.linear.vectors import dot, norm
-from hypergrad.objective import Bilevel, Objective, evaluate, is_indefinite
+from hypergrad.objective import Bilevel, Objective, across_ranks, evaluate, is_indefinite
 from hypergrad.tree import (
     Phi,
     Theta,
@@ -124,16 +124,22 @@ def pull(
         first = None if start is None else start(point.batch)
         if first is not None and first.shape[-1] != n:
             first = torch.cat([torch.zeros_like(first), first], dim=-1)
+        if (ranks := across_ranks(lower)) is not None:
+            given = {"the right-hand side d f/d phi": rhs, "d g/d phi": point.gradient}
+            ranks.require_alike(given if first is None else given | {"start": first})
         solver = chosen(point.hessian, rhs) if solver is None else solver
         v, solution = solved(solver, point.hessian, rhs, first)
         broken = solution.status == Status.NOT_FINITE
         refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
+        if ranks is not None:
+            end = {"v": v, "its residual": solution.residual, "its status": solution.status}
+            ranks.require_alike(end)
         gradients = [-part for part in point.cross(v)]
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
         predicted, slope, size = dot(v, point.gradient), norm(point.gradient), norm(rhs)
         active = None
-        if isinstance(lower, NonSmooth):
+        if is_non_smooth(lower):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
         curved = None if point.probe is None else point.hessian.image(solution.x)
         step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe
@@ -206,7 +212,7 @@ def _claim(lower: object) -> Claim:
     return STATIONARY if is_indefinite(lower) else MINIMISER
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypergradient(Generic[Theta]):
     """The upper objective's value and gradient through the minimiser, with the evidence.
 

@@ -3,7 +3,8 @@
 To first order the minimiser is at ``phi - H^-1 r`` with ``r = d g/d phi``. The length of that step
 relative to phi does not depend on the units of phi, theta, g or f. It is bounded from below:
 
-- for no product, by ``|<c, H^-1 r>| <= |c| |H^-1 r|`` and ``<c, H^-1 r> = <v, r>``;
+- where the adjoint was solved by a factor of H, by the step itself;
+- else, for no product, by ``|<c, H^-1 r>| <= |c| |H^-1 r|`` and ``<c, H^-1 r> = <v, r>``;
 - where that is not enough to tell, by a few steps of conjugate gradients on ``H d = r``, whose
   iterates grow in length (Hestenes and Stiefel 1952), by the closed form, or, where H is not
   positive definite, by :func:`hypergrad.linear.gmres.shortest`.
@@ -19,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.guards import may_look
+from hypergrad.guards import noting
 from hypergrad.implicit.certificate import NEAR
 from hypergrad.implicit.curvature import Point
 from hypergrad.linear.automatic import least_length
 from hypergrad.linear.operator import Operator
 from hypergrad.linear.solution import Solution
-from hypergrad.linear.vectors import norm
+from hypergrad.linear.vectors import norm, ratio
 from hypergrad.tree import flatten, leaves
 
 # |r| over the least curvature met bounds the step from above, but for how far that curvature is
@@ -53,22 +54,25 @@ def newton_step(
         slope: ``(*batch,)`` ``|r|``.
         size: ``(*batch,)`` ``|c|``.
     """
-    r = point.gradient
+    r, hessian = point.gradient, point.hessian
     # leaf by leaf: phi as one vector would be a copy of it
     each = [norm(flatten([leaf.detach()], point.batch)) for leaf in leaves(phi)]
     length = each[0] if len(each) == 1 else norm(torch.stack(each, dim=-1))
-    share = _ratio(predicted.abs(), size * length)
-    if not may_look(share) or not share.numel():
-        return share
-    curvature = torch.minimum(solution.curvature.abs(), _ratio(size, norm(solution.x)))
-    above = _ratio(slope, curvature * length)
-    if bool(((share > NEAR) | (above * _SAFE <= NEAR)).all()):
-        step = share
+    if hessian.inverse is not None and noting() is None:
+        step = ratio(norm(hessian.inverse(r)), length)
     else:
-        budget = max(1, solution.matvecs // 3)
-        step = torch.maximum(share, _ratio(least_length(point.hessian, r, budget), length))
+        share = ratio(predicted.abs(), size * length)
+        if noting() is not None or not share.numel():  # whether to solve takes looks at values
+            return share
+        curvature = torch.minimum(solution.curvature.abs(), ratio(size, norm(solution.x)))
+        above = ratio(slope, curvature * length)
+        if bool(((share > NEAR) | (above * _SAFE <= NEAR)).all()):
+            step = share
+        else:
+            budget = max(1, solution.matvecs // 3)
+            step = torch.maximum(share, ratio(least_length(hessian, r, budget), length))
     if bool((step > NEAR).any()):
-        step = torch.where(_is_rounding(point.hessian, r, slope, length), 0.0, step)
+        step = torch.where(_is_rounding(hessian, r, slope, length), 0.0, step)
     return step
 
 
@@ -79,11 +83,6 @@ def _is_rounding(hessian: Operator, r: Tensor, slope: Tensor, length: Tensor) ->
     eigenvalues, at least ``|H| / sqrt(n)``.
     """
     eps = torch.finfo(r.dtype).eps
-    stretch = _ratio(norm(hessian.exact(r)), slope)
+    stretch = ratio(norm(hessian.exact(r)), slope)
     rounding: Tensor = _ROUNDING * eps * r.shape[-1] ** 0.5 * stretch * length
     return slope <= rounding
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """The quotient; 0 for 0/0, infinite for more than nothing over nothing."""
-    return torch.where(above == 0, 0.0, above / below)

@@ -79,6 +79,10 @@ class Summary:
         }
         if certificate.second_derivative_error is not None:
             figures["error of H v and J v"] = certificate.second_derivative_error
+        if certificate.adjoint.damping is not None and bool(
+            (certificate.adjoint.damping > 0).any()
+        ):
+            figures["damping"] = certificate.adjoint.damping
         for name, values in figures.items():
             if values.numel():
                 self._worst[name] = max(self._worst.get(name, 0.0), float(values.max()))

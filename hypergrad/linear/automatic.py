@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from hypergrad.linear.cg import CG
-from hypergrad.linear.cholesky import Cholesky
+from hypergrad.linear.cholesky import Cholesky, columns_at_once
 from hypergrad.linear.gmres import GMRES, shortest
 from hypergrad.linear.lu import LU
 from hypergrad.linear.minres import MINRES
@@ -14,8 +14,11 @@ from hypergrad.linear.solution import LinearSolver
 from hypergrad.linear.vectors import norm
 from hypergrad.linear.woodbury import Woodbury
 
-# Up to so many unknowns, and so many entries over all tasks, a dense Hessian is formed.
+# A dense Hessian is formed where that costs no more than about 16 steps of CG, which is about what
+# kappa = 10 takes (`python -m benchmarks.crossover`): a single task's up to so many unknowns, those
+# of many tasks in so many vectorised products, and with so many entries over all tasks.
 DENSE_UNKNOWNS = 128
+DENSE_PRODUCTS = 16
 DENSE_ENTRIES = 2**20
 
 
@@ -35,12 +38,19 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     if operator.rough:
         return CG() if operator.kind is Kind.DEFINITE else MINRES()
     unknowns = rhs.shape[-1] if operator.halves is None else rhs.shape[-1] // 2
-    small = unknowns <= DENSE_UNKNOWNS and rhs[..., :unknowns].numel() * unknowns <= DENSE_ENTRIES
+    small = _is_small(Size((*rhs.shape[:-1], unknowns)))
     if operator.halves is not None or operator.kind is Kind.GENERAL:
         return LU() if small else GMRES()
     if operator.kind is not Kind.DEFINITE:
         return LU() if small else MINRES()
     return Cholesky() if small else CG()
+
+
+def _is_small(shape: Size) -> bool:
+    """Whether dense matrices for vectors of this shape cost less than the steps of an iteration."""
+    unknowns, entries = shape[-1], shape.numel() * shape[-1]
+    most = DENSE_PRODUCTS * columns_at_once(shape, DENSE_UNKNOWNS)
+    return unknowns <= min(DENSE_UNKNOWNS, most) and entries <= DENSE_ENTRIES
 
 
 def least_length(operator: Operator, rhs: Tensor, products: int) -> Tensor:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.compiling import compiled
 from hypergrad.errors import InputError
 from hypergrad.linear.cg_single import sweep_single
+from hypergrad.linear.damping import damped_if_indefinite
 from hypergrad.linear.krylov import Run, Sweep, all_ended, check_stopping, iterate
 from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.preconditioners import Preconditioner, prepared, scaled
 from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import dot
+from hypergrad.settings import check_damping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,41 +37,42 @@ class CG:
     status DAMPED unless that meets the tolerance too. With mu the least eigenvalue of A, x is off
     by at most ``damping / (mu + damping) |A^{-1} b|`` (theory.md section 8).
 
+    ``damping="auto"`` damps the tasks that meet negative curvature, as a network's Hessian mostly
+    has: by twice the most negative curvature that was found, and by no less than lets
+    ``max_steps`` steps meet ``rtol``. A task that meets none is not damped. Each attempt may take
+    ``max_steps``, and a look at the ends of the spectrum takes 20 products; ``Solution.damping``
+    says what was picked.
+
     Attributes:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps (a task still
             stops once its recurrence is below the precision of b, where no step changes x).
         atol: absolute tolerance on the residual's norm.
         max_steps: at most this many steps; None means 10 n.
-        damping: at least 0.
+        damping: at least 0; or "auto".
         preconditioner: builds an approximate inverse of A from its products, :class:`Jacobi` say;
             or your own: the product with one. Symmetric positive definite.
         check_every: how many steps between two looks whether all tasks have stopped, each of which
             makes the host wait for the device. Changes no result, only how many products follow
             the last task's end. None: never; ``max_steps`` products in one sweep, without restart,
             and the host waits for nothing.
-        compiled: whether ``torch.compile`` makes one program of the sweep, which then must look at
-            nothing (``check_every=None``), and whose products must not call autograd: those of an
-            objective with a closed form. It is made at the first solve of each shape, which takes
-            about a second for each of ``max_steps``, and rounds in another order.
     """
 
     needs: ClassVar[Kind] = Kind.DEFINITE
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int | None = None
-    damping: float = 0.0
+    damping: float | Literal["auto"] = 0.0
     preconditioner: Preconditioner | LinearMap | None = None
     check_every: int | None = 1
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_stopping("CG", self.rtol, self.atol, self.max_steps, self.check_every)
-        if not 0 <= self.damping < float("inf"):
-            raise InputError(f"CG got damping={self.damping}; it must be at least 0, and finite.")
-        if self.compiled and self.check_every is not None:
+        check_damping("CG", self.damping)
+        if self.damping == "auto" and (self.rtol == 0 or self.check_every is None):
             raise InputError(
-                f"CG got compiled=True and check_every={self.check_every}: a compiled sweep looks "
-                "at no value; give check_every=None with max_steps."
+                f'CG got damping="auto", rtol={self.rtol} and check_every={self.check_every}: the '
+                "damping is picked after a look at the curvature, and so that max_steps meets "
+                "rtol; give a positive rtol and a number of steps between two looks."
             )
 
     @torch.no_grad()
@@ -81,10 +83,23 @@ class CG:
         start: Float[Tensor, "*batch n"] | None = None,
     ) -> Solution:
         """Solve ``A x = b`` for each task; see :class:`LinearSolver`."""
-        product = Operator(apply, damping=self.damping)
+        if self.damping != "auto":
+            return self._solve(apply, rhs, start, float(self.damping))
+        steps = 10 * rhs.shape[-1] if self.max_steps is None else self.max_steps
+        return damped_if_indefinite(
+            lambda b, damping: self._solve(apply, b, start, damping[..., None]),
+            apply,
+            rhs,
+            rtol=self.rtol,
+            steps=steps,
+        )
+
+    def _solve(
+        self, apply: LinearMap, rhs: Tensor, start: Tensor | None, damping: float | Tensor
+    ) -> Solution:
+        product = Operator(apply, damping=damping)
         inverse = prepared(self.preconditioner, product, rhs)
-        steps = compiled(_sweep) if self.compiled else _sweep
-        sweep: Sweep = partial(steps, inverse, self.check_every)
+        sweep: Sweep = partial(_sweep, inverse, self.check_every)
         if self.check_every == 1 and rhs.device.type == "cpu" and rhs.shape[:-1].numel() == 1:
             sweep = partial(sweep_single, inverse)
         return iterate(
@@ -96,7 +111,7 @@ class CG:
             atol=self.atol,
             max_steps=self.max_steps,
             check_every=self.check_every,
-            damping=self.damping,
+            damping=damping,
         )
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import noting
+from hypergrad.guards import may_look, noting
 from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status, direct
+
+# So few columns cost less one by one than the transform that takes them together.
+_ONE_BY_ONE = 2
+# A vectorised product of many tasks' matrices may expand them to one copy for each column; up to so
+# many entries that costs less than taking the columns one by one.
+_EXPANDED = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,7 @@ class Cholesky:
 
     needs: ClassVar[Kind] = Kind.DEFINITE
     rtol: float = 1e-6
-    at_once: int = 64
+    at_once: int = 128
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
@@ -52,28 +58,56 @@ class Cholesky:
         product = Operator(apply)
         matrix = dense(product, rhs, at_once=self.at_once)
         product.matvecs = rhs.shape[-1]  # however many of them were taken at once
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if may_look(info) and not bool(info.any()):
+            inverse, least = partial(_solved, factor), _least_quotient(matrix)
+            product.leave(inverse)
+            return direct(product, inverse(rhs), rhs, rtol=self.rtol, curvature=least)
+        return self._of_any(product, matrix, rhs)
+
+    def _of_any(self, product: Operator, matrix: Tensor, rhs: Tensor) -> Solution:
+        """The solution where a task's matrix may be indefinite, or not finite."""
         finite = matrix.isfinite().all(dim=-1).all(dim=-1)
         safe = torch.where(finite[..., None, None], matrix, _eye(rhs))
         factor, info = torch.linalg.cholesky_ex(safe)
         indefinite = info > 0
-        x = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
-        x = torch.where((finite & ~indefinite)[..., None], x, 0.0)
-        found = direct(product, x, rhs, rtol=self.rtol)
-        # e_j'A e_j are the Rayleigh quotients met; where the factorisation fails, the proof of
-        # that is the least eigenvalue of the triangle it read.
-        curvature = found.curvature
-        if rhs.shape[-1]:
-            curvature = safe.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+        least = _least_quotient(safe)
         if bool(indefinite.any()):
-            least = torch.linalg.eigvalsh(safe)[..., 0]
-            curvature = torch.where(indefinite, least, curvature)
+            # the proof is the least eigenvalue of the triangle that the factorisation read
+            least = torch.where(indefinite, torch.linalg.eigvalsh(safe)[..., 0], least)
+        x = torch.where((finite & ~indefinite)[..., None], _solved(factor, rhs), 0.0)
+        found = direct(product, x, rhs, rtol=self.rtol, curvature=least)
         found.status.masked_fill_(indefinite, Status.INDEFINITE)
         found.status.masked_fill_(~finite | ~found.residual.isfinite(), Status.NOT_FINITE)
-        return replace(found, curvature=curvature)
+        return found
+
+
+def _solved(factor: Tensor, rhs: Tensor) -> Tensor:
+    return torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+
+
+def _least_quotient(matrix: Tensor) -> Tensor:
+    """The least Rayleigh quotient ``e_j'A e_j`` met; infinite of no unknowns."""
+    if not matrix.shape[-1]:
+        return matrix.new_full(matrix.shape[:-2], torch.inf)
+    return matrix.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+
+
+def columns_at_once(shape: Size, limit: int) -> int:
+    """How many columns of dense matrices a vectorised product should take, at most ``limit``.
+
+    Args:
+        shape: of the vectors, ``(*batch, n)``.
+        limit: the caller's.
+    """
+    tasks, n = shape[:-1].numel(), shape[-1]
+    fitting = n if tasks <= 1 else _EXPANDED // max(tasks * n**2, 1)
+    together = min(n, limit, fitting)
+    return together if together > _ONE_BY_ONE else 1
 
 
 def dense(
-    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 64
+    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 128
 ) -> Float[Tensor, "*batch n n"]:
     """The matrices of a linear map, so many columns at once where the map can be vectorised."""
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
@@ -84,10 +118,12 @@ def dense(
     # The map may write into what it gets. partial: the tests' type checker wraps a function that
     # is defined here at each call.
     column = partial(_column, apply)
-    if noting() is None:  # a check that waits must not hold a vectorised value
+    together = columns_at_once(shaped_as.shape, at_once)
+    if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
+        chunk = None if together == n else together  # one chunk is dearer than none
         try:
-            together: Tensor = torch.vmap(column, out_dims=-1, chunk_size=at_once)(units)
-            return together
+            matrix: Tensor = torch.vmap(column, out_dims=-1, chunk_size=chunk)(units)
+            return matrix
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
     return torch.stack([column(unit) for unit in units], dim=-1)

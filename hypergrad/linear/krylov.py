@@ -19,6 +19,10 @@ from hypergrad.settings import check_max_steps, check_tolerances
 # share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
 _TRUST = 0.1
 
+# A sweep whose products differ from the exact ones reduces the true residual by some factor only,
+# however small its recurrence's gets. The next one stops at this share of what that factor leaves.
+_BEYOND = 0.1
+
 
 def check_stopping(
     name: str, rtol: object, atol: object, max_steps: object, check_every: int | None
@@ -38,7 +42,7 @@ def check_stopping(
         raise InputError(f"{name} got check_every={check_every}; it must be at least 1, or None.")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """The state of one solve. The tensors are the run's own: a sweep may write into them."""
 
@@ -101,7 +105,7 @@ def iterate(
     atol: float,
     max_steps: int | None,
     check_every: int | None,
-    damping: float = 0.0,
+    damping: float | Tensor = 0.0,
 ) -> Solution:
     """Sweep, recompute the residual, and sweep again while the two differ and that helps.
 
@@ -114,7 +118,8 @@ def iterate(
         atol: absolute tolerance on it.
         max_steps: at most this many steps; None means 10 n.
         check_every: None: sweep once, and let the host wait for nothing.
-        damping: what ``product`` has added to A; the solution's residual is that of A itself.
+        damping: what ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
+            residual is that of A itself.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
     scale = scale_of(rhs)
@@ -126,9 +131,9 @@ def iterate(
     run = Run.begin(b, None if start is None else start / scale, product)
     true = norm(run.residual)
     again = true > goal
-    budget = limit
+    budget, aim = limit, goal
     while check_every is None or (bool(again.any()) and budget > 0):
-        sweep(product, run, goal, again, budget)
+        sweep(product, run, aim, again, budget)
         run.residual, previous = b - product.exact(run.x), true
         true = norm(run.residual)
         # The recurrence claims convergence, and the true residual is above the goal by more than
@@ -137,25 +142,32 @@ def iterate(
         parted = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
         again = parted & (true < 0.5 * previous)
         if check_every is None:
+            again = torch.zeros_like(again)  # there is no other sweep
             break
+        aim = goal.maximum(_BEYOND * true * torch.where(again, true / previous, 0.0))
         budget = limit - int(run.steps.max())
 
-    undamped = norm(run.residual + damping * run.x) if damping else true
+    # a filled tensor, and none that is copied to the device, for which the host would wait
+    each = damping[..., 0] if isinstance(damping, Tensor) else torch.full_like(true, damping)
+    damped = isinstance(damping, Tensor) or damping > 0
+    undamped = norm(run.residual + damping * run.x) if damped else true
     # A residual that the recurrence and the recomputation agree on to _TRUST may be that much
     # above the goal and still be the one that was asked for.
     status = run.ended
     proven = (status == Status.INDEFINITE) | (status == Status.NOT_FINITE)
+    status.masked_fill_(again, Status.OUT_OF_STEPS)  # what was left to do, when they ran out
     met = ~proven & (true * (1 - _TRUST) <= goal)
     status.masked_fill_(status == Status.CONVERGED, Status.STAGNATED)
     status.masked_fill_(met, Status.CONVERGED)
-    if damping:
+    if damped:
         status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), Status.DAMPED)
     status.masked_fill_(~true.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=product.scaled(run.x, scale),
         status=status,
         residual=undamped / torch.where(size > 0, size, 1.0),
-        curvature=run.curvature - damping,
+        curvature=run.curvature - each,
         steps=run.steps,
         matvecs=product.matvecs,
+        damping=each,
     )

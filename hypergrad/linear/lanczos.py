@@ -14,7 +14,7 @@ from hypergrad.linear.operator import LinearMap
 from hypergrad.linear.vectors import dot, norm
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spectrum:
     """Each task's extreme Ritz values, at one phi.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
+from hypergrad.guards import may_look
 from hypergrad.linear.cholesky import dense
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status, direct
@@ -27,7 +29,7 @@ class LU:
     """
 
     rtol: float = 1e-6
-    at_once: int = 64
+    at_once: int = 128
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
@@ -51,8 +53,16 @@ class LU:
         factors, pivots, info = torch.linalg.lu_factor_ex(
             torch.where(finite[..., None, None], matrix, eye)
         )
-        x = torch.linalg.lu_solve(factors, pivots, rhs[..., None])[..., 0]
-        x = torch.where((finite & (info == 0))[..., None], x, 0.0)
+        inverse = partial(_solved, factors, pivots)
+        regular = finite & (info == 0)
+        if may_look(regular) and bool(regular.all()):
+            product.leave(inverse)
+        x = torch.where(regular[..., None], inverse(rhs), 0.0)
         found = direct(product, x, rhs, rtol=self.rtol)
         found.status.masked_fill_(~finite, Status.NOT_FINITE)
         return found
+
+
+def _solved(factors: Tensor, pivots: Tensor, rhs: Tensor) -> Tensor:
+    solved: Tensor = torch.linalg.lu_solve(factors, pivots, rhs[..., None])
+    return solved[..., 0]

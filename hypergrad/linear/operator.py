@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.guards import may_look
+from hypergrad.linear.vectors import relative
 
 LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 """``(*batch, n) -> (*batch, n)``: one n x n matrix for each task, applied to each task's vector."""
@@ -50,13 +51,54 @@ class HessianForm(Protocol):
         ...
 
 
+class _Seen:
+    """A vector and its exact product, recognised until somebody writes into one of them.
+
+    What torch writes raises a tensor's version; what NumPy writes does not, and is seen by a copy
+    of the values. On a device a comparison would make the host wait, and versions have to do.
+    """
+
+    def __init__(self, vector: Tensor, image: Tensor) -> None:
+        self.image = image
+        self._vector, self._versions = vector, (vector._version, image._version)
+        self._values = vector.clone() if may_look(vector) else None
+        self._solved: tuple[Tensor, int, Tensor] | None = None  # b, its version, the residual
+
+    def is_of(self, vector: Tensor) -> bool:
+        """Whether this is the vector, as it was."""
+        known = vector is self._vector and self._versions == (vector._version, self.image._version)
+        return known and (self._values is None or torch.equal(self._values, vector))
+
+    def residual(self, rhs: Tensor) -> Tensor:
+        """``|b - A x| / |b|`` for each task."""
+        if self._solved is not None:
+            seen, version, found = self._solved
+            if seen is rhs and version == rhs._version:
+                return found
+        found = relative(rhs - self.image, rhs)
+        self._solved = rhs, rhs._version, found
+        return found
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is known of a matrix by the solves so far."""
+
+    seen: _Seen | None = None
+    inverse: LinearMap | None = None
+
+
 class Operator:
     """``A + damping I``, counting its products.
 
     Answers are verified by :meth:`exact`, which may be derived independently of the product that
     the iterations use. The last vector given to it and its image are kept, so that the kernel need
-    not repeat the product a solver ended with. Vectors are recognised by identity and version:
-    comparing values would synchronise with the device.
+    not repeat the product a solver ended with.
+
+    Args:
+        apply: the product that iterations use; or another operator, whose memory is shared.
+        exact: the product that verifies; None: the same.
+        final: the exact product with an answer, which may prepare for what comes after the solve.
 
     Attributes:
         form: the closed form, if A has one.
@@ -73,8 +115,9 @@ class Operator:
         apply: LinearMap,
         *,
         exact: LinearMap | None = None,
+        final: LinearMap | None = None,
         form: HessianForm | None = None,
-        damping: float = 0.0,
+        damping: float | Float[Tensor, "*batch 1"] = 0.0,
         kind: Kind = Kind.DEFINITE,
         transposed: bool = False,
         halves: Halves | None = None,
@@ -83,11 +126,10 @@ class Operator:
         known = apply if isinstance(apply, Operator) else None
         self._product: LinearMap = apply if known is None else known._product
         self._exact: LinearMap = (exact or apply) if known is None else known._exact
+        self._final: LinearMap = (final or self._exact) if known is None else known._final
         self.form: HessianForm | None = form if known is None else known.form
         self.accuracy: float = accuracy if known is None else known.accuracy
-        self._last: list[tuple[Tensor, tuple[float, float] | None, Tensor, int, int]] = (
-            [] if known is None else known._last
-        )
+        self._memory: _Memory = _Memory() if known is None else known._memory
         self.kind: Kind = kind if known is None else known.kind
         self.transposed: bool = transposed if known is None else known.transposed
         self.halves: Halves | None = halves if known is None else known.halves
@@ -118,14 +160,29 @@ class Operator:
         return answer
 
     def image(self, answer: Tensor) -> Tensor:
-        """``A x`` for the kernel, without a product if the last exact one was of this tensor."""
-        image = self._recall(answer)
-        return self.exact(answer) if image is None else image
+        """``A x``, without a product if the last exact one was of this tensor."""
+        return self._answered(answer).image
+
+    def residual(self, rhs: Tensor, answer: Tensor) -> Tensor:
+        """``|b - A x| / |b|`` for each task by an exact product, which is the last one of a solve.
+
+        A stands without damping. The product and the residual are remembered.
+        """
+        return self._answered(answer).residual(rhs)
 
     @property
     def rough(self) -> bool:
         """Whether the iterations' products are others than the exact ones, and no closed form's."""
         return self.form is None and self._exact is not self._product
+
+    @property
+    def inverse(self) -> LinearMap | None:
+        """The product with ``A^-1`` by the factor of a direct solve, if there was one."""
+        return self._memory.inverse
+
+    def leave(self, inverse: LinearMap) -> None:
+        """Keep the product with ``A^-1`` that a direct solve has, for whoever asks next."""
+        self._memory.inverse = inverse
 
     def diagonal(self) -> Tensor | None:
         """The diagonal, if the closed form knows it."""
@@ -133,23 +190,21 @@ class Operator:
 
     def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1
-        return image + self._damping * vector if self._damping else image
+        if isinstance(self._damping, float) and not self._damping:
+            return image
+        return image + self._damping * vector
+
+    def _answered(self, answer: Tensor) -> _Seen:
+        seen = self._memory.seen
+        if seen is None or not seen.is_of(answer):
+            self.matvecs += 1
+            seen = self._memory.seen = _Seen(answer, self._final(answer))
+        return seen
 
     def _keep(self, vector: Tensor, image: Tensor) -> Tensor:
-        self._last[:] = [(vector, _print(vector), image, vector._version, image._version)]
+        self._memory.seen = _Seen(vector, image)
         return image
 
     def _recall(self, vector: Tensor) -> Tensor | None:
-        for seen, sums, image, *versions in self._last:
-            known = seen is vector and versions == [seen._version, image._version]
-            if known and sums == _print(vector):
-                return image
-        return None
-
-
-def _print(vector: Tensor) -> tuple[float, float] | None:
-    """Two sums of the entries, by which a vector that was written to is told; None on a device."""
-    if not may_look(vector):
-        return None
-    flat = vector.detach().reshape(-1)
-    return float(flat.sum()), float(flat.dot(flat))
+        seen = self._memory.seen
+        return seen.image if seen is not None and seen.is_of(vector) else None

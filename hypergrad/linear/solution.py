@@ -14,7 +14,6 @@ from hypergrad.errors import InputError
 from hypergrad.guards import may_look
 from hypergrad.linear.operator import LinearMap as LinearMap
 from hypergrad.linear.operator import Operator
-from hypergrad.linear.vectors import relative
 
 
 class Status(enum.IntEnum):
@@ -39,11 +38,13 @@ _REMEDIES = {
     Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
     Status.STAGNATED: (
         "the residual falls no further: the tolerance is below what this precision reaches (loosen "
-        "it, or use float64), or the matrix is singular (regularise the lower objective)."
+        "it, or use float64), the matrix is singular (regularise the lower objective), or the "
+        "solver's products are too far from the exact ones (more blocks in Subsampled)."
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "
-        "steps, regularise the lower objective, damp the system, or use GaussNewton() as curvature."
+        'steps, regularise the lower objective, damp the system (CG(damping="auto")), or use '
+        "GaussNewton() as curvature."
     ),
     Status.NOT_FINITE: "a product was NaN or infinite; look for an overflow in the objective.",
     Status.DAMPED: (
@@ -57,7 +58,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Solution:
     """An answer ``x`` to ``A x = b`` for each task, with its evidence.
 
@@ -70,6 +71,8 @@ class Solution:
             positive definite. Infinite where no product was needed.
         steps: ``(*batch,)`` steps this task took.
         matvecs: products, each serving the whole batch.
+        damping: ``(*batch,)`` the multiple of the identity that was added to A, given or picked;
+            None from a solver that adds none.
     """
 
     x: Float[Tensor, "*batch n"]
@@ -78,6 +81,7 @@ class Solution:
     curvature: Float[Tensor, "*batch"]
     steps: Int[Tensor, "*batch"]
     matvecs: int
+    damping: Float[Tensor, "*batch"] | None = None
 
     @property
     def converged(self) -> Bool[Tensor, "*batch"]:
@@ -103,7 +107,7 @@ def remedy(solution: Solution, task: int) -> str:
     return (
         f"the Hessian has curvature {least:.2e}, so phi is no strict minimiser; take more lower "
         f"steps, regularise the lower objective, damp by more than {-least:.2e} "
-        "(CG(damping=...); directions not met may need more), or use GaussNewton() as curvature."
+        '(CG(damping="auto") picks it), or use GaussNewton() as curvature.'
     )
 
 
@@ -140,18 +144,20 @@ def verified(solution: Solution, operator: Operator, rhs: Float[Tensor, "*batch 
         InputError: an answer that does not have the shape of the right-hand side.
     """
     each = (solution.status, solution.residual, solution.curvature, solution.steps)
-    if solution.x.shape != rhs.shape or any(part.shape != rhs.shape[:-1] for part in each):
+    shapes = [part.shape for part in each]
+    if solution.x.shape != rhs.shape or shapes != [rhs.shape[:-1]] * len(each):
         raise InputError(
             f"the solver answered a right-hand side of shape {tuple(rhs.shape)} with x of "
             f"shape {tuple(solution.x.shape)} and status, residual, curvature and steps of "
-            f"shapes {[tuple(part.shape) for part in each]}; x must be like the right-hand "
+            f"shapes {[tuple(shape) for shape in shapes]}; x must be like the right-hand "
             "side, and the rest have one value for each task."
         )
     before = operator.matvecs
     with torch.no_grad():
-        true = relative(rhs - operator.image(solution.x), rhs)
-    solution = replace(solution, matvecs=solution.matvecs + operator.matvecs - before)
-    if may_look(true) and bool((true <= solution.residual).all()):
+        true = operator.residual(rhs, solution.x)
+    if (more := operator.matvecs - before) > 0:
+        solution = replace(solution, matvecs=solution.matvecs + more)
+    if true is solution.residual or (may_look(true) and bool((true <= solution.residual).all())):
         return solution
     allowed = (2 * solution.residual).clamp(min=torch.finfo(rhs.dtype).eps ** 0.5)
     misreported = ~(true <= allowed) & (solution.status == Status.CONVERGED)  # True for NaN, too
@@ -169,17 +175,20 @@ def direct(
     rhs: Float[Tensor, "*batch n"],
     *,
     rtol: float,
+    curvature: Float[Tensor, "*batch"] | None = None,
 ) -> Solution:
-    """The solution of a direct solve: x, verified by one product."""
-    residual = relative(rhs - operator.exact(x), rhs)
-    status = torch.full_like(residual, Status.STAGNATED, dtype=torch.int64)
-    status.masked_fill_(residual <= rtol, Status.CONVERGED)
-    status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
+    """The solution of a direct solve: x, verified by one product; no curvature is infinite."""
+    residual = operator.residual(rhs, x)
+    met = residual <= rtol
+    status = torch.full_like(met, Status.CONVERGED, dtype=torch.int64)
+    if not (may_look(met) and bool(met.all())):
+        status.masked_fill_(~met, Status.STAGNATED)
+        status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=x,
         status=status,
         residual=residual,
-        curvature=torch.full_like(residual, torch.inf),
+        curvature=torch.full_like(residual, torch.inf) if curvature is None else curvature,
         steps=torch.ones_like(status),
         matvecs=operator.matvecs,
     )

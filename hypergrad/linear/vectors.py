@@ -19,16 +19,26 @@ def dot(
 
 def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Each task's Euclidean norm; the squares neither underflow nor overflow."""
-    if may_look(vector) and vector.shape[:-1].numel():
+    if may_look(vector):
         plain: Tensor = torch.linalg.vector_norm(vector, dim=-1)
-        low, high = plain.detach().aminmax()
-        kind = torch.finfo(plain.dtype)
-        # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
-        if float(low) > (kind.tiny / kind.eps) ** 0.5 and float(high) < torch.inf:
+        if _squares_fit(plain):
             return plain
     scale = scale_of(vector)
     length: Tensor = torch.linalg.vector_norm(vector / scale, dim=-1)
     return length * scale[..., 0]
+
+
+def _squares_fit(length: Float[Tensor, "*batch"]) -> bool:
+    """Whether no task's sum of squares came near underflow or overflow."""
+    if length.ndim == 0:
+        low = high = length.item()
+    elif length.numel():
+        low, high = (end.item() for end in length.aminmax())
+    else:
+        return False
+    kind = torch.finfo(length.dtype)
+    # n squares below tiny are lost at most, which is n roundings of a sum above tiny / eps
+    return low > (kind.tiny / kind.eps) ** 0.5 and high < torch.inf
 
 
 def relative(
@@ -36,7 +46,14 @@ def relative(
 ) -> Float[Tensor, "*batch"]:
     """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
     size = norm(rhs)
-    return norm(residual) / torch.where(size > 0, size, 1.0)
+    return norm(residual) / (size + (size == 0))
+
+
+def ratio(
+    above: Float[Tensor, "*batch"], below: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """The quotient; 0 for 0/0, and infinite, with its sign, for more than nothing over nothing."""
+    return torch.where(above == 0, above, above / below)
 
 
 def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

@@ -29,7 +29,9 @@ class Anderson:
     the number of steps.
 
     The small least-squares problem is solved by the eigenvalues of ``dF' dF`` of unit columns,
-    without those that are rounding: differences that have become parallel do no harm.
+    without those that are rounding: differences that have become parallel do no harm. Where a step
+    changes nothing, as after a step by which GMRES would gain nothing, the iteration stands still
+    until the difference that holds it is the oldest and goes (theory.md, section 13).
 
     Attributes:
         depth: how many differences are kept.
@@ -74,7 +76,11 @@ class Anderson:
             there = torch.where(active[..., None], x - mixed, x)
             image = torch.where(active[..., None], residual.at(there), f)
             slot = steps % moved.shape[-2]
-            moved[..., slot, :], changed[..., slot, :] = there - x, image - f
+            # what rounding alone changed has no direction
+            noise = 10 * torch.finfo(x.dtype).eps * (norm(there) + norm(image))
+            known = (norm(image - f) > noise)[..., None]
+            moved[..., slot, :] = torch.where(known, there - x, 0.0)
+            changed[..., slot, :] = torch.where(known, image - f, 0.0)
             x, f, size, steps = there, image, norm(image), steps + 1
             active = active & ((size > goal) | (not tolerance))
         return residual.ended(self, x, size, tolerance.met(size, goal), steps)

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Size, Tensor
 
-from hypergrad.compiling import compiled
 from hypergrad.errors import InputError, TransformError
 from hypergrad.graph import custom_functions, recorded_gradient
 from hypergrad.guards import noting, refuse_not_finite
@@ -17,7 +16,7 @@ from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
 from hypergrad.objective import Objective, evaluate
-from hypergrad.objectives.closed_form import ClosedForm
+from hypergrad.objectives.closed_form import is_closed_form
 from hypergrad.transforms import is_mapped, is_transformed, transforming
 from hypergrad.tree import Phi, Theta, Tree, dense, detach, flatten, fresh_leaf, leaves, like
 
@@ -87,7 +86,7 @@ class Tolerance:
         return Progress(done, (goal, taken + ~done))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Progress:
     """Which tasks a step leaves where they are.
 
@@ -101,7 +100,7 @@ class Progress:
     note: Memory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slope:
     """A point and d g/d phi there, recorded where a derivative may be asked for."""
 
@@ -125,7 +124,7 @@ class Slope:
         if transforming(*leaves(theta), *leaves(phi)):
             return cls._transformed(lower, theta, phi, measured)
         theta, phi = (theta, phi) if record else (detach(theta), detach(phi))
-        if isinstance(lower, ClosedForm) and not record:
+        if is_closed_form(lower) and not record:
             with torch.no_grad():
                 known = leaves(lower.gradient(theta, phi))
                 return cls(leaves(phi), known, lower(theta, phi).shape if measured else Size())
@@ -201,12 +200,8 @@ def descend(
     theta: Theta,
     phi: Phi,
     tolerance: Tolerance,
-    *,
-    whole: bool = False,
 ) -> Minimum[Phi]:
     """Take the solver's steps, storing one iterate; then one gradient more, for the evidence.
-
-    ``whole`` says whether the steps are one program.
 
     Raises:
         InputError: the objective can't be used.
@@ -214,8 +209,7 @@ def descend(
     """
     require_fitting(solver, lower)
     theta = detach(theta)
-    walk = compiled(_walk) if whole else _walk
-    phi, memory, taken = walk(solver, indices, lower, theta, detach(phi), tolerance)
+    phi, memory, taken = _walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = norm(last := gradient(lower, theta, phi))
     refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = (
@@ -290,8 +284,6 @@ def refuse_captured_step(solver: Unrollable, theta: Tree, phi: Tree) -> None:
     Raises:
         InputError: naming the solver.
     """
-    if torch.compiler.is_compiling():
-        return
     transformed = any(map(is_transformed, leaves(theta)))
     if any(
         leaf.requires_grad or (is_transformed(leaf) and not transformed) for leaf in leaves(phi)

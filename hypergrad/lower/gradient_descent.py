@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from hypergrad.errors import InputError
 from hypergrad.lower.descent import (
     Slope,
     Tolerance,
@@ -36,28 +35,18 @@ class GradientDescent:
         rtol: tolerance on ``|d g/d phi|`` relative to ``|d g/d phi| + |H phi|`` at the start, see
             :class:`Tolerance`; 0 for none.
         atol: absolute tolerance on it; 0 for none.
-        compiled: whether ``torch.compile`` makes one program of the K steps; without a tolerance,
-            and for an objective that knows its gradient. It is made at the first call of each
-            shape, which takes about a second a step, and rounds in another order. Steps that
-            are recorded (``Unrolled``) are not compiled.
     """
 
     max_steps: int
     step_size: float
     rtol: float = 0.0
     atol: float = 0.0
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_max_steps("GradientDescent", self.max_steps, least=0)
         limit = "below 2/L, L the largest curvature; tensors are for Descent(update=...)"
         check_step_size("GradientDescent", self.step_size, limit=limit)
         check_tolerances("GradientDescent", self.rtol, self.atol)
-        if self.compiled and self._tolerance:
-            raise InputError(
-                f"GradientDescent got compiled=True with rtol={self.rtol}, atol={self.atol}: "
-                "compiled steps look at no value; leave the tolerance out, or compiled."
-            )
 
     @property
     def _tolerance(self) -> Tolerance:
@@ -71,7 +60,7 @@ class GradientDescent:
             NotFiniteError: the steps diverged.
         """
         steps = range(self.max_steps)
-        return descend(self, steps, lower, theta, phi, self._tolerance, whole=self.compiled)
+        return descend(self, steps, lower, theta, phi, self._tolerance)
 
     def step(
         self,

@@ -98,7 +98,7 @@ def _lower(there: Point, here: Point) -> Tensor:
     return there.values < here.values - slack
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Pairs:
     """Steps s and changes of gradient y, the newest last; weight 0 where a task has none."""
 

@@ -18,7 +18,7 @@ _TURNED = 0.8  # of the slope that may be left, uphill, where g itself drowns in
 _HALVINGS = 40
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Point:
     """Where every task stands.
 

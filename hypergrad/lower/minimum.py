@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hypergrad.equation import Equation, Gradient, Saddle, paired
+from hypergrad.equation import Equation, Gradient, Saddle, is_equation, paired
 from hypergrad.errors import InputError
-from hypergrad.implicit.active import NonSmooth
+from hypergrad.implicit.active import is_non_smooth
 from hypergrad.objective import Objective, is_indefinite
 from hypergrad.tree import Phi, Theta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Minimum(Generic[Phi]):
     """A point that should minimise the lower objective, with the evidence.
 
@@ -86,7 +86,7 @@ def require_fitting(by: object, lower: object) -> None:
     """
     name = f"the class {by.__name__}" if isinstance(by, type) else type(by).__name__
     equation = lower.equation if isinstance(lower, Saddle) else lower
-    if isinstance(equation, Equation) or is_indefinite(lower):
+    if is_equation(equation) or is_indefinite(lower):
         if isinstance(by, type) or not isinstance(by, RootSolver):
             kind = type(equation).__name__
             raise InputError(
@@ -102,7 +102,7 @@ def require_fitting(by: object, lower: object) -> None:
         )
     elif isinstance(by, Particular):
         by.require(lower)
-    elif isinstance(lower, NonSmooth):
+    elif is_non_smooth(lower):
         raise InputError(
             f"{name} minimises smooth objectives, and the lower objective has bounds "
             "or kinks; use by=solvers.ProximalGradient(), or a solver of your own with "

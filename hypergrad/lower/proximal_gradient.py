@@ -1,4 +1,4 @@
-"""Projected and proximal gradient steps, accelerated (FISTA), for all tasks together."""
+"""Proximal gradient steps, accelerated (FISTA), and Newton steps on what is active."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.implicit.active import NonSmooth, smooth_gradient
+from hypergrad.implicit.active import NonSmooth, is_non_smooth, smooth_gradient
 from hypergrad.implicit.linearise import Linearisation
+from hypergrad.linear.automatic import chosen
+from hypergrad.linear.cg import CG
 from hypergrad.linear.lanczos import lanczos
+from hypergrad.linear.operator import Operator
+from hypergrad.linear.solution import LinearSolver
 from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance, choose
 from hypergrad.lower.minimum import Minimum
 from hypergrad.objective import Objective, evaluate
 from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
-from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like
+from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
 # Lanczos steps for the first guess of L, and what is added to it, since it is a guess from below.
-_LANCZOS, _MORE = 12, 1.05
+_LANCZOS, _MORE = 6, 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,12 @@ class ProximalGradient:
     Candes 2015). A task stops when its proximal step is short enough for the least subgradient
     where it ends to meet the tolerance. Stores two iterates.
 
+    Once the active set is found, what is left is smooth, and a Newton step on its manifold (that of
+    the reduced objective, docs/theory.md, section 12) ends what proximal steps would take hundreds
+    for. So now and then one is tried, and a task takes it where that halves its proximal step: as
+    proximal steps never lengthen those of a convex problem, it converges wherever they do. While
+    fewer than half of the tasks take it, the next is tried after twice as many steps.
+
     Without a step size each task's is ``1/L``: L is estimated by Lanczos's method at the start, and
     raised whenever two successive gradients differ by more than it allows. Where the curvature
     grows without bound (an exponential, say) give the step size.
@@ -43,12 +53,19 @@ class ProximalGradient:
         atol: absolute tolerance on it. With both 0 exactly max_steps are taken.
         max_steps: at most this many steps.
         step_size: at most 1/L, L the largest curvature of g; None to estimate it.
+        newton_after: proximal steps before the first Newton step; None for no such steps, as where
+            there is no tolerance.
+        solver: of the Newton steps' systems; None takes a dense one where that costs no more
+            products than two for each proximal step taken, and as many steps of CG as half of those
+            elsewhere.
     """
 
     rtol: float = 1e-6
     atol: float = 0.0
     max_steps: int = 10_000
     step_size: float | None = None
+    newton_after: int | None = 10
+    solver: LinearSolver | None = None
 
     def __post_init__(self) -> None:
         check_tolerances("ProximalGradient", self.rtol, self.atol)
@@ -56,6 +73,9 @@ class ProximalGradient:
         if self.step_size is not None:
             limit = "at most 1/L, L the largest curvature of g"
             check_step_size("ProximalGradient", self.step_size, limit=limit)
+        if self.newton_after is not None:
+            name = "newton_after"
+            check_max_steps("ProximalGradient", self.newton_after, least=1, name=name)
 
     def require(self, lower: object) -> None:
         """Raise for an objective that has nothing to project on.
@@ -63,7 +83,7 @@ class ProximalGradient:
         Raises:
             InputError: naming what was given.
         """
-        if not isinstance(lower, NonSmooth):
+        if not is_non_smooth(lower):
             raise InputError(
                 f"ProximalGradient minimises a Constrained or a Composite, and got a "
                 f"{type(lower).__name__}; wrap it, as in Constrained(g, within=NonNegative()), or "
@@ -78,7 +98,7 @@ class ProximalGradient:
             NotFiniteError: the steps diverged.
         """
         self.require(lower)
-        assert isinstance(lower, NonSmooth)
+        assert is_non_smooth(lower)
         theta, phi = detach(theta), detach(phi)
         batch = evaluate(lower, theta, phi).shape
         run = _Run(lower, theta, phi, batch)
@@ -88,7 +108,7 @@ class ProximalGradient:
         goal = tolerance.goal(run.vector(x), lambda: run.vector([leaf / 2 for leaf in x]))
         bend = run.bend(x) if self.step_size is None else torch.full_like(zero, 1 / self.step_size)
         x, steps = self._walk(run, x, goal, bend) if self.max_steps else (x, 0)
-        size = run.mapping(x, bend)
+        size, _ = run.mapping(x, bend)
         refuse_not_finite(size, "the proximal step where ProximalGradient ended", per_task=True)
         met = tolerance.met(size, goal)
         return Minimum(phi=like(phi, x), stationarity=size, converged=met, steps=steps)
@@ -100,7 +120,8 @@ class ProximalGradient:
         y, t, active = x, torch.ones_like(goal), torch.ones_like(goal, dtype=torch.bool)
         known: tuple[Tensor, Tensor] | None = None
         tiny = torch.finfo(goal.dtype).eps ** 0.5
-        steps = 0
+        wait = self.newton_after if self.rtol or self.atol else None
+        steps, next_newton = 0, wait
         while steps < self.max_steps and bool(active.any()):
             steps += 1
             slope = run.gradient(y)
@@ -127,7 +148,34 @@ class ProximalGradient:
             x, y = choose(active, new, x), choose(active, ahead, y)
             t = torch.where(uphill, 1.0, grown)
             active = active & ~short
+            if wait is not None and steps == next_newton and bool(active.any()):
+                there, size, closer = self._newton(run, x, bend, steps)
+                closer = closer & active
+                x, y = choose(closer, there, x), choose(closer, there, y)
+                t = torch.where(closer, 1.0, t)
+                if 2 * int(closer.sum()) < int(active.sum()):
+                    wait = 2 * wait
+                next_newton = steps + wait
+                active = active & ~(closer & (2 * size <= goal))
         return x, steps
+
+    def _newton(
+        self, run: _Run, x: list[Tensor], bend: Tensor, steps: int
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """A Newton step, then a proximal one; that one's size, and whether it is half of x's."""
+        before, _ = run.mapping(x, bend)
+        at = run.reduced(x)
+        hessian = Operator(at.product)
+        solver = self.solver
+        if solver is None:
+            # a product costs about two gradients, and those of a dense matrix are taken at once
+            solver = chosen(hessian, at.gradient)
+            if at.gradient.shape[-1] > 2 * steps or isinstance(solver, CG):
+                solver = CG(max_steps=max(steps // 2, 1))
+        moved = run.flat(x) - solver.solve(hessian, at.gradient).x
+        # a number that is none is not half of anything
+        size, there = run.mapping(run.prox(unflatten(moved, x), torch.zeros_like(bend)), bend)
+        return there, size, size <= before / 2
 
 
 class _Run:
@@ -157,10 +205,16 @@ class _Run:
         ]
         return self.prox(moved, length)
 
-    def mapping(self, points: list[Tensor], bend: Tensor) -> Tensor:
-        """``|x - step(x)| bend``, at most the length of the least subgradient at x."""
+    def reduced(self, points: list[Tensor]) -> Linearisation[object, object]:
+        """The reduced objective, with products of its Hessian."""
+        constant = [False] * len(leaves(self._theta))
+        phi = like(self._phi, points)
+        return Linearisation(self._condition, self._theta, phi, needed=constant)
+
+    def mapping(self, points: list[Tensor], bend: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """``|x - step(x)| bend``, at most the length of the least subgradient at x; and step(x)."""
         after = self.step(points, self.gradient(points), bend)
-        return bend * norm(self.flat(points) - self.flat(after))
+        return bend * norm(self.flat(points) - self.flat(after)), after
 
     def bend(self, points: list[Tensor]) -> Tensor:
         """A guess of the largest curvature of the smooth part at a point, ``(*batch,)``."""

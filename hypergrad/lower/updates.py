@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hypergrad.equality import by_value
 from hypergrad.errors import InputError
+from hypergrad.guards import may_look
 from hypergrad.lower.descent import Slope, Tolerance, choose, count, descend, slope_at_half
 from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
@@ -163,7 +165,8 @@ class Descent:
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@by_value
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scaled:
     """``phi <- phi - step_size d g/d phi``, one step size, or one for each entry.
 
@@ -186,7 +189,8 @@ class Scaled:
         return like(phi, [point - size * slope for point, slope, size in pairs]), ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@by_value
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Momentum:
     """``m <- decay m + d g/d phi; phi <- phi - step_size m``, as ``torch.optim.SGD`` does.
 
@@ -213,7 +217,8 @@ class Momentum:
         return like(phi, [point - size * m for point, m, size in parts]), tuple(slopes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@by_value
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adam:
     """Adam (Kingma and Ba 2015), as ``torch.optim.Adam`` does.
 
@@ -260,18 +265,25 @@ class Adam:
 
 
 def _check_decays(owner: str, **decays: float | Tensor) -> None:
-    """Raise for a decay outside ``[0, 1)``; the values of tensors are not read.
+    """Raise for a decay outside ``[0, 1)``, where looking at a tensor's values is cheap.
 
     Raises:
         InputError: naming the decay.
     """
     for name, decay in decays.items():
-        if not isinstance(decay, Tensor) and not 0 <= decay < 1:
+        if isinstance(decay, Tensor):
+            outside = may_look(decay) and not bool(((decay >= 0) & (decay < 1)).all())
+        else:
+            outside = not 0 <= decay < 1
+        if outside:
             raise InputError(f"{owner} got {name}={decay}; it must be in [0, 1).")
 
 
 def _check(name: str, step_size: object) -> None:
-    """Raise unless the step sizes are a positive number, or tensors.
+    """Raise unless the step sizes are a positive number, or tensors with no negative entry.
+
+    Tensors may have entries of 0, which leave an unknown where it is. Their values are looked at
+    where that is cheap: not on a GPU, where the host would wait for it.
 
     Raises:
         InputError: naming ``step_size``.
@@ -280,6 +292,14 @@ def _check(name: str, step_size: object) -> None:
         check_step_size(name, step_size, limit="or a tensor, or a tree like phi of tensors")
     else:
         check_tree(step_size, "step_size")
+        for label, leaf in zip(names(step_size, "step_size"), leaves(step_size), strict=True):
+            if may_look(leaf) and not bool(((leaf >= 0) & leaf.isfinite()).all()):
+                worst = leaf.detach().nan_to_num(nan=-torch.inf).min()
+                raise InputError(
+                    f"{name} got {label} with an entry that is negative or not finite (the least "
+                    f"is {float(worst):g}): a step would go uphill. Learn its logarithm, say, and "
+                    "pass log_step_size.exp()."
+                )
 
 
 def _each(step_size: float | Tree, phi: Tree) -> Sequence[float | Tensor]:

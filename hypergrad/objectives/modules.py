@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -14,19 +14,36 @@ from torch.nn.utils.parametrize import is_parametrized
 from hypergrad.errors import InputError
 
 
-def parameters(module: nn.Module, *, tasks: tuple[int, ...] | None = None) -> dict[str, Tensor]:
+def parameters(
+    module: nn.Module,
+    *,
+    tasks: tuple[int, ...] | None = None,
+    only: str | Sequence[str] = (),
+    but: str | Sequence[str] = (),
+) -> dict[str, Tensor]:
     """A module's parameters as a tree; frozen ones (``requires_grad=False``) are left out.
+
+    A part of a module is adapted by giving it as phi and the rest as theta::
+
+        theta = parameters(net, but="head")
+        phi = parameters(net, only="head", tasks=(T,))
+        outputs = call(net, {**theta, **phi}, inputs)
+
+    A rest that stays as it is: ``parameters(net, but="head", tasks=())``, detached copies.
 
     Args:
         module: any module.
         tasks: None gives the live parameters, for use as theta. A shape gives detached copies with
             these leading dimensions, one set for each task, for use as phi; ``()`` gives one set.
+        only: names of parts ("head", "blocks.3") or of parameters ("head.bias"): these alone.
+        but: the same: all others.
 
     Returns:
         Names to tensors, in the module's order.
 
     Raises:
-        InputError: the module has no parameters, or only frozen ones.
+        InputError: the module has no parameters, or only frozen ones; a name is no part's; or
+            nothing is left.
     """
     named = {name: leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
     if not named:
@@ -34,11 +51,42 @@ def parameters(module: nn.Module, *, tasks: tuple[int, ...] | None = None) -> di
             f"{type(module).__name__} has no parameters to differentiate: it has none, or all are "
             "frozen; set requires_grad_() on those that are to be trained."
         )
-    if tasks is None:
-        return dict(named)
-    return {
-        name: value.detach().expand(*tasks, *value.shape).clone() for name, value in named.items()
+    wanted, unwanted = _within(module, "only", only), _within(module, "but", but)
+    chosen: dict[str, Tensor] = {
+        name: leaf
+        for name, leaf in named.items()
+        if (not only or name in wanted) and name not in unwanted
     }
+    if not chosen:
+        raise InputError(
+            f"no parameter of {type(module).__name__} that is not frozen is left by only={only!r} "
+            f"and but={but!r}; without them there are {', '.join(named)}."
+        )
+    if tasks is None:
+        return chosen
+    return {
+        name: value.detach().expand(*tasks, *value.shape).clone() for name, value in chosen.items()
+    }
+
+
+def _within(module: nn.Module, argument: str, parts: str | Sequence[str]) -> set[str]:
+    """The names of all parameters within these parts.
+
+    Raises:
+        InputError: a part has no parameter.
+    """
+    every = [name for name, _ in module.named_parameters()]
+    found: set[str] = set()
+    for part in [parts] if isinstance(parts, str) else parts:
+        inside = {name for name in every if name == part or name.startswith(f"{part}.")}
+        if not inside:
+            own = sorted({name.partition(".")[0] for name in every})
+            raise InputError(
+                f"{argument}={part!r} names no part of {type(module).__name__} that has "
+                f"parameters; it has {', '.join(own)}, and what is within them by full names."
+            )
+        found |= inside
+    return found
 
 
 def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
@@ -162,8 +210,6 @@ def _without_draws(
     Raises:
         InputError: it drew random numbers: the state of a generator changed.
     """
-    if torch.compiler.is_compiling():  # where generators can't be looked at
-        return function(values, *inputs)
     devices = {leaf.device for leaf in (*values.values(), *inputs) if leaf.device.type == "cuda"}
     before = _random_states(devices)
     output = function(values, *inputs)

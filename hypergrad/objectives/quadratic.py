@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Quadratic:
     """``g = 1/2 phi'A phi - phi'(B theta + c)`` for each task (Quad of theory.md section 1).
 
@@ -59,7 +59,7 @@ class Quadratic:
         return pull
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class QuadraticHessian:
     """The matrix A itself.
 

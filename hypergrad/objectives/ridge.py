@@ -13,7 +13,7 @@ from hypergrad.errors import InputError
 # n examples, d features, c outputs; *batch are the tasks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RidgeRegression:
     """``g = |X W' - Y|^2 / (2n) + l2/2 |W|^2`` for each task.
 
@@ -57,7 +57,7 @@ class RidgeRegression:
         return dual.mT @ theta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RidgeHessian:
     """``H = I (x) (X'X/n + l2 I)``, the same block for each output.
 

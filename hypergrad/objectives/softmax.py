@@ -24,7 +24,7 @@ _INTEGERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SoftmaxRegression:
     """``g = mean_j cross_entropy(W x_j, y_j) + l2/2 |W|^2`` for each task.
 
@@ -101,7 +101,7 @@ class SoftmaxRegression:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SoftmaxHessian:
     """``H = l2 I + (1/n) sum_j (diag(p_j) - p_j p_j') (x) x_j x_j'``.
 

@@ -16,7 +16,7 @@ from hypergrad.tree import Phi, Theta, flatten, fresh_leaf, leaves, like
 ONE = Size()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Directions:
     """What theta, phi and v descend along, as vectors.
 
@@ -35,7 +35,7 @@ class Directions:
     v: Float[Tensor, " q"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LowerParts:
     """What one evaluation of the lower objective gives.
 

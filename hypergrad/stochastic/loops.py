@@ -24,8 +24,9 @@ class StocBiO:
 
     A step takes ``lower_steps`` of stochastic gradient descent on phi from where the last ended;
     sums a Neumann series for v from zero, ``v = s sum_{q=0}^{Q} (I - s H_q) ... (I - s H_1) c``,
-    with a fresh batch for each factor, which makes it an unbiased estimate of the truncated series;
-    then steps theta. Draws ``lower_steps + terms + 1`` lower batches and one upper batch.
+    with an independent batch for each factor, which makes it an unbiased estimate of the truncated
+    series; then steps theta. Takes ``lower_steps + 1`` lower batches and one upper batch by turn,
+    and draws ``terms`` lower ones.
 
     Attributes:
         step_size: step size of phi.
@@ -58,9 +59,8 @@ class StocBiO:
             InputError: an objective is not :class:`Minibatched`, or can't be used.
             NotFiniteError: a direction is NaN or infinite.
         """
-        batches = sampled(problem.lower, "lower").turns(
-            state.step, self.lower_steps + self.terms + 1
-        )
+        lower = sampled(problem.lower, "lower")
+        batches = lower.turns(state.step, self.lower_steps + 1)
         phi = _descended(
             batches, self.lower_steps, at(self.step_size, state.step), state.theta, state.phi
         )
@@ -69,8 +69,9 @@ class StocBiO:
         in_theta, c = slopes(upper, state.theta, phi, "upper")
         size = at(self.adjoint_step_size, state.step)
         term = total = c
-        for _ in range(self.terms):
-            term = term - size * _product(next(batches), state.theta, phi, term)
+        for factor in range(self.terms):
+            batch = lower.drawn(state.step * self.terms + factor)
+            term = term - size * _product(batch, state.theta, phi, term)
             total = total + term
         return _upper_step(
             state, next(batches), in_theta, size * total, at(self.upper_step_size, state.step)

@@ -24,7 +24,7 @@ Fetch: TypeAlias = Callable[[Tensor], Tree]
 """``(size,) indices -> examples``: what a data set gives for these examples, collated."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Minibatched(Generic[Theta, Phi]):
     """``g(theta, phi) = mean_j loss_j(theta, phi)`` over m examples, one problem (no tasks).
 
@@ -93,6 +93,19 @@ class Minibatched(Generic[Theta, Phi]):
         epoch, place = divmod(key, self.blocks)
         return self.block(int(_permutation(self.seed, 1 + epoch, self.blocks)[place]))
 
+    def drawn(self, key: int) -> Block[Theta, Phi]:
+        """The block drawn for ``key``, each as likely as any other whatever other keys drew.
+
+        A product of several batches is unbiased with these. Turns of one epoch are not independent:
+        a block that was had does not come again.
+
+        Raises:
+            InputError: a negative key.
+        """
+        if key < 0:
+            raise InputError(f"drawn got key={key}; count from 0.")
+        return self.block(random.Random(f"{self.seed}/drawn/{key}").randrange(self.blocks))
+
     def turns(self, step: int, count: int) -> Iterator[Block[Theta, Phi]]:
         """The `count` batches of one step, each made when it is asked for."""
         return (self.batch(step * count + i) for i in range(count))
@@ -124,7 +137,7 @@ def _permutation(seed: int, stream: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block(Generic[Theta, Phi]):
     """The objective of some of the examples.
 

@@ -27,7 +27,7 @@ from hypergrad.tree import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State(Generic[Theta, Phi]):
     """State of a single-loop method between two steps.
 

@@ -28,7 +28,7 @@ class Subsampled:
     after the other, keeping none. So the certificate's residual is that of the whole Hessian, and
     CG, which restarts from the whole residual as long as that halves it, reaches the answer on all
     data where the blocks' Hessian is close enough to it: that is iterative refinement. All restarts
-    share CG's ``max_steps``: ask for small tolerances with more of them than the default.
+    share CG's ``max_steps``, and each stops where the blocks tell it no more.
 
     Attributes:
         blocks: how many blocks serve the solver's products; all of them if there are fewer.

@@ -17,7 +17,7 @@ from hypergrad.objective import Bilevel
 from hypergrad.tree import Phi, Theta, leaves, like, unflatten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certified(Generic[Theta, Phi]):
     """A hypergradient with the bound on its error, and what the next upper step starts from.
 

@@ -17,7 +17,7 @@ from hypergrad.objective import Bilevel, Objective, evaluate, examine
 from hypergrad.tree import Phi, Theta, flatten, fresh_leaf, leaves, like
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Penalised(Generic[Theta, Phi]):
     """A first-order hypergradient with what its error depends on.
 

@@ -200,7 +200,7 @@ def plan_warm(
     return max(1, steps), max(1, _steps(2 * rates.root * adjoint, rates.chebyshev))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Rates:
     """What every formula here is made of."""
 

@@ -30,7 +30,7 @@ Key: TypeAlias = int | str
 that integer."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WarmStarts(Generic[Phi]):
     """Where each task's lower and adjoint solves ended when it was last visited.
 

@@ -74,7 +74,6 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
 CAME_LATER: Final[dict[str, object]] = {
-    "compiled": False,
     "jitter": False,
     "layer_rates": (),
     "seconds": None,

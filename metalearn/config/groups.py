@@ -186,8 +186,6 @@ class MethodSettings:
         wide_heads: Solve and differentiate softmax heads in float64, whatever the backbone's
             precision. The residual of the adjoint system then reaches its tolerance where float32
             stagnates.
-        compiled: Compile the K lower-level steps and the N adjoint steps with torch.compile. Each
-            new batch size costs about a second a step of compiling first.
     """
 
     name: Annotated[MethodName, arg(name="method")] = "memory-reduced-exact"
@@ -198,7 +196,6 @@ class MethodSettings:
     adjoint_steps: Annotated[int | None, unset("INT")] = None
     l2: Annotated[float | None, unset("FLOAT")] = None
     wide_heads: bool = False
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("method", self.name, MethodName)
@@ -272,7 +269,7 @@ class MemorySettings:
         tasks_per_chunk: Largest number of tasks in memory at once.
         budget: Memory that a step may take, as 2GiB or 500MB. Sets --tasks-per-chunk.
         recompute: Compute the backbone's activations again in the backward pass instead of keeping
-            them.
+            them. Not for a backbone called within torch.func.grad or vjp, which torch refuses.
         streamed: Keep no activations of the backbone: pass one task's support or query images at a
             time, and again in the backward pass. Costs a second forward pass. With stored
             normalisation the averages then move once for each task instead of each chunk.

@@ -71,11 +71,6 @@ class TrainConfig:
                     f"the shape of {name} episodes varies ({shape}), so that they pass one at a "
                     "time: give --tasks-per-chunk 1."
                 )
-            if shape.varies and self.method.compiled:
-                raise ConfigError(
-                    f"compiled was given, but the shape of {name} episodes varies ({shape}), and "
-                    "each would be another program: leave it out."
-                )
         if self.optimisation.seconds is not None and self.preset().schedule == "cosine":
             raise ConfigError(
                 f"seconds {self.optimisation.seconds:g} was given with schedule cosine, which "

@@ -21,7 +21,7 @@ LARGEST: Final = 2**28
 """Bytes of the largest picture file that is read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Read:
     """Pictures of files, and the reasons of those that were not read.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn.data.published import Split
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pool:
     """Images of one split, grouped by class.
 

@@ -33,7 +33,7 @@ MANIFEST: Final = "manifest.json"
 REMARKS: Final = "remarks.csv"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """One split, on disk.
 

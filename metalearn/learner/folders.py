@@ -14,7 +14,7 @@ from metalearn.errors import DataError
 from metalearn.runs.card import PictureFormat
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Folder:
     """Pictures that were read, as a person sees them, and files that were not.
 

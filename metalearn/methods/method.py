@@ -21,7 +21,7 @@ Watch: TypeAlias = Callable[[Certificate], None]
 """Is given the certificate of each lower level that is differentiated implicitly."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapted:
     """What a method has learned from the support of one task, for queries to come.
 

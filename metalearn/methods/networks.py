@@ -33,7 +33,7 @@ from metalearn.tasks.episodes import Episodes
 Weights = dict[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Part:
     """Support or query of all tasks, and the network's loss on it."""
 

@@ -73,17 +73,14 @@ def adjusted(
     adjoint_steps: int | None = None,
     l2: float | None = None,
     wide_heads: bool = False,
-    compiled: bool = False,
 ) -> Method:
     """The method with these numbers in place of its own; None keeps its own.
 
     A step size is that of training and of testing alike. Where a method is tested after as many
     steps as it is trained with, it still is.
 
-    `compiled` makes one program of the steps of each level, see `hypergrad.CG`.
-
     Raises:
-        ConfigError: it has no such number, or nothing that can be compiled.
+        ConfigError: it has no such number.
     """
     if l2 is not None:
         if not hasattr(method, "l2"):
@@ -106,20 +103,18 @@ def adjusted(
         if numbers(method).N is None:
             raise _refusal(method, "adjoint_steps", adjoint_steps)
         method = _with_lower(method, adjoint=steps_of_cg(adjoint_steps))
-    return _with_programs(method) if compiled else method
+    return method
 
 
 def tested_by(method: Method, *, lower_steps: int) -> Method:
-    """The method with this number of lower steps in testing, which are not compiled.
+    """The method with this number of lower steps in testing.
 
     Raises:
         ConfigError: it takes none.
     """
     lower = _lower(method)
     test = None if lower is None else lower.testing
-    if isinstance(test, GradientDescent):  # each number of steps would be another program
-        test = dataclasses.replace(test, max_steps=lower_steps, compiled=False)
-    elif isinstance(test, TorchOptimiser):
+    if isinstance(test, GradientDescent | TorchOptimiser):
         test = dataclasses.replace(test, max_steps=lower_steps)
     else:
         raise _refusal(method, "lower_steps", lower_steps)
@@ -149,22 +144,6 @@ def _differentiated_by(method: Method, name: AdjointName) -> Method:
             "head: give method memory-reduced or memory-reduced-exact, or leave it out."
         )
     return _with_lower(method, adjoint=steps_of_cg() if name == "cg" else direct())
-
-
-def _with_programs(method: Method) -> Method:
-    if isinstance(method, LinearHeads):
-        by, adjoint = method.lower.by, method.lower.adjoint
-        if isinstance(by, GradientDescent) and isinstance(adjoint, Implicit):
-            if isinstance(adjoint.solver, CG):
-                solver = dataclasses.replace(adjoint.solver, compiled=True)
-                adjoint = dataclasses.replace(adjoint, solver=solver)
-            by = dataclasses.replace(by, compiled=True)
-            return _with_lower(method, by=by, adjoint=adjoint)
-    raise ConfigError(
-        f"compiled was given with {type(method).__name__}, here without what it is for: a number "
-        "of gradient steps on heads, and an implicit adjoint. Give method memory-reduced, or "
-        "leave it out."
-    )
 
 
 def describe(value: object) -> str:

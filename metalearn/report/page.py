@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shown:
     """A labelled picture that is shown beside an answer.
 
@@ -30,7 +30,7 @@ class Shown:
     label: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
     """The answer to one picture.
 

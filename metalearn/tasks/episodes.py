@@ -24,7 +24,7 @@ GLYPH_JITTER: Final = Jitter()
 _STREAM: Final[dict[Split, int]] = {"train": 0, "validation": 1, "test": 2}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Episodes:
     """T tasks, each to tell `way` classes apart after `shot` labelled images of each at most.
 

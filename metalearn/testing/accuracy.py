@@ -23,7 +23,7 @@ INTERVAL: Final = "mean +- 1.96 s / sqrt(n), s the standard deviation of the n e
 TOGETHER: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Accuracy:
     """Accuracies of n episodes, as parts of one.
 

@@ -14,7 +14,6 @@ from metalearn.config.checks import parse_bytes
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError
 from metalearn.memory import LiveBytes, mebibytes
-from metalearn.methods import Method
 from metalearn.tasks.episodes import Sampler, chunked
 from metalearn.tasks.stream import drawn
 from metalearn.testing.accuracy import TOGETHER
@@ -56,7 +55,7 @@ def _peak(training: Training, tasks_per_chunk: int) -> int:
         optimiser.step()
         tasks = range(min(_share(training), 2 * tasks_per_chunk))
         upper_step(
-            _countable(training),
+            training.preset.method,
             model,
             optimiser,
             drawn(training.sampler.largest(), chunked(tasks, tasks_per_chunk)),
@@ -163,14 +162,9 @@ def evaluation_bytes(training: Training, test: Sampler) -> int:
     together = min(TOGETHER, training.config.memory.tasks_per_chunk or TOGETHER)
     with LiveBytes(resident) as live:
         batch = test.largest().sample(0, together)
-        _countable(training).predict(training.model, batch)
+        training.preset.method.predict(training.model, batch)
     peak: int = live.peak
     return peak
-
-
-def _countable(training: Training) -> Method:
-    """The method operation by operation: within a compiled loop nothing can be counted."""
-    return training.config.replace(compiled=False).preset().method
 
 
 def _resident(training: Training, *more: Sampler) -> list[Tensor]:

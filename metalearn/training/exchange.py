@@ -24,7 +24,7 @@ from metalearn.errors import NotFiniteError
 from metalearn.training.certificates import Certificates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Agreed:
     """The outcome of a step, the same on all ranks.
 

@@ -77,7 +77,7 @@ def _mixed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Best:
     """The best validation so far, and the weights that had it."""
 

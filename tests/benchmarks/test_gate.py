@@ -73,15 +73,35 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
     assert "passes of the backbone at K = 6" not in found  # no more work, only more calls
 
 
-def test_one_more_product_in_each_step_of_cg() -> None:
+@pytest.mark.parametrize(
+    ("module", "old", "new", "figure"),
+    [
+        (
+            "linear.cg_single",
+            "ap = product(p)",
+            "ap = (product(p) + product(p)) / 2",
+            "Hessian products of a step",
+        ),
+        (
+            "implicit.pullback",
+            "    check_same_kind(theta, phi)\n    theta_leaves",
+            "    for _ in range(4):\n        check_same_kind(theta, phi)\n    theta_leaves",
+            "Python frames",
+        ),
+        (
+            "implicit.linearise",
+            "self._crossed = vector, vector._version, parts[count:]",
+            "pass",
+            "calls of autograd",
+        ),
+    ],
+    ids=["a product more in each step", "inputs checked again", "a pass of its own for J v"],
+)
+def test_one_more_in_a_hypergradient(module: str, old: str, new: str, figure: str) -> None:
     before = generic()
-    with planted(
-        SourceBug(
-            "hypergrad.linear.cg_single", "ap = product(p)", "ap = (product(p) + product(p)) / 2"
-        )
-    ):
+    with planted(SourceBug(f"hypergrad.{module}", old, new)):
         after = generic()
-    assert "Hessian products of a step" in rose(before, after)
+    assert rose(before, after) == {figure} | ({"operations of a step"} & rose(before, after))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "operations", "time"])

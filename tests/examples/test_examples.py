@@ -129,5 +129,5 @@ def test_a_script_stays_under_80_lines(script: Path) -> None:
     assert len(script.read_text().splitlines()) < 80
 
 
-def test_there_are_eight() -> None:
-    assert len(SCRIPTS) == 8
+def test_there_are_nine() -> None:
+    assert len(SCRIPTS) == 9

@@ -11,7 +11,9 @@ from torch import Tensor
 from hypergrad import CG, Cholesky, Status
 from hypergrad.errors import InputError
 from hypergrad.guards import deferred
+from hypergrad.linear.automatic import chosen
 from hypergrad.linear.cholesky import dense
+from hypergrad.linear.operator import Operator
 from hypergrad.linear.vectors import norm
 from tests.hypergrad.systems import N, product, right_hand_side, spd
 
@@ -122,11 +124,32 @@ def test_many_columns_are_taken_some_at_a_time() -> None:
 
     # what a product holds meanwhile it holds once for each column, so that is bounded
     assert dense(counting, torch.ones(150)).equal(2 * torch.eye(150))
-    assert len(calls) == 3  # 64, 64 and 22 columns
+    assert len(calls) == 2  # 128 and 22 columns
     Cholesky(at_once=50).solve(counting, torch.ones(150))
-    assert len(calls) == 3 + 3 + 1
+    assert len(calls) == 2 + 3 + 1
+    # one by one where copies of all tasks' matrices would take more than the products
+    assert dense(counting, torch.ones(40, 100))[7].equal(2 * torch.eye(100))
+    assert len(calls) == 6 + 100
     with pytest.raises(InputError, match="at_once=0; it must be at least 1"):
         Cholesky(at_once=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ((128,), Cholesky),
+        ((129,), CG),
+        ((16, 32), Cholesky),  # 4 products of 8 columns each
+        ((16, 64), CG),  # 64 products of one column
+        ((4096, 8), Cholesky),
+        ((256, 50), CG),
+        ((0, 5), Cholesky),
+    ],
+)
+def test_the_default_is_dense_where_that_takes_few_products(
+    shape: tuple[int, ...], kind: type
+) -> None:
+    assert isinstance(chosen(Operator(lambda vector: vector), torch.ones(shape)), kind)
 
 
 def test_columns_taken_together_are_those_taken_one_by_one() -> None:

@@ -218,3 +218,69 @@ def test_the_computed_names_of_a_parametrised_module_are_refused(name: str) -> N
     with pytest.raises(InputError, match=r"computed by a parametrisation .*original0"):
         call(module, given, X[0])
     assert all(torch.equal(value, before[key]) for key, value in module.named_parameters())
+
+
+class Parted(nn.Module):
+    """Three parts; ``head`` and ``header`` are two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(2, 4), nn.Tanh())
+        self.head = nn.Linear(4, 1, bias=False)
+        self.header = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.header(self.head(self.body(x)))
+        return answer
+
+
+def test_parts_are_chosen_by_name() -> None:
+    net = Parted()
+    assert list(parameters(net, only="head")) == ["head.weight"]
+    assert list(parameters(net, only=["head.weight", "header"], tasks=(3,))) == [
+        "head.weight",
+        "header.weight",
+        "header.bias",
+    ]
+    both = {**parameters(net, only="body.0"), **parameters(net, but=("body",))}
+    assert both.keys() == parameters(net).keys()
+    assert parameters(net, but="header")["head.weight"] is net.head.weight
+    assert not parameters(net, but="head", tasks=())["header.bias"].requires_grad
+    net.head.requires_grad_(False)
+    assert "head.weight" not in parameters(net, but="body")
+    with pytest.raises(InputError, match="only='hea' names no .* body, head, header"):
+        parameters(net, only="hea")
+    with pytest.raises(InputError, match=r"but='body\.1' names no part"):
+        parameters(net, but=["body", "body.1"])
+    with pytest.raises(InputError, match="is left by only='head'"):
+        parameters(net, only="head")  # frozen
+
+
+@pytest.mark.parametrize("rest", ["theta", "frozen"])
+def test_a_head_as_phi_is_what_it_is_on_the_features(rest: str) -> None:
+    """phi a part, the rest in theta or constant: as ridge regression on the body's features."""
+    net = Parted().double()
+    target, strength = Y, torch.zeros((), dtype=torch.float64, requires_grad=True)
+    body = parameters(net, but="head", tasks=None if rest == "theta" else ())
+    start = parameters(net, only="head", tasks=(TASKS,))
+    theta = {"strength": strength, **(body if rest == "theta" else {})}
+
+    def lower(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+        fixed = {name: leaf for name, leaf in theta.items() if name != "strength"} or body
+        fit = (call(net, {**fixed, **phi}, X) - target).square().sum((-2, -1))
+        return fit + theta["strength"].exp() * phi["head.weight"].square().sum((-2, -1))
+
+    phi = argmin(lower, theta, start, by=Newton(rtol=0.0), adjoint=Implicit(Cholesky()))
+    wanted = list(theta.values())
+    found = torch.autograd.grad(phi["head.weight"].pow(3).sum(), wanted)
+
+    # by the normal equations: the header is a factor and a shift
+    features, scale, shift = net.body(X), net.header.weight[0, 0], net.header.bias[0]
+    gram = scale**2 * features.mT @ features + strength.exp() * torch.eye(4).double()
+    head = torch.linalg.inv(gram) @ (scale * features.mT @ (target - shift))
+    want = torch.autograd.grad(head.pow(3).sum(), wanted)
+    for name, one, other in zip(theta, found, want, strict=True):
+        assert other.norm() > 0, name
+        # systems of condition below 1e3 in float64
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12), name

@@ -18,6 +18,7 @@ from hypergrad import (
     Summary,
     argmin,
     attach,
+    deferred,
     hypergradient,
     strict,
     warn,
@@ -144,3 +145,35 @@ def test_the_certificate_holds_what_was_chosen_and_v_like_phi() -> None:
     again = attach(lower, theta, tree, solver=CG(), start=seen[0].v, watch=seen.append)
     (again["a"].sum() + again["b"].sum()).backward()
     assert seen[1].adjoint.matvecs <= 2  # v itself was the start
+
+
+def test_transforms_see_what_is_orthogonal_to_v_and_waiting_checks_do_not() -> None:
+    draw = torch.Generator().manual_seed(0)
+    h = torch.diag(torch.arange(1.0, 7.0).double())
+    c = torch.ones(6, dtype=torch.float64)
+    r = torch.randn(6, generator=draw, dtype=torch.float64)
+    v = c / h.diagonal()
+    r = r - (r @ v) / (v @ v) * v
+    away = torch.linalg.solve(h, r)  # a Newton step that <v, r> = 0 does not show
+    seen: list[Certificate] = []
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        return phi @ h @ phi / 2 - theta @ phi
+
+    def loss(theta: Tensor) -> Tensor:
+        point = torch.linalg.solve(h, torch.ones(6).double()) + away
+        phi: Tensor = attach(lower, theta, point, solver=CG(), watch=seen.append)
+        return phi.sum()
+
+    theta = torch.ones(6).double().requires_grad_()
+    loss(theta).backward()
+    plain = seen.pop().newton_step
+    assert plain > 0.1
+    torch.func.grad(loss)(torch.ones(6).double())
+    torch.func.vmap(torch.func.grad(loss))(torch.ones(3, 6).double())
+    for certificate in seen:
+        assert torch.allclose(certificate.newton_step, plain, rtol=1e-12, atol=0.0)
+    assert [certificate.newton_step.shape for certificate in seen] == [(), (3,)]
+    with deferred():
+        loss(theta).backward()
+    assert seen[-1].newton_step < 1e-12

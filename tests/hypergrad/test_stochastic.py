@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from hypergrad import CG, Bilevel, Cholesky, attach, hypergradient
+from hypergrad import CG, Bilevel, Cholesky, Status, attach, hypergradient
 from hypergrad.errors import InputError, NotFiniteError, TransformError
 from hypergrad.stochastic import (
     F2SA,
@@ -104,6 +105,20 @@ def test_each_epoch_visits_each_block_once_and_keys_decide() -> None:
     assert [again.batch(key).index for key in range(8)] == [*epochs[0], *epochs[1]]
     other = replace(again, seed=1)
     assert not torch.equal(other.batch(0).examples[1], again.batch(0).examples[1])
+
+
+def test_draws_are_independent_where_turns_are_not() -> None:
+    lower: Any = problem().lower
+    drawn_ones = [lower.drawn(key).index for key in range(2000)]
+    assert drawn_ones == [lower.drawn(key).index for key in range(2000)]
+    # each block, and each pair of neighbours, within five standard deviations of its share
+    for share, hits in (
+        *((1 / 4, sum(i == block for i in drawn_ones)) for block in range(4)),
+        (1 / 4, sum(a == b for a, b in itertools.pairwise(drawn_ones))),
+    ):
+        assert abs(hits - 2000 * share) < 5 * (2000 * share * (1 - share)) ** 0.5
+    with pytest.raises(InputError, match="drawn got key=-1"):
+        lower.drawn(-1)
 
 
 def test_data_that_stay_elsewhere_give_the_same() -> None:
@@ -244,6 +259,24 @@ def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
     assert (some.grad - exact.grad).norm() < 1e-8 * (1 + exact.certificate.cotangent_norm)
 
 
+@pytest.mark.parametrize(("theta", "blocks"), [(0.5, 2), (-3.0, 3)])
+def test_restarts_that_run_out_of_steps_say_so(theta: float, blocks: int) -> None:
+    at = torch.full_like(THETA, theta)
+    short, long = (
+        hypergradient(
+            problem(),
+            at,
+            minimiser(at),
+            solver=CG(rtol=1e-8, max_steps=steps),
+            curvature=Subsampled(blocks=blocks),
+        ).certificate.adjoint
+        for steps in (24, 100)
+    )
+    # each restart takes a factor off the residual: what is missing is steps, not precision
+    assert short.status == Status.OUT_OF_STEPS
+    assert long.status == Status.CONVERGED
+
+
 def test_no_dense_matrix_is_made_of_products_on_some_blocks() -> None:
     theta = torch.full_like(THETA, 0.5)
     seen = hypergradient(problem(), theta, minimiser(theta), curvature=Subsampled(blocks=3))
@@ -271,6 +304,21 @@ def test_attach_takes_a_minibatched_objective() -> None:
     phi = attach(problem().lower, theta, minimiser(theta.detach()))
     held_out(theta, phi, drawn(1)).backward()
     torch.testing.assert_close(theta.grad, true_slope(theta.detach()), rtol=1e-12, atol=1e-12)
+
+
+def test_a_data_set_with_a_loader_gives_the_same_blocks() -> None:
+    x, y = drawn(0)
+    data = TensorDataset(x, y)
+
+    def fetch(indices: Tensor) -> Any:
+        return next(iter(DataLoader(data, batch_sampler=[indices.tolist()])))
+
+    lazy: Any = Minibatched(loss=ridge, data=fetch, size=3, examples=M)
+    held: Any = problem().lower
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(lazy.batch(5).examples, held.batch(5).examples, strict=True)
+    )
 
 
 def test_what_is_refused() -> None:

@@ -19,6 +19,7 @@ from hypergrad import (
     Truncated,
     Unrolled,
     argmin,
+    deferred,
     updates,
 )
 from hypergrad.errors import InputError
@@ -193,5 +194,30 @@ def test_decays_that_divide_by_zero_or_grow_are_refused(decay: float) -> None:
         updates.Momentum(step_size=SIZE, decay=decay)
     with pytest.raises(InputError, match="Adam got decay="):
         updates.Adam(step_size=SIZE, decay=decay)
+    with pytest.raises(InputError, match="Adam got square_decay="):
+        updates.Adam(step_size=SIZE, square_decay=decay)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.tensor(-1.0), torch.tensor([0.1, float("nan")]), {"a": torch.tensor(-1e-30)}]
+)
+@pytest.mark.parametrize("update", [updates.Scaled, updates.Momentum, updates.Adam])
+def test_tensors_of_step_sizes_with_a_negative_entry_are_refused(update: Any, wrong: Any) -> None:
+    with pytest.raises(InputError, match=rf"{update.__name__} got step_size.*negative or not fin"):
+        update(step_size=wrong)
+    with deferred():  # where nothing is looked at
+        update(step_size=wrong)
+
+
+def test_a_step_size_of_zero_leaves_an_unknown_where_it_is() -> None:
+    update = updates.Scaled(step_size=torch.tensor([0.0, 0.5]))
+    moved, _ = update(torch.ones(2), torch.ones(2), (), torch.tensor(1))
+    assert moved.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("decay", [torch.tensor(1.0), torch.tensor(-0.1)])
+def test_tensors_of_decays_outside_of_their_range_are_refused(decay: Tensor) -> None:
+    with pytest.raises(InputError, match=r"Momentum got decay=.*must be in \[0, 1\)"):
+        updates.Momentum(step_size=SIZE, decay=decay)
     with pytest.raises(InputError, match="Adam got square_decay="):
         updates.Adam(step_size=SIZE, square_decay=decay)

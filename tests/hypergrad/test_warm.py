@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -337,15 +339,19 @@ NESTED = {
 }
 
 
-def test_nested_trees_are_kept_saved_and_restored() -> None:
+def test_nested_trees_are_kept_and_survive_a_safetensors_file(tmp_path: Path) -> None:
     starts: WarmStarts[Any] = WarmStarts(first=NESTED)
     count = sum(leaf.numel() for leaf in leaves(NESTED))
-    phi, v = starts.gather([7, "x"])
+    keys: list[Any] = [torch.tensor(7), "x"]  # as a sampler yields them
+    phi, v = starts.gather(keys)
     moved = like(phi, [leaf + 1 for leaf in leaves(phi)])
-    starts = starts.updated([7, "x"], moved, torch.arange(2.0 * count).reshape(2, count))
+    starts = starts.updated(keys, moved, torch.arange(2.0 * count).reshape(2, count))
     state = starts.state_dict()
     assert all(leaf.is_contiguous() for leaf in state.values())
-    back: WarmStarts[Any] = WarmStarts.from_state(dict(sorted(state.items())))
+    safetensors.torch.save_file(state, tmp_path / "starts")  # which orders its tensors anew
+    back: WarmStarts[Any] = WarmStarts.from_state(safetensors.torch.load_file(tmp_path / "starts"))
+    assert list(back.phi) == list(starts.phi) == [7, "x"]
+    assert torch.equal(back.gather([np.int64(7)])[0]["a.b"], torch.full((1, 1), 2.0))
     for value in (starts, back):
         phi, v = value.gather(["x"])
         assert isinstance(phi["block"][1], tuple)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from verification.claims import (
+    acceleration,
+    batches,
     certificates,
     certified_steps,
     exact_solves,
@@ -132,6 +134,10 @@ ENTRIES: tuple[Entry, ...] = (
     _claim("Lanczos' ends", limits.lanczos_ends, limits.ENDS, full=2_000),
     _claim("predicted error", limits.predicted_remainder, limits.PREDICTED, full=2_000),
     _claim("least damping", limits.descending, limits.DAMPED, full=2_000),
+    _claim("Anderson acceleration", acceleration.anderson, acceleration.KIND, full=2_000),
+    _claim("batches' mean", batches.unbiased_directions, batches.KIND, full=400),
+    _claim("unbiased series", batches.unbiased_series, batches.KIND, small=1, full=100),
+    _claim("variance of batches", batches.variance_of_batches, batches.KIND, small=1, full=100),
     _claim("warm starts", warm_states.remembered_starts, warm_states.KIND, small=20, full=6_000),
     # an iterate more, or a neighbour's start, only brings phi closer: bounds can't see that
     _claim("Theorem A", a_priori_bound, full=1_000, shown="M01 M05 M07 M08 M09 M16", blind="M17"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from hypergrad import Cholesky, Solution
 from hypergrad.conditions import L1, Box, Composite, Constrained, Simplex
 from hypergrad.errors import NotFiniteError
 from hypergrad.solvers import ProximalGradient
@@ -43,8 +46,63 @@ def test_each_task_meets_its_tolerance_and_supports_are_exact() -> None:
 
 def test_acceleration_pays() -> None:
     # plain steps shrink the error by 1 - 1/kappa each: 1e-6 takes 100 ln 1e6 = 1400
-    found = ProximalGradient(rtol=1e-6).minimise(LASSO, T, torch.zeros(2, 20, dtype=D))
+    by = ProximalGradient(rtol=1e-6, newton_after=None)
+    found = by.minimise(LASSO, T, torch.zeros(2, 20, dtype=D))
     assert found.steps < 400
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a solver gives, changed by a function of the number of the solve."""
+
+    change: Callable[[Tensor], Tensor]
+    solves: list[Tensor] = field(default_factory=list)
+
+    def solve(self, apply: Any, rhs: Tensor, start: Tensor | None = None) -> Solution:
+        found = Cholesky().solve(apply, rhs, start)
+        self.solves.append(found.x)
+        return replace(found, x=self.change(found.x))
+
+
+def test_newton_steps_end_what_proximal_steps_would_take_hundreds_for() -> None:
+    made: Any = Constrained(quadratic, Box(-1.0, 1.0))
+    start, exact = torch.zeros(2, 20, dtype=D), T.clamp(-1.0, 1.0)
+    without = ProximalGradient(rtol=1e-12, newton_after=None).minimise(made, T, start)
+    solver = Recorded(lambda x: x)
+    found = ProximalGradient(rtol=1e-12, solver=solver).minimise(made, T, start)
+    assert without.steps > 150
+    assert found.steps <= 60
+    assert len(solver.solves) <= found.steps // 10
+    # g is quadratic: on the right manifold a step is exact, but for eps kappa
+    assert float((found.phi - exact).abs().max()) <= 100 * torch.finfo(D).eps * 2
+    assert torch.equal(found.phi.abs() == 1, exact.expand(2, 20).abs() == 1)
+
+
+@pytest.mark.parametrize("change", [torch.neg, torch.zeros_like, lambda x: x * torch.nan])
+def test_newton_steps_that_do_not_halve_the_proximal_step_are_not_taken(change: Any) -> None:
+    start, solver = torch.zeros(2, 20, dtype=D), Recorded(change)
+    made: Any = Constrained(quadratic, Box(-1.0, 1.0))
+    without = ProximalGradient(rtol=1e-6, newton_after=None).minimise(made, T, start)
+    found = ProximalGradient(rtol=1e-6, solver=solver).minimise(made, T, start)
+    assert found.steps == without.steps
+    assert torch.equal(found.phi, without.phi)
+    # tried after 10, 30, 70, ... steps: twice as many each time
+    assert [10 * (2**i - 1) for i in range(1, 9)][len(solver.solves) - 1] < found.steps
+
+
+def test_a_large_level_takes_newton_steps_by_conjugate_gradients() -> None:
+    def flat(t: Tensor, p: Tensor) -> Tensor:
+        return (torch.logspace(-2, 0, 200, dtype=D) * (p - t).square()).sum(-1) / 2
+
+    made: Any = Constrained(flat, Box(-1.0, 1.0))
+    t = torch.linspace(-2.0, 2.0, 200, dtype=D)
+    steps = []
+    for after in (None, 10):
+        by = ProximalGradient(rtol=1e-10, newton_after=after)
+        found = by.minimise(made, t, torch.zeros(200, dtype=D))
+        assert torch.allclose(found.phi, t.clamp(-1.0, 1.0), rtol=0.0, atol=1e-7)
+        steps.append(found.steps)
+    assert 2 * steps[1] < steps[0]
 
 
 def test_a_task_does_not_depend_on_its_company() -> None:

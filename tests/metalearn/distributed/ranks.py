@@ -75,8 +75,9 @@ def ranks(
                 "WORLD_SIZE": str(size),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "METALEARN_CACHE": os.environ["METALEARN_CACHE"],
             }
+            if "METALEARN_CACHE" in os.environ:
+                own["METALEARN_CACHE"] = os.environ["METALEARN_CACHE"]
             place = folder / f"rank-{rank}.log"
             process = _RANKS.Process(target=_rank, args=(own, place, target, arguments))
             process.start()

@@ -112,26 +112,6 @@ def profile(record: Record) -> Iterator[str]:
         yield row(words, f"{record['over_a_pass'][name]:.3f}")
 
 
-def compiled(record: Record) -> Iterator[str]:
-    for entry in record["heads"]:
-        tasks, shot, query = entry["tasks"], entry["shot"], entry["query"]
-        name = f"{tasks} task{'s' if tasks > 1 else ''}, {shot}-shot, {query} quer"
-        words = f"{name}y a class" if query == 1 else f"{name}ies"
-        yield row(
-            words,
-            f"{entry['eager']['median']:.2f}",
-            f"{entry['compiled']['median']:.2f}",
-            f"{entry['compiling_s']:.0f} s",
-        )
-    whole = record["backbone"]
-    yield (
-        f"takes {whole['compiled']['median']:.2f} times as long ({whole['tasks']} tasks, "
-        f"{whole['compiling_s']:.0f} s of compiling)"
-    )
-    wide = record["heads"][-1]["compiled"]
-    yield f"the quartiles ({wide['low']:.2f} to"
-
-
 def whole_network(record: Record) -> Iterator[str]:
     for words, name in (("implicit MAML", "implicit"), ("unrolled MAML", "unrolled")):
         yield row(
@@ -210,7 +190,6 @@ QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/limit.json",), limit),
     Quote(PAGE, (f"{RESULTS}/steps.json",), steps),
     Quote(PAGE, (f"{RESULTS}/profile.json",), profile),
-    Quote(PAGE, (f"{RESULTS}/compiled.json",), compiled),
     Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
     Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
     Quote(PAGE, (f"{RESULTS}/peers.json",), peers),
