@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Trained:
         seed: of weights and training episodes.
         accuracy: of the test.
         interval: half the width of its 95 % interval over the test's episodes.
-        gradient: squared length of the mean hypergradient at the end.
+        gradient: squared length of the mean hypergradient of the tasks measured, at the end; its
+            expectation is that of all tasks and variance / tasks measured.
         variance: sigma_h^2 at the end.
         means: E |mean of b tasks - mean of all|^2 there, by b.
     """
@@ -158,7 +160,7 @@ def table(runs: Sequence[Trained], origin: dict[str, Any]) -> Rows:
                 f"{mean(accuracies):.2f}",
                 ", ".join(f"{each:.2f}" for each in accuracies),
                 f"{mean(run.variance for run in own):.3g}",
-                f"{mean(run.variance / run.gradient for run in own):.3g}",
+                f"{noise(own, origin['tasks_measured']):.3g}",
                 f"{law:.2f}",
             ]
         )
@@ -170,11 +172,20 @@ def table(runs: Sequence[Trained], origin: dict[str, Any]) -> Rows:
             f"{protocol['episodes']} test episodes, {origin['backbone']}, {origin['tasks_in_all']} "
             "tasks in all"
         ),
-        columns=["b", "steps", "accuracy", "each seed", "σ²", "σ² / |mean|²", "b var(b) / σ²"],
+        columns=[
+            "b",
+            "steps",
+            "accuracy",
+            "each seed",
+            "σ²",
+            "σ² / mean²",
+            "b var(b) / σ²",
+        ],
         rows=rows,
         notes=[
             f"σ²: variance of the hypergradient over {origin['tasks_measured']} tasks at the end "
-            "of training, mean over the seeds; |mean|²: squared length of their mean",
+            "of training; mean²: squared length of its expectation, without the mean's own "
+            "noise; both are means over the seeds",
             "b var(b) / σ²: b times the variance of means of b tasks, over that of one task, mean "
             "over all runs; the law says 1",
             f"learning rate {origin['learning_rate']:g} for all; commit {origin['commit']}, torch "
@@ -183,10 +194,22 @@ def table(runs: Sequence[Trained], origin: dict[str, Any]) -> Rows:
     )
 
 
+def noise(own: Sequence[Trained], tasks: int) -> float:
+    """The variance over the squared length of the expectation, which is estimated without bias."""
+    squared = mean(run.gradient - run.variance / tasks for run in own)
+    return mean(run.variance for run in own) / squared
+
+
 def write(runs: Sequence[Trained], origin: dict[str, Any], out: Path, *, console: Console) -> None:
     """The record and the table."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "study.json", {**origin, "runs": [dataclasses.asdict(run) for run in runs]})
-    rows = table(runs, origin)
+    draw(out, console=console)
+
+
+def draw(out: Path, *, console: Console) -> None:
+    """Table from the record alone."""
+    record = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    rows = table([Trained(**run) for run in record["runs"]], record)
     rows.show(console)
     write_atomically(out / "study.md", rows.markdown().encode())

@@ -138,3 +138,14 @@ def test_each_number_of_tasks_sees_as_many(tmp_path: Path) -> None:
     assert runs[1].means == {"1": runs[1].variance, "2": pytest.approx(batches.spread(each, 2))}
     batches.write(runs, origin, tmp_path / "out", console=quiet())
     assert "| 2 | 2 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("study", ["residual", "batches"])
+def test_the_kept_tables_are_those_of_their_records(study: str) -> None:
+    kept = Path(__file__).parents[2] / "results" / study
+    record = json.loads((kept / "study.json").read_text(encoding="utf-8"))
+    if study == "residual":
+        rows = residual.table([residual.Point(**run) for run in record["runs"]], record)
+    else:
+        rows = batches.table([batches.Trained(**run) for run in record["runs"]], record)
+    assert (kept / "study.md").read_text(encoding="utf-8") == rows.markdown()

@@ -21,7 +21,7 @@ TABLES = {
 }
 
 # Names of what was asked for rather than found: rows are picked by them.
-SETTINGS = {"K", "shot", "query", "seed"}
+SETTINGS = {"K", "N", "tasks", "shot", "query", "seed"}
 
 
 def shifted(record: Any, factors: Iterator[float]) -> Any:

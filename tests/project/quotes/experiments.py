@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Final
 
 from tests.project.quotes.quote import Quote, Record, percent, row
@@ -21,7 +23,7 @@ METHODS: Final = {
 }
 
 
-def omniglot(result: Record, fewer: Record) -> Iterator[str]:
+def omniglot(result: Record, fewer: Record, metrics: Record) -> Iterator[str]:
     (five,) = fewer["points"]
     yield (
         f"20-way **{percent(result['accuracy'])} ± {percent(result['interval'])} %** (MAML's "
@@ -33,6 +35,10 @@ def omniglot(result: Record, fewer: Record) -> Iterator[str]:
     yield (
         f"Of {certificate['tasks']:,} adjoint systems {certificate['failed']:,} stagnated above "
         f"the tolerance of 3e-5, at {worst:.1e} at worst".replace("e-0", "e-")
+    )
+    yield (
+        f"over its last 1,000 steps the loss is {metrics[-1]['loss']:.3f} on episodes of training "
+        f"characters, and {result['calibration']['log_loss']:.3f} on the test's"
     )
 
 
@@ -118,6 +124,86 @@ def published(record: Record) -> Iterator[str]:
     yield f"({best[0]:.2f} passes against {best[1]:.2f} and {best[2]:.2f})"
 
 
+def residual(record: Record) -> Iterator[str]:
+    grid: dict[tuple[int, int], list[Record]] = {}
+    for run in record["runs"]:
+        grid.setdefault((run["K"], run["N"]), []).append(run)
+    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
+    mean = {cell: 100 * fmean(run["accuracy"] for run in own) for cell, own in grid.items()}
+    for cell, own in grid.items():
+        shown = [
+            f"{median(run[name] for run in own):{form}}"
+            for name, form in (
+                ("error", ".2g"),
+                ("cosine", ".2f"),
+                ("stationarity", ".2g"),
+                ("residual", ".2g"),
+            )
+        ]
+        seeds = ", ".join(percent(run["accuracy"]) for run in own)
+        yield row(*map(str, cell), *shown, f"{mean[cell]:.2f}", seeds)
+    line = record["line"]
+    yield (
+        f"falls by {-100 * line['slope']:.1f} points a decade of error, but the interval, ± "
+        f"{100 * line['half']:.1f} over the {line['cells']} cells"
+    )
+    yield f"the line explains {percent(line['explained'], 0)} % of the cells' variance"
+    assert abs(line["slope"]) < line["half"]  # "holds 0"
+    nearest = min(error, key=lambda cell: error[cell])
+    assert nearest == max(mean, key=lambda cell: mean[cell]) == (100, 20)
+    apart = [
+        100 * (solved["accuracy"] - once["accuracy"])
+        for solved, once in zip(grid[100, 20], grid[100, 1], strict=True)
+    ]
+    yield f"is the most accurate, {mean[nearest]:.1f} %"
+    yield (
+        f"is worth {fmean(apart):.1f} points, and from each of the three seeds more than "
+        f"{int(min(apart))}."
+    )
+    first, second, third = (20, 1), (100, 1), (5, 20)
+    yield (
+        f"K = 20 with N = 1 is {error[first]:.2f} away and comes to {mean[first]:.1f} %, K = 100 "
+        f"with N = 1 is {error[second]:.2f} away and comes to {mean[second]:.1f} %"
+    )
+    assert error[third] > 1
+    yield f"K = 5 with N = 20 has it, and {mean[third]:.1f} %"
+    for systems in (1, 20):
+        same = [accuracy for cell, accuracy in mean.items() if cell[1] == systems]
+        assert min(same) == mean[1, systems]
+    spreads = [
+        100 * (max(r["accuracy"] for r in own) - min(r["accuracy"] for r in own))
+        for own in grid.values()
+    ]
+    yield f"Seeds of one cell are up to {max(spreads):.0f} points apart"
+
+
+def batches(record: Record) -> Iterator[str]:
+    runs = record["runs"]
+    by_size: dict[int, list[Record]] = {}
+    for run in runs:
+        by_size.setdefault(run["tasks"], []).append(run)
+    mean = {size: 100 * fmean(run["accuracy"] for run in own) for size, own in by_size.items()}
+    variances, ratios = [], []
+    for size, own in by_size.items():
+        law = fmean(size * run["means"][str(size)] / run["variance"] for run in runs)
+        assert abs(law - 1) < 0.025  # "to 2 %"
+        variances.append(fmean(run["variance"] for run in own))
+        noise = variances[-1] / record["tasks_measured"]  # of the mean itself
+        ratios.append(variances[-1] / (fmean(run["gradient"] for run in own) - noise))
+        seeds = ", ".join(percent(run["accuracy"]) for run in own)
+        cells = [f"{mean[size]:.2f}", seeds, f"{variances[-1]:.3g}", f"{ratios[-1]:.3g}"]
+        yield row(str(size), str(own[0]["steps"]), *cells, f"{law:.2f}")
+    for few, many in pairwise(by_size.values()):  # "from each seed"
+        for first, second in zip(few, many, strict=True):
+            assert first["accuracy"] > second["accuracy"]
+    yield (
+        f"σ_h² is {min(variances):.0f} to {max(variances):.0f} here, {min(ratios):.0f} to "
+        f"{max(ratios):.0f} times the squared length"
+    )
+    yield f"{mean[1]:.1f} % with b = 1, {mean[8]:.1f} % with b = 8"
+    yield f"{record['tasks_in_all']} tasks in all"
+
+
 def cifar_in_short(accuracy: Record, error: Record) -> Iterator[str]:
     paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
     yield f"(orange) it is {float(paper):.1f} times as long"
@@ -147,11 +233,17 @@ def glyphs(*records: Record) -> Iterator[str]:
 
 
 QUOTES: Final = (
-    Quote(PAGE, (f"{OMNIGLOT}/result.json", f"{OMNIGLOT}/5way-1shot.json"), omniglot),
+    Quote(
+        PAGE,
+        tuple(f"{OMNIGLOT}/{file}" for file in ("result.json", "5way-1shot.json", "metrics.jsonl")),
+        omniglot,
+    ),
     Quote(PAGE, (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_fs),
     Quote(PAGE, (f"{CIFAR}/rates.md",), rates),
     Quote(PAGE, (f"{CIFAR}/memory.json",), memory),
     Quote(PAGE, ("benchmarks/results/published.json",), published),
+    Quote(PAGE, ("results/residual/study.json",), residual),
+    Quote(PAGE, ("results/batches/study.json",), batches),
     Quote("README.md", (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_in_short),
     Quote(
         "README.md",

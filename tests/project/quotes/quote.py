@@ -54,8 +54,10 @@ def words(text: str) -> str:
 
 @cache
 def read(file: str) -> Record:
-    """The contents of a result file; of a table in Markdown, its cells by row and column."""
+    """A result file's contents: JSON, a list of lines, or a Markdown table by row and column."""
     text = (ROOT / file).read_text(encoding="utf-8")
+    if file.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
     if not file.endswith(".md"):
         return json.loads(text)
     lines = [line for line in text.splitlines() if line.startswith("|")]
