@@ -16,7 +16,7 @@ from hypergrad.implicit.attach import attach
 from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.linear.vectors import norm
+from hypergrad.linear.vectors import norm, ratio
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, detach, flatten, leaves, like, unflatten
 
@@ -87,7 +87,7 @@ def reach(
         raise InputError("reach got a phi without entries: no active set can change.")
     rows: Tensor = torch.func.jacrev(slacks)(at)  # (*batch, 2 n, q)
     slopes = norm(rows)
-    distances = torch.where(sizes.isinf(), torch.inf, _ratio(sizes, slopes))
+    distances = torch.where(sizes.isinf(), torch.inf, ratio(sizes, slopes))
     distance, index = distances.min(dim=-1)
     row = rows.gather(-2, index[..., None, None].expand(*batch, 1, at.numel()))[..., 0, :]
     length = norm(row)[..., None]
@@ -103,8 +103,3 @@ def _slacks(condition: NonSmooth, theta: Any, phi: Any, batch: Size) -> Tensor:
     gradient = like(phi, parts[problem.counts[0] :])
     multipliers, distances = condition.slacks(theta, phi, gradient)
     return torch.cat([flatten(multipliers, batch), flatten(distances, batch)], dim=-1)
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """The quotient; 0 for 0/0."""
-    return torch.where(above == 0, 0.0, above / below)

@@ -49,9 +49,7 @@ def relative(
     return norm(residual) / (size + (size == 0))
 
 
-def ratio(
-    above: Float[Tensor, "*batch"], below: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
+def ratio(above: Float[Tensor, "*#each"], below: Float[Tensor, "*#each"]) -> Float[Tensor, "..."]:
     """The quotient; 0 for 0/0, and infinite, with its sign, for more than nothing over nothing."""
     return torch.where(above == 0, above, above / below)
 

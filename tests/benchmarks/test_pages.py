@@ -33,7 +33,7 @@ def test_the_page_on_other_libraries_is_the_result_file() -> None:
     assert filled(page, results) == page
     asked = {name for name, record in results["libraries"].items() if "ways" in record}
     shown = {match["what"] for match in SPOT.finditer(page)}
-    assert shown == (asked - {"hypergrad"}) | {"cases", "versions"}
+    assert shown == (asked - {"hypergrad"}) | {"beyond", "cases", "versions"}
 
 
 def test_the_tables_on_conditions_are_the_result_file() -> None:
