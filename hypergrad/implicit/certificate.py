@@ -216,10 +216,18 @@ class Certificate:
         residual = torch.where(bad, solution.residual.nan_to_num(nan=float("inf")), -1.0)
         worst = int(residual.reshape(-1).argmax())
         status = Status(int(solution.status.reshape(-1)[worst]))
+        advice = remedy(solution, worst)
+        narrow = [leaf.dtype for leaf in leaves(self.phi) if torch.finfo(leaf.dtype).bits == 16]
+        if narrow and status is Status.STAGNATED:
+            advice = (
+                f"products in {str(narrow[0]).removeprefix('torch.')} round by "
+                f"{torch.finfo(narrow[0]).eps:.0e} of their terms: give the solver an rtol above "
+                "this residual, or keep theta and phi in float32."
+            )
         return (
             f"the adjoint system was not solved in {_of(bad)}: the worst{_index(worst, bad)} has "
             f"relative residual {_at(solution.residual, worst):.1e} after {solution.matvecs} "
-            f"products: {status.name}, {remedy(solution, worst)}"
+            f"products: {status.name}, {advice}"
         )
 
     def _second_derivatives(self) -> str:

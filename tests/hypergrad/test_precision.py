@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hypergrad import CG, Certificate, GradientDescent, Implicit, argmin, attach
+from hypergrad import CG, Certificate, GradientDescent, Implicit, LinearSolver, argmin, attach
+from hypergrad.conditions import Root
 from hypergrad.errors import InputError
 from hypergrad.linear.cholesky import Cholesky
 from hypergrad.objectives import SoftmaxRegression
+from hypergrad.solvers import GMRES, LU
 from tests.hypergrad.problems import Toy
 
 LABELS = torch.arange(6).expand(3, 6) % 3
@@ -138,3 +142,33 @@ def test_a_loop_variable_that_moved_on_is_noticed() -> None:
         nodes.append(attach(lower, theta, toy.minimiser(), solver=CG()))
     with pytest.raises(InputError, match="a loop variable"):
         nodes[0].sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("solver", [None, LU(rtol=1e-4), GMRES(rtol=1e-4)])
+def test_in_16_bits_a_root_says_what_its_products_allow(
+    dtype: torch.dtype, solver: LinearSolver | None
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.randn(8, 8, generator=draw) / 6 + torch.eye(8)
+    theta = torch.randn(8, generator=draw)
+
+    def gradient(kind: torch.dtype) -> tuple[Tensor, Certificate]:
+        seen: list[Certificate] = []
+        narrow, a = theta.to(kind).requires_grad_(), matrix.to(kind)
+        root: Any = Root(lambda t, p: a @ p - t)
+        phi = torch.linalg.solve(matrix, theta).to(kind)
+        (found,) = torch.autograd.grad(
+            attach(root, narrow, phi, solver=solver, watch=seen.append).sum(), narrow
+        )
+        return found.double(), seen[0]
+
+    found, certificate = gradient(dtype)
+    exact, _ = gradient(torch.float64)
+    eps = torch.finfo(dtype).eps
+    # kappa < 4 here, and a product rounds its vector and its result, by eps/2 each
+    assert float((found - exact).norm() / exact.norm()) < 8 * eps
+    assert not bool(certificate.adjoint.converged.any())
+    assert float(certificate.adjoint.residual) < 8 * eps
+    kind = str(dtype).removeprefix("torch.")
+    assert f"products in {kind} round by {eps:.0e} of their terms" in str(certificate)
