@@ -73,12 +73,13 @@ def test_every_result_file_that_a_page_names_is_bound() -> None:
         if (ROOT / file).is_file()
     }
     assert named
-    assert named <= bound, named - bound
+    assert named <= bound, f"a Quote for each in tests/project/quotes: {named - bound}"
 
 
 def test_every_result_file_of_the_benchmarks_is_bound() -> None:
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks/results").glob("*.json")}
-    assert files <= TABLES | {file for quote in QUOTES for file in quote.files}
+    bound = TABLES | {file for quote in QUOTES for file in quote.files}
+    assert files <= bound, f"a Quote for each in tests/project/quotes: {files - bound}"
 
 
 def test_the_tables_of_the_comparison_are_those_of_its_runs() -> None:
