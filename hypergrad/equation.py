@@ -155,7 +155,20 @@ def aligned(found: Any, phi: Any, kind: str) -> list[Tensor]:
             f"{_listed(wanted)}: one equation for each unknown. (An objective is given itself, "
             f"without {kind}.)"
         )
+    for label, part in given.items():
+        if not part.is_floating_point():
+            raise InputError(
+                f"the function of {kind} returned {label} of {part.dtype}; it must return "
+                "floating-point tensors, or nothing has a derivative."
+            )
     return [given[label] for label in labels]
+
+
+def called(lower: object, role: str = "lower") -> str:
+    """What a message calls an objective, or the function of an equation in its place."""
+    if isinstance(lower, Saddle):
+        return f"the function of {type(lower.equation).__name__}"
+    return f"the {role} objective"
 
 
 def no_objective(kind: str) -> InputError:

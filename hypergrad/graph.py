@@ -123,12 +123,15 @@ def differentiable_once(told: str, custom: Sequence[str], instead: str = _INSTEA
     )
 
 
-def no_dependence() -> InputError:
-    """The refusal of a lower objective whose minimiser can't move with theta."""
+def no_dependence(
+    subject: str = "the lower objective", solution: str = "the minimiser"
+) -> InputError:
+    """The refusal of a lower objective, or an equation, whose solution can't move with theta."""
+    apart = " apart from phi, or" if solution == "the minimiser" else ""
     return InputError(
-        "the minimiser does not depend on theta: the lower objective does not use theta, or uses "
-        "it apart from phi, or under detach or no_grad, so that the hypergradient through it is "
-        "zero everywhere. Use theta inside the lower objective."
+        f"{solution} does not depend on theta: {subject} does not use theta, or uses it{apart} "
+        "under detach or no_grad, so that the hypergradient through it is zero everywhere. Use "
+        f"theta inside {subject}."
     )
 
 

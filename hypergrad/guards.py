@@ -108,7 +108,11 @@ def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
 
 
 def refuse_other_values(
-    now: Tensor, then: Tensor, terms: Callable[[], Tensor] | None = None
+    now: Tensor,
+    then: Tensor,
+    terms: Callable[[], Tensor] | None = None,
+    *,
+    what: str = "the lower objective",
 ) -> None:
     """Refuse an objective whose values at the same point have changed between two evaluations.
 
@@ -129,7 +133,7 @@ def refuse_other_values(
     def error() -> InputError:
         index = _index(changed) if changed.ndim else ()
         return InputError(
-            f"the lower objective returned {float(then[index]):.6g} when phi was attached and "
+            f"{what} was {float(then[index]):.6g} when phi was attached and "
             f"{float(now[index]):.6g} at the same point in backward. If it draws random numbers "
             "(dropout?), fix them outside of it or call eval(); if something that it captures was "
             "changed meanwhile (a buffer, a loop variable), pass that as a copy."

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from hypergrad.equation import size_of
+from hypergrad.equation import Saddle, called, size_of
 from hypergrad.errors import InputError
 from hypergrad.graph import leaves_reached, no_dependence, nodes_of
 from hypergrad.guards import refuse_not_finite
@@ -109,15 +109,16 @@ def evaluate_with_graph(
         )
     with torch.enable_grad():
         values = objective(theta, phi)
+    subject = called(objective, role)
     answer: object = values  # users' objectives are checked, not believed
     if not isinstance(answer, Tensor) or not answer.is_floating_point():
         given = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
         raise InputError(
-            f"the {role} objective returned {given}; it must return a floating-point tensor with "
+            f"{subject} returned {given}; it must return a floating-point tensor with "
             "one value for each task."
         )
     if is_transformed(values):
-        raise captured_by_transform(objective, role)
+        raise captured_by_transform(objective, subject)
     check_batch(phi, "phi", values.shape)
     points = leaves(phi)
     own = {id(leaf) for leaf in (*leaves(theta), *points)}
@@ -125,20 +126,23 @@ def evaluate_with_graph(
     reached = leaves_reached(values, nodes)
     strange = [tensor for key, tensor in reached.items() if key not in own]
     if strange:
-        raise_if_captured(objective, theta, phi, role, strange)
+        raise_if_captured(objective, theta, phi, subject, strange)
     for index, leaf in enumerate(points):
         if role == "lower" and leaf.requires_grad and id(leaf) not in reached:
             raise InputError(
-                f"the lower objective does not depend on {names(phi, 'phi')[index]}, so nothing "
-                "determines its minimiser; use it (without detach or no_grad), or leave it out of "
-                "phi."
+                f"{subject} does not depend on {names(phi, 'phi')[index]}, so that nothing "
+                "determines it; use it (without detach or no_grad), or leave it out of phi."
             )
-    refuse_not_finite(values, f"the {role} objective", per_task=True)
+    refuse_not_finite(values, subject, per_task=True)
     return values, nodes
 
 
 def raise_if_captured(
-    objective: Objective[Theta, Phi], theta: Theta, phi: Phi, role: str, strange: Sequence[Tensor]
+    objective: Objective[Theta, Phi],
+    theta: Theta,
+    phi: Phi,
+    subject: str,
+    strange: Sequence[Tensor],
 ) -> None:
     """Raise if one of the strange leaves existed before the objective was called.
 
@@ -153,7 +157,7 @@ def raise_if_captured(
     for tensor in strange:
         if id(tensor) in kept:
             raise InputError(
-                f"the {role} objective uses a tensor of shape {tuple(tensor.shape)} that requires "
+                f"{subject} uses a tensor of shape {tuple(tensor.shape)} that requires "
                 "grad and is neither in theta nor in phi: its derivative would silently be lost. "
                 "Add it to theta, or detach() it if it is meant to be constant."
             )
@@ -180,5 +184,5 @@ def examine(
     values, nodes = evaluate_with_graph(lower, probes, points)
     reached = leaves_reached(values, nodes)
     if need_theta and not any(id(leaf) in reached for leaf in leaves(probes)):
-        raise no_dependence()
+        raise no_dependence(called(lower), "phi" if isinstance(lower, Saddle) else "the minimiser")
     return size_of(lower, values, points)

@@ -111,15 +111,15 @@ def refuse_captured(objective: Callable[..., Any]) -> None:
         TransformError: naming the tensor.
     """
     if any(is_transformed(tensor) for _, tensor in _captured(objective)):
-        raise captured_by_transform(objective, "lower")
+        raise captured_by_transform(objective, "the lower objective")
 
 
-def captured_by_transform(objective: Callable[..., Any], role: str) -> InputError:
+def captured_by_transform(objective: Callable[..., Any], subject: str) -> InputError:
     """The error for an objective that captures a tensor of a transform, naming it if possible."""
     found = [name for name, tensor in _captured(objective) if is_transformed(tensor)]
     named = f"captures {', '.join(found)}, which" if found else "captures a tensor that"
     return TransformError(
-        f"the {role} objective {named} a torch.func transform (grad, jvp or vmap) differentiates "
+        f"{subject} {named} a torch.func transform (grad, jvp or vmap) differentiates "
         "or maps: its derivative would be lost. Pass it in theta (a tree may hold it)."
     )
 
@@ -139,7 +139,7 @@ class NothingCaptured(TorchFunctionMode):
         if _functorch.peek_interpreter_stack() is None:
             for part in pytree.tree_leaves((args, kwargs)):
                 if isinstance(part, Tensor) and is_transformed(part):
-                    raise captured_by_transform(self._objective, "lower")
+                    raise captured_by_transform(self._objective, "the lower objective")
         return func(*args, **(kwargs or {}))
 
 

@@ -21,6 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.behaviour.environments import PEERS, TORCH, installed, ran
 from benchmarks.conditions.page import PAGE, filled
 from benchmarks.provenance import provenance, write
@@ -56,6 +58,7 @@ def main() -> None:
         results = json.loads(asked.out.read_text(encoding="utf-8"))
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
         return
+    torch.set_num_threads(1)  # as the comparison's own process does
     found: dict[str, Any] = {"provenance": provenance()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = (asked.keep or Path(temporary)) / "conditions"

@@ -75,6 +75,7 @@ def exact(data: Data, near: Tensor) -> tuple[Tensor, Tensor]:
     that the active set is firm.
     """
     solution, derivative = torch.empty_like(data.p), torch.empty_like(data.p)
+    size = data.p.shape[-1]
     for task in range(len(data.p)):
         active = data.h - data.G @ near[task] < 1e-6
         rows = torch.cat([data.G[active], data.A])
@@ -84,15 +85,14 @@ def exact(data: Data, near: Tensor) -> tuple[Tensor, Tensor]:
             [torch.cat([data.Q, rows.mT], dim=1), torch.cat([rows, corner], dim=1)], dim=0
         )
         found = torch.linalg.solve(matrix, torch.cat([data.p[task], level]))
-        x, multipliers = found[:SIZE], found[SIZE : SIZE + int(active.sum())]
+        x, multipliers = found[:size], found[size : size + int(active.sum())]
         slack = (data.h - data.G @ x)[~active]
         assert bool((multipliers > 0).all())
         assert bool((slack > 0).all())
         solution[task] = x
         # dx/dp is the upper left block of the inverse, which is symmetric
-        derivative[task] = torch.linalg.solve(matrix, torch.cat([x, torch.zeros_like(level)]))[
-            :SIZE
-        ]
+        pulled = torch.linalg.solve(matrix, torch.cat([x, torch.zeros_like(level)]))
+        derivative[task] = pulled[:size]
     return solution, derivative
 
 

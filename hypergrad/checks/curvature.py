@@ -22,7 +22,7 @@ CURVATURE, CONDITION, CLOSED = "curvature", "conditioning", "closed form"
 NOT_CONVEX = (
     "regularise the lower objective or start its solver elsewhere, as phi is no minimiser "
     "(curvature=GaussNewton() keeps a network's curvature positive semidefinite; a saddle that is "
-    "meant needs MINRES())"
+    "meant is stated by conditions.Stationary(g), or needs MINRES())"
 )
 NOT_UNIQUE = "regularise the lower objective (an l2 term), as its minimiser is not unique"
 

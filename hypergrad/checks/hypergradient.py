@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from hypergrad.checks.conditions import recognised
 from hypergrad.checks.curvature import NOT_CONVEX
 from hypergrad.checks.findings import Finding, Verdict, compare, skip, state
 from hypergrad.checks.problem import Plain, Problem, differentiate
@@ -17,7 +18,10 @@ from hypergrad.tree import fresh_leaf, leaves, like, unflatten
 
 CONVERGED, ADJOINT, ORACLE = "converged phi", "adjoint solve", "dense oracle"
 
-_MORE = "run more lower steps, as phi is too far from the minimiser for this hypergradient"
+_MORE = (
+    "run more lower steps, as phi is too far from the minimiser for this hypergradient; a phi that "
+    "solves equations, of which g is no energy, is stated by conditions.Root(F) or FixedPoint(T)"
+)
 _ELSEWHERE = (
     "see that the lower objective has a minimiser near the phi given, or start elsewhere, as "
     "Newton's method ended at none"
@@ -27,6 +31,11 @@ _ELSEWHERE = (
 def examine_phi(problem: Problem) -> list[Finding]:
     """Distance of phi from the minimiser, and the change by one Newton step."""
     remedy = _MORE if problem.at_minimiser else _ELSEWHERE
+    if problem.at_minimiser and (condition := recognised(problem)):
+        remedy = (
+            f"state conditions.{condition} as the lower level, whose solution phi is: g alone is "
+            "still lower elsewhere"
+        )
     if problem.unsolved:
         return [state(CONVERGED, False, problem.unsolved, remedy)]
     point = problem.linearise()

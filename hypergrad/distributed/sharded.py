@@ -191,7 +191,7 @@ def _evaluated(
         return values, [True] * len(inputs)
     strange = leaves_reached(values, nodes_of(values, within=inputs))
     if strange:
-        raise_if_captured(part, *here, "lower", list(strange.values()))
+        raise_if_captured(part, *here, "the lower objective", list(strange.values()))
     nodes = nodes_of(values)
     return values, [leaf.requires_grad and leaf.grad_fn in nodes for leaf in inputs]
 

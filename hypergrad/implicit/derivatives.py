@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
+from hypergrad.equation import called
 from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_error_node
 from hypergrad.guards import Deferred, refuse_not_finite, resumed
 from hypergrad.implicit.mapped import mapped
@@ -88,7 +89,7 @@ class _Derivative(torch.autograd.Function):
                 slope = contracted(problem, found, direction)
                 found = recorded(slope, probes, custom)
             for part in found:
-                what = "a derivative of the lower objective"
+                what = f"a derivative of {called(problem.lower)}"
                 refuse_not_finite(part.detach().reshape(-1), what, per_task=False)
         return tuple(part.detach() for part in found)
 

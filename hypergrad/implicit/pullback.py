@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.equation import Equation, Saddle, stated, unpaired
+from hypergrad.equation import Equation, Saddle, called, stated, unpaired
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
 from hypergrad.implicit.active import active_set, is_non_smooth
@@ -114,7 +114,10 @@ def pull(
     with full_precision(phi):
         point = _linearised(curvature, lower, theta, phi, needed)
         if values is not None:
-            refuse_other_values(point.values, values, lambda: _rounding(lower, theta, phi, point))
+            what = called(lower) if not isinstance(lower, Saddle) else f"|F| of {called(lower)}"
+            refuse_other_values(
+                point.values, values, lambda: _rounding(lower, theta, phi, point), what=what
+            )
         rhs = cotangent(point.batch)
         if (n := point.gradient.shape[-1]) != rhs.shape[-1]:
             rhs = torch.cat([rhs, torch.zeros_like(rhs)], dim=-1)  # the multiplier's is zero
@@ -130,7 +133,10 @@ def pull(
         solver = chosen(point.hessian, rhs) if solver is None else solver
         v, solution = solved(solver, point.hessian, rhs, first)
         broken = solution.status == Status.NOT_FINITE
-        refuse_where(broken, "a Hessian product H v (or H^-1 v, where H is not positive definite)")
+        product = "a Hessian product H v (or H^-1 v, where H is not positive definite)"
+        if isinstance(lower, Saddle):
+            product = "a product with the Jacobian dF/dphi (or its inverse, where it is singular)"
+        refuse_where(broken, product)
         if ranks is not None:
             end = {"v": v, "its residual": solution.residual, "its status": solution.status}
             ranks.require_alike(end)

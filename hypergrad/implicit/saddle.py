@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.equation import Pair, Saddle
+from hypergrad.equation import Pair, Saddle, called
 from hypergrad.graph import custom_among, explained, no_dependence, refuse_error_node
 from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.curvature import Point
@@ -58,7 +58,7 @@ class Jacobian:
         point = Pair(like(pair.phi, self._phi), like(pair.multiplier, multiplier))
         values, nodes = evaluate_with_graph(lower, like(theta, upper), point)
         self.batch = values.shape
-        self._custom = custom_among(nodes)
+        self._custom, self._subject = custom_among(nodes), called(lower)
         # d <u, F> / du is F itself, with its graph, at the cost of a multiplication
         with torch.enable_grad():
             parts = torch.autograd.grad(
@@ -104,7 +104,7 @@ class Jacobian:
             return []
         parts = self._pulled(self._theta, vector)
         if all(part is None for part in parts):
-            raise no_dependence()
+            raise no_dependence(self._subject, "phi")
         return _filled(parts, self._theta)
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:

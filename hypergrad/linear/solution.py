@@ -38,8 +38,9 @@ _REMEDIES = {
     Status.OUT_OF_STEPS: "allow more steps, loosen the tolerance, or precondition.",
     Status.STAGNATED: (
         "the residual falls no further: the tolerance is below what this precision reaches (loosen "
-        "it, or use float64), the matrix is singular (regularise the lower objective), or the "
-        "solver's products are too far from the exact ones (more blocks in Subsampled)."
+        "it, or use float64), the matrix is singular, and phi is not the only solution near it "
+        "(regularise the lower objective, or state what else determines phi), or the solver's "
+        "products are too far from the exact ones (more blocks in Subsampled)."
     ),
     Status.INDEFINITE: (
         "the Hessian is not positive definite, so phi is no strict minimiser; take more lower "

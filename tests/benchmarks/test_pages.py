@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import double_backward, numerics
 from benchmarks.behaviour.asked import CALLS
 from benchmarks.behaviour.page import PAGE, SPOT, filled
+from benchmarks.conditions import page as conditions
+from benchmarks.conditions.programs import Data, exact
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,6 +34,35 @@ def test_the_page_on_other_libraries_is_the_result_file() -> None:
     asked = {name for name, record in results["libraries"].items() if "ways" in record}
     shown = {match["what"] for match in SPOT.finditer(page)}
     assert shown == (asked - {"hypergrad"}) | {"cases", "versions"}
+
+
+def test_the_tables_on_conditions_are_the_result_file() -> None:
+    page, results = conditions.PAGE.read_text(encoding="utf-8"), read("conditions")
+    assert conditions.filled(page, results) == page
+    shown = {match["what"] for match in conditions.SPOT.finditer(page)}
+    assert shown == {"times", "degenerate", "versions"}
+    results["problems"][0]["rows"][1]["ratio"] += 1
+    assert conditions.filled(page, results) != page
+
+
+def test_an_exact_programme_proves_its_active_set() -> None:
+    one = torch.eye(2, dtype=torch.float64)
+    data = Data(
+        Q=torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64),
+        p=torch.tensor([[1.0, -3.0]], dtype=torch.float64),
+        G=-one,
+        h=torch.zeros(2, dtype=torch.float64),
+        A=one[:0],
+        b=one[0, :0],
+    )
+    # by hand: x_2 is held at zero, x_1 = p_1/2, and |x|^2/2 has the derivative x_1/2 in p_1
+    solution, derivative = exact(data, torch.tensor([[0.5, 0.0]], dtype=torch.float64))
+    near = 10 * torch.finfo(torch.float64).eps  # a solve of three equations with kappa < 5
+    assert solution[0].tolist() == pytest.approx([0.5, 0.0], abs=near)
+    assert derivative[0].tolist() == pytest.approx([0.25, 0.0], abs=near)
+    for wrong in ([[0.5, 1.0]], [[0.0, 0.0]]):
+        with pytest.raises(AssertionError):
+            exact(data, torch.tensor(wrong, dtype=torch.float64))
 
 
 def test_a_number_that_is_not_the_files_is_noticed() -> None:

@@ -333,14 +333,18 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], object], str]] = {
         lambda t: attach(FixedPoint[Any, Any](lambda t, p: {"a": p}), t, start(())),
         r"returned phi\['a'\]: \(5,\)",
     ),
+    "whole numbers": (
+        lambda t: attach(Root(lambda t, p: (p - t[0]).long()), t, start(())),
+        "the function of Root returned phi of torch.int64; it must return floating-point",
+    ),
     "too many tasks": (lambda t: attach(Root(equations, tasks=2), t, start(())), "tasks=2"),
     "no dependence on phi": (
         lambda t: attach(Root(lambda t, p: p.detach() + t[0]), t, start(())),
-        "does not depend on phi",
+        "the function of Root does not depend on phi, so that nothing determines it",
     ),
     "no dependence on theta": (
         lambda t: attach(Root(lambda t, p: p - 1), t, start(())),
-        "does not depend on theta",
+        "phi does not depend on theta: the function of Root does not use theta",
     ),
     "a captured tensor": (
         lambda t: attach(Root(lambda _, p: p - t.sum()), t.detach(), start(())),
@@ -370,8 +374,15 @@ def test_refusals(name: str) -> None:
 
 def test_nan_is_named() -> None:
     theta = THETA.clone().requires_grad_()
-    with pytest.raises(errors.NotFiniteError, match="the lower objective"):
+    with pytest.raises(errors.NotFiniteError, match="the function of Root is not finite"):
         attach(Root(lambda theta, phi: phi.log() - theta[0]), theta, -torch.ones(2).double())
+    steep = attach(Root(lambda t, p: p.abs().sqrt() - 0 * t[0]), theta, torch.zeros(2).double())
+    with pytest.raises(errors.NotFiniteError, match="a product with the Jacobian dF/dphi"):
+        steep.sum().backward()
+    draws = iter((1.0, 2.0, 3.0, 4.0))
+    drawn = attach(Root(lambda t, p: p - next(draws) * t[0]), theta, torch.zeros(2).double())
+    with pytest.raises(errors.InputError, match=r"\|F\| of the function of Root was .* when phi"):
+        drawn.sum().backward()
     diverging: Any = FixedPoint(lambda theta, phi: 9 * phi + theta[0], tasks=1)
     with pytest.raises(errors.NotFiniteError, match=r"\|F\| where Iteration ended of task 0"):
         argmin(diverging, theta, start((2,)), by=Iteration(), adjoint=Implicit())
