@@ -107,6 +107,7 @@ RECORDED: Final = (
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
+    _bench("conditions", code=("hypergrad",)),
     _bench("crossover", code=("hypergrad",)),
     _bench("digits", code=("hypergrad",)),
     _bench("double_backward", code=("hypergrad",)),

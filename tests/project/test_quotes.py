@@ -17,7 +17,8 @@ from tests.project.quotes.quote import ROOT, Quote, read
 QUOTES = (*performance.QUOTES, *experiments.QUOTES, *others.QUOTES)
 # Result files that pages take whole tables from, by commands: tests/benchmarks/test_pages.py.
 TABLES = {
-    f"benchmarks/results/{name}.json" for name in ("behaviour", "numerics", "double_backward")
+    f"benchmarks/results/{name}.json"
+    for name in ("behaviour", "conditions", "numerics", "double_backward")
 }
 
 # Names of what was asked for rather than found: rows are picked by them.

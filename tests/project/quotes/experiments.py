@@ -47,8 +47,8 @@ def omniglot_search(found: Record) -> Iterator[str]:
         yield row(settings, *cells.values())
     plain, wide, moved = (float(cells["validation"].split(" ")[0]) for cells in found.values())
     yield (
-        f"faster than four of 20, by {wide - plain:.1f} points; moving the drawings (`jitter`) costs "
-        f"{wide - moved:.1f} points of that"
+        f"faster than four of 20, by {wide - plain:.1f} points; moving the drawings (`jitter`) "
+        f"costs {wide - moved:.1f} points of that"
     )
     for cells in found.values():  # "All adjoint systems met their tolerance"
         assert cells["adjoint systems above tolerance"].startswith("0 of ")
