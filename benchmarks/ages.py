@@ -107,6 +107,9 @@ RECORDED: Final = (
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
+    _bench("conditions", code=("hypergrad",)),
+    _bench("crossover", code=("hypergrad",)),
+    _bench("digits", code=("hypergrad",)),
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("limit"),
@@ -118,6 +121,7 @@ RECORDED: Final = (
     _bench("scaling", code=("metalearn/backbones",)),
     _bench("stationarity", "--problems 10000", code=("hypergrad", "verification/problems")),
     _bench("steps", "--settings cifar-conv4-64 mini-conv4-32 --tasks 1 --rounds 3"),
+    _bench("torch_compile", code=("hypergrad",)),
     _bench("two_ranks", code=_FEW_SHOT),
     _bench("whole_network"),
 )

@@ -17,7 +17,8 @@ from tests.project.quotes.quote import ROOT, Quote, read
 QUOTES = (*performance.QUOTES, *experiments.QUOTES, *others.QUOTES)
 # Result files that pages take whole tables from, by commands: tests/benchmarks/test_pages.py.
 TABLES = {
-    f"benchmarks/results/{name}.json" for name in ("behaviour", "numerics", "double_backward")
+    f"benchmarks/results/{name}.json"
+    for name in ("behaviour", "conditions", "numerics", "double_backward")
 }
 
 # Names of what was asked for rather than found: rows are picked by them.
@@ -73,12 +74,13 @@ def test_every_result_file_that_a_page_names_is_bound() -> None:
         if (ROOT / file).is_file()
     }
     assert named
-    assert named <= bound, named - bound
+    assert named <= bound, f"a Quote for each in tests/project/quotes: {named - bound}"
 
 
 def test_every_result_file_of_the_benchmarks_is_bound() -> None:
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks/results").glob("*.json")}
-    assert files <= TABLES | {file for quote in QUOTES for file in quote.files}
+    bound = TABLES | {file for quote in QUOTES for file in quote.files}
+    assert files <= bound, f"a Quote for each in tests/project/quotes: {files - bound}"
 
 
 def test_the_tables_of_the_comparison_are_those_of_its_runs() -> None:

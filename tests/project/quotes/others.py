@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from benchmarks import digits
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -78,6 +79,16 @@ def stationarity(record: Record) -> Iterator[str]:
         for counts in (wide, narrow)
     ]
     yield f"{off[0]:,} in float64 and {off[1]:,} in float32, were all called no minimiser"
+
+
+def crossover(record: Record) -> Iterator[str]:
+    names = {"quadratic": "quadratic", "regression": "ridge regression on 1,000 examples"}
+    for size in record["sizes"]:
+        if size["tasks"] == 1 and size["kind"] == "quadratic" and size["unknowns"] <= 64:
+            assert size["steps"] < 1  # one row for both: "below 1"
+            continue
+        cells = (size["tasks"], size["unknowns"], round(size["steps"]))
+        yield row(names[size["kind"]], *map(str, cells))
 
 
 def normalisation(record: Record) -> Iterator[str]:
@@ -160,6 +171,8 @@ QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/scaling.json",), scaling),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/beyond_memory.json",), beyond_memory),
     Quote("docs/theory.md", (f"{BENCHMARKS}/stationarity.json",), stationarity),
+    Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
+    Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),

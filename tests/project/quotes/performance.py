@@ -112,6 +112,25 @@ def profile(record: Record) -> Iterator[str]:
         yield row(words, f"{record['over_a_pass'][name]:.3f}")
 
 
+def torch_compile(record: Record) -> Iterator[str]:
+    names = {
+        "none": "a sum of squares, for scale",
+        "quadratic-10": "quadratic, d = 10",
+        "quadratic-1000": "quadratic, d = 1000",
+        "logistic-small": "logistic regression, n = 300, d = 60, 10 classes",
+    }
+    last = ""
+    for entry in record["rows"]:
+        first, cached = (f"{entry[name]:.1f} s" for name in ("first_call_s", "cached_call_s"))
+        case = "" if entry["case"] == last else names[entry["case"]]
+        last = entry["case"]
+        if last == "none":
+            yield row(case, "", first, cached, "")
+            continue
+        later = f"{entry['over_hypergradient']['median']:.2f}"
+        yield row(case, entry["form"], first, cached, later)
+
+
 def whole_network(record: Record) -> Iterator[str]:
     for words, name in (("implicit MAML", "implicit"), ("unrolled MAML", "unrolled")):
         yield row(
@@ -190,6 +209,7 @@ QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/limit.json",), limit),
     Quote(PAGE, (f"{RESULTS}/steps.json",), steps),
     Quote(PAGE, (f"{RESULTS}/profile.json",), profile),
+    Quote(PAGE, (f"{RESULTS}/torch_compile.json",), torch_compile),
     Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
     Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
     Quote(PAGE, (f"{RESULTS}/peers.json",), peers),
