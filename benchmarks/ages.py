@@ -109,6 +109,7 @@ RECORDED: Final = (
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("conditions", code=("hypergrad",)),
     _bench("crossover", code=("hypergrad",)),
+    _bench("curvatures", code=("hypergrad",)),
     _bench("digits", code=("hypergrad",)),
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),

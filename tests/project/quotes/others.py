@@ -165,6 +165,15 @@ def mutation_sample(record: Record) -> Iterator[str]:
     )
 
 
+def curvatures(record: Record) -> Iterator[str]:
+    found = record["settings"]["many examples"]
+    yield f"{found['parameters']:,} weights on {found['examples']:,} examples"
+    for name, way in found["ways"].items():
+        time = way["time_over_gradient"]["median"]
+        over = f"{way['bytes_over_gradient']:.2f}", f"{time:.1f}"
+        yield row(f"`{name}`", *over, f"{way['relative_error']:.0e}")
+
+
 QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
@@ -172,6 +181,7 @@ QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/beyond_memory.json",), beyond_memory),
     Quote("docs/theory.md", (f"{BENCHMARKS}/stationarity.json",), stationarity),
     Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
+    Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
