@@ -193,10 +193,10 @@ def page(root: Path = ROOT) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return (
         "# Result files and their age\n\n"
-        "The numbers of a result file are those of the commit that it names. The last column counts "
-        "the later commits, without merges,\nthat touch the code which the file measures. Such a "
-        "commit may have changed the numbers or not: run the command to know. The\npage was written "
-        f"by `python -m benchmarks.ages --out docs/ages.md` at `{head}`, when {fresh} of "
+        "The numbers of a result file are those of the commit that it names. The last column "
+        "counts the later commits, without merges,\nthat touch the code which the file measures. "
+        "Such a commit may have changed the numbers or not: run the command to know. The\npage was "
+        f"written by `python -m benchmarks.ages --out docs/ages.md` at `{head}`, when {fresh} of "
         f"{len(rows)} rows had a 0 there.\n\n{table}\n"
     )
 
