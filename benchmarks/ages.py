@@ -39,7 +39,7 @@ class Recorded:
 def _bench(name: str, *options: str, code: tuple[str, ...] = _STEP, module: str = "") -> Recorded:
     """A benchmark, whose result has its name."""
     module = module or name
-    own = f"benchmarks/{module}"
+    own = f"benchmarks/{module.replace('.', '/')}"
     if not (ROOT / own).is_dir():
         own += ".py"
     file = f"benchmarks/results/{name}.json"
@@ -108,6 +108,7 @@ RECORDED: Final = (
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("conditions", code=("hypergrad",)),
+    _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),
     _bench("crossover", code=("hypergrad",)),
     _bench("curvatures", code=("hypergrad",)),
     _bench("digits", code=("hypergrad",)),
@@ -193,11 +194,11 @@ def page(root: Path = ROOT) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return (
         "# Result files and their age\n\n"
-        "A result file tells of the code at its own commit. The last column counts the commits "
-        "since then, merges aside, that touch\nthe code that the file measures: such a commit may "
-        "have moved the numbers, or not. Run the command to know. The page was\nwritten by `python "
-        f"-m benchmarks.ages --out docs/ages.md` at `{head}`; of its {len(rows)} rows {fresh} are "
-        f"of the code as it was then.\n\n{table}\n"
+        "The numbers of a result file are those of the commit that it names. The last column "
+        "counts the later commits, without merges,\nthat touch the code which the file measures. "
+        "Such a commit may have changed the numbers or not: run the command to know. The\npage was "
+        f"written by `python -m benchmarks.ages --out docs/ages.md` at `{head}`, when {fresh} of "
+        f"{len(rows)} rows had a 0 there.\n\n{table}\n"
     )
 
 

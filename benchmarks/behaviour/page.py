@@ -45,20 +45,20 @@ def _cases() -> str:
 
 
 def _versions(libraries: dict[str, Any]) -> str:
-    rows = ["| library | run with | |", "| --- | --- | --- |"]
+    rows = ["| library | run with |", "| --- | --- |"]
     for name, peer in PEERS.items():
         record = libraries[name]
         if "failed" in record:
             wanted = ", ".join(peer.alone)
-            rows.append(f"| {peer.title} | left out | {wanted}: `{record['failed']}` |")
+            rows.append(f"| {peer.title} | left out; {wanted}: `{record['failed']}` |")
         elif peer.beyond:
             versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
-            rows.append(f"| [{peer.title}](#beyond) | {versions} | |")
+            rows.append(f"| [{peer.title}](#beyond) | {versions} |")
         else:
             versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
             if peer.alone and peer.alone[-1].startswith("git+"):  # of no release
                 versions = f"commit {peer.alone[-1].rpartition('@')[2][:12]}, {versions}"
-            rows.append(f"| [{peer.title}](#{name}) | {versions} | |")
+            rows.append(f"| [{peer.title}](#{name}) | {versions} |")
     return "\n".join(rows)
 
 

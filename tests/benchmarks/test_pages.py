@@ -124,10 +124,3 @@ def test_the_questions_have_the_table_of_second_derivatives() -> None:
 def test_second_derivatives_are_what_the_table_says(row: str, verdict: str) -> None:
     (operation,) = (one for one in double_backward.OPERATIONS if one.name == row)
     assert double_backward.verdict(operation)["verdict"] == verdict
-
-
-def test_what_coordinate_descent_takes_is_the_result_files() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    ten, fifty, many = (row["ratio"] for row in read("coordinates")["rows"])
-    told = f"takes {ten:.2f} of `ProximalGradient`'s time at 10 features, {fifty:.2f} at 50"
-    assert f"{told} and {many:.1f} times it at 500" in " ".join(page.split())

@@ -1,4 +1,4 @@
-"""Small files in every form that data sets come in, written as FORMATS.md says."""
+"""Small files in every form that data sets come in (docs/data.md)."""
 
 import io
 import json

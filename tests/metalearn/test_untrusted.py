@@ -187,6 +187,13 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused(
         open_tree(tmp_path / "b.zip")
 
 
+@pytest.mark.parametrize("side", [6_000, 10_000, 50_000])  # Pillow warns of the second by itself
+def test_a_picture_too_large_for_pillow_ends_in_the_same_words(side: int) -> None:
+    head = f"P6 {side} {side} 255\n".encode()  # and refuses the third, of which no pixel is there
+    with pytest.raises(DataError, match=rf"file has .* {images.PIXELS}.*bomb. Remove it, or make"):
+        decode(head, "file", side=28, channels=1)
+
+
 def test_members_are_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.tar"
     info = tarfile.TarInfo("train")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import numpy as np
@@ -81,6 +82,18 @@ def _opened(content: bytes, failed: str) -> Image.Image:
         raise DataError(f"{failed}: it is of another kind, or damaged.") from error
 
 
+@contextmanager
+def _bounded(name: str) -> Iterator[None]:
+    """Turn what Pillow itself raises for too many pixels into a typed error."""
+    try:
+        yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{name} has more than {PIXELS} pixels: it may be a decompression bomb. Remove it, or "
+            "make it smaller."
+        ) from error
+
+
 def _ignore(_: str) -> None:
     pass
 
@@ -113,7 +126,7 @@ def decode(
             grey values of 32 bits.
     """
     what = "a picture (PNG, JPEG, WebP, GIF, TIFF, BMP or PPM)"
-    with reading(name, what, content[:512]), warnings.catch_warnings():
+    with reading(name, what, content[:512]), _bounded(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _opened(content, f"{name} can't be read as {what}") as image:
