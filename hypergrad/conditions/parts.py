@@ -210,7 +210,8 @@ def proximal(parts: Sequence[Part | None], theta: Any, phi: Any, step: Tensor) -
     """Each leaf's proximal map, a tree like phi; ``step`` is ``(*batch,)``."""
     moved = []
     for part, leaf in zip(parts, leaves(phi), strict=True):
-        length = step.reshape(step.shape + (1,) * (leaf.ndim - step.ndim))
+        # in the leaf's dtype, as the gradient's step is: a wider one would widen the leaf
+        length = step.reshape(step.shape + (1,) * (leaf.ndim - step.ndim)).to(leaf.dtype)
         if part is None:
             moved.append(leaf)
         elif isinstance(part, Penalty):

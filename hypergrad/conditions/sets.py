@@ -44,7 +44,8 @@ class Box:
         if self.low is None and self.high is None:
             raise InputError("Box got no bound; give low, high or both.")
         if not _is_function(self.low) and not _is_function(self.high):
-            low, high = _number(self.low, -torch.inf), _number(self.high, torch.inf)
+            low = _bound(self.low, -torch.inf, beside=self.high)
+            high = _bound(self.high, torch.inf, beside=self.low)
             if not bool((low <= high).all()):
                 raise InputError(
                     f"Box got low = {self.low} and high = {self.high}; low must not exceed high, "
@@ -257,8 +258,12 @@ def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def _number(value: Any, otherwise: float) -> Tensor:
-    return torch.as_tensor(otherwise if value is None else value).detach().cpu().double()
+def _bound(value: Any, otherwise: float, *, beside: Any) -> Tensor:
+    """A bound as a tensor; a number is rounded as a tensor on the other side rounds it."""
+    kinds = (bound.dtype for bound in (value, beside) if isinstance(bound, Tensor))
+    dtype = next((kind for kind in kinds if kind.is_floating_point), torch.float64)
+    given = torch.as_tensor(otherwise if value is None else value, dtype=dtype)
+    return given.detach().cpu().double()
 
 
 def _at(beyond: Tensor, bound: Tensor) -> Tensor:

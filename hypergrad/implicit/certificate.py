@@ -201,11 +201,22 @@ class Certificate:
             if self.by is None
             else f"{self.by}: {told}. Allow more steps, or a smaller tolerance."
         )
+        if (narrow := self._narrow) is not None and share <= torch.finfo(narrow).eps:
+            remedy = (
+                f"{str(narrow).removeprefix('torch.')} rounds phi by "
+                f"{torch.finfo(narrow).eps:.0e} of itself: keep theta and phi in float32."
+            )
         return (
             f"phi is no {self.claim.noun} in {_of(bad)}: at the worst"
             f"{_index(worst, bad)} {self.claim.residual} is {_at(self.stationarity, worst):.1e}, "
             f"{away}, and f is off by about {_at(self.predicted_error, worst):.1e}. {remedy}"
         )
+
+    @property
+    def _narrow(self) -> torch.dtype | None:
+        """The dtype of phi's first leaf of 16 bits, if there is one."""
+        kinds = (leaf.dtype for leaf in leaves(self.phi))
+        return next((kind for kind in kinds if torch.finfo(kind).bits == 16), None)
 
     def _adjoint_level(self) -> str:
         """The words on adjoint systems that were not solved; empty if there is none."""
@@ -217,11 +228,10 @@ class Certificate:
         worst = int(residual.reshape(-1).argmax())
         status = Status(int(solution.status.reshape(-1)[worst]))
         advice = remedy(solution, worst)
-        narrow = [leaf.dtype for leaf in leaves(self.phi) if torch.finfo(leaf.dtype).bits == 16]
-        if narrow and status is Status.STAGNATED:
+        if (narrow := self._narrow) is not None and status is Status.STAGNATED:
             advice = (
-                f"products in {str(narrow[0]).removeprefix('torch.')} round by "
-                f"{torch.finfo(narrow[0]).eps:.0e} of their terms: give the solver an rtol above "
+                f"products in {str(narrow).removeprefix('torch.')} round by "
+                f"{torch.finfo(narrow).eps:.0e} of their terms: give the solver an rtol above "
                 "this residual, or keep theta and phi in float32."
             )
         return (

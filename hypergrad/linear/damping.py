@@ -34,7 +34,7 @@ def damped_if_indefinite(
         rtol: tolerance of a solve.
         steps: N, the steps that one solve may take.
     """
-    damping = torch.zeros_like(rhs[..., 0])
+    damping = rhs.new_zeros(rhs.shape[:-1])
     solution = solve(rhs, damping)
     bad = solution.status == Status.INDEFINITE
     if not bool(bad.any()):

@@ -54,7 +54,7 @@ class ProximalGradient:
         max_steps: at most this many steps.
         step_size: at most 1/L, L the largest curvature of g; None to estimate it.
         newton_after: proximal steps before the first Newton step; None for no such steps, as where
-            there is no tolerance.
+            there is no tolerance. Needed where g has no second derivative.
         solver: of the Newton steps' systems; None takes a dense one where that costs no more
             products than two for each proximal step taken, and as many steps of CG as half of those
             elsewhere.

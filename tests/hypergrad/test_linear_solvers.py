@@ -223,6 +223,8 @@ def test_no_unknowns_or_no_tasks_are_solved(name: str, shape: tuple[int, ...]) -
     solvers = [solver]
     if isinstance(solver, CG | MINRES | NormalCG | GMRES | BiCGStab):
         solvers.append(replace(solver, max_steps=3, check_every=None))
+    if name == "cg":
+        solvers.append(CG(damping="auto"))
     empty = torch.zeros(shape, dtype=torch.float64)
     for way, start in itertools.product(solvers, (None, empty.clone())):
         found = way.solve(Operator(Doubling().product, form=Doubling()), empty, start)

@@ -144,6 +144,20 @@ def test_a_loop_variable_that_moved_on_is_noticed() -> None:
         nodes[0].sum().backward()
 
 
+def test_a_minimiser_rounded_to_bfloat16_is_told_what_would_help() -> None:
+    theta = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    aim = 1 + 2**-8  # halfway from 1 to the next number
+
+    def lower(t: Tensor, p: Tensor) -> Tensor:
+        return (t.float() * (p.float() - aim).square()).sum() / 2
+
+    for at, told in ((1.0, "bfloat16 rounds phi by 8e-03 of itself"), (2.0, "Check that phi is")):
+        seen: list[Certificate] = []
+        phi = torch.full((2,), at, dtype=torch.bfloat16)
+        attach(lower, theta, phi, watch=seen.append).sum().backward()
+        assert told in str(seen[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("solver", [None, LU(rtol=1e-4), GMRES(rtol=1e-4)])
 def test_in_16_bits_a_root_says_what_its_products_allow(

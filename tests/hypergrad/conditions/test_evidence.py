@@ -189,6 +189,17 @@ def test_nonsense_is_refused_by_constructors(make: Any, told: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_number_may_equal_the_bound_that_a_tensor_is(value: float, dtype: torch.dtype) -> None:
+    bound = torch.tensor([value], dtype=dtype)  # 0.1 is rounded up in float32, 0.7 down
+    at_it = torch.zeros(1, dtype=dtype)
+    for made in (Box(value, bound), Box(bound, value)):
+        assert torch.equal(made.project(None, at_it), bound)
+    with pytest.raises(InputError, match="low must not exceed high"):
+        Box(0.5, torch.tensor(0))
+
+
 def test_nonsense_at_a_theta_is_refused() -> None:
     by, one = ProximalGradient(), torch.ones(2, dtype=D)
     cases: list[tuple[Any, str]] = [

@@ -145,6 +145,21 @@ def test_a_linear_objective_ends_in_a_vertex() -> None:
     assert found.phi.tolist() == [0.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("kinds", [(torch.bfloat16,) * 2, (torch.float32, torch.float64)])
+def test_leaves_keep_their_dtypes_under_a_penalty(kinds: tuple[torch.dtype, torch.dtype]) -> None:
+    start = {name: torch.zeros(2, 3, dtype=kind) for name, kind in zip("ab", kinds, strict=True)}
+
+    def lower(t: Tensor, p: dict[str, Tensor]) -> Tensor:
+        return (t * ((p["a"] - 1).square() + (p["b"] - 1).square()).sum(-1)) / 2
+
+    made: Any = Composite(lower, L1(0.25))
+    phi: Any = ProximalGradient(rtol=1e-2).minimise(made, torch.ones((), dtype=kinds[1]), start).phi
+    for name, kind in zip("ab", kinds, strict=True):
+        assert phi[name].dtype == kind
+        # the tolerance, and a rounding of the leaf
+        assert float((phi[name].double() - 0.75).abs().max()) <= 0.02 + torch.finfo(kind).eps
+
+
 def test_no_tasks() -> None:
     made: Any = Constrained(lambda t, p: (p - t).square().sum(-1), Box(0.0, 1.0))
     found = ProximalGradient().minimise(made, torch.ones(3, dtype=D), torch.zeros(0, 3, dtype=D))
