@@ -128,4 +128,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_NAMESPACES, *_LATER]
+    return sorted({*globals(), *_NAMESPACES, *_LATER})
