@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import double_backward, numerics
+from benchmarks import double_backward, numerics, peer_page
 from benchmarks.behaviour.asked import CALLS
 from benchmarks.behaviour.page import PAGE, SPOT, filled
 from benchmarks.conditions import page as conditions
@@ -34,6 +34,15 @@ def test_the_page_on_other_libraries_is_the_result_file() -> None:
     asked = {name for name, record in results["libraries"].items() if "ways" in record}
     shown = {match["what"] for match in SPOT.finditer(page)}
     assert shown == (asked - {"hypergrad"}) | {"beyond", "cases", "versions"}
+
+
+def test_the_tables_on_peers_are_the_result_file() -> None:
+    results = read("peers")
+    for path in peer_page.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert peer_page.filled(page, results) == page
+    results["rows"]["logistic"]["methods"][0]["error"] *= 2
+    assert peer_page.filled(page, results) != page
 
 
 def test_the_tables_on_conditions_are_the_result_file() -> None:

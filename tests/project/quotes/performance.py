@@ -156,60 +156,6 @@ def gate_repeated(record: Record) -> Iterator[str]:
     yield f"passed {record['passed']} times in a row at a load of {record['load']:.1f} on two cores"
 
 
-def _ratio(rows: Record, package: str, how: str, given: str = "values") -> float:
-    found = [r for r in rows if r["package"] == package and r["given"] == given and how in r["how"]]
-    return float(min(r["ratio"] for r in found))
-
-
-def _fastest(rows: Record, package: str, given: str) -> float:
-    equal = [r for r in rows if r["package"] == package and r["given"] == given]
-    return float(min(r["ratio"] for r in equal if r["equal_error"]))
-
-
-def peers(record: Record) -> Iterator[str]:
-    long = {
-        "quadratic, d = 100": "quadratic, d = 100, κ = 100",
-        "quadratic, d = 1000": "quadratic, d = 1000, κ = 100",
-        "logistic, n = 2000, d = 784, 10 classes": (
-            "logistic regression, n = 2000, d = 784, 10 classes"
-        ),
-    }
-    same, best = [], []
-    for case in record["cases"]:
-        rows = case["rows"]
-        wrong = next(r for r in rows if r["package"] == "betty" and "cg" in r["how"])
-        yield row(
-            long[case["case"]],
-            "1",
-            f"{_ratio(rows, 'torchopt', 'solve_cg'):.2f}",
-            f"{_ratio(rows, 'higher', 'best momentum'):.2f}",
-            f"{_ratio(rows, 'betty', 'neumann'):.2f}",
-            f"wrong: error {wrong['error']:.1f}",
-        )
-        for given in dict.fromkeys(r["given"] for r in rows):
-            same.append(_ratio(rows, "torchopt", "solve_cg", given))
-            best.append(_fastest(rows, "torchopt", given) / _fastest(rows, "hypergrad", given))
-            name = case["case"].replace(
-                "logistic, n = 2000, d = 784, 10 classes", "logistic regression"
-            )
-            yield f"| {name} | {given} | {same[-1]:.2f} | {best[-1]:.2f} ("
-    middle = [sorted(ratios)[len(ratios) // 2] for ratios in (same, best)]
-    yield (
-        f"is {middle[0]:.2f} with the same solver, and {middle[1]:.2f} with each library's fastest"
-    )
-
-
-def peers_in_short(record: Record) -> Iterator[str]:
-    for case in record["cases"]:
-        rows = case["rows"]
-        best = _fastest(rows, "torchopt", "values") / _fastest(rows, "hypergrad", "values")
-        name = case["case"].replace("logistic, n", "logistic regression, n")
-        condition = "" if name.startswith("logistic") else ", κ = 100"
-        yield row(
-            f"{name}{condition}", f"{_ratio(rows, 'torchopt', 'solve_cg'):.2f}", f"{best:.2f}"
-        )
-
-
 QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/published.json",), published),
     Quote(PAGE, (f"{RESULTS}/limit.json",), limit),
@@ -219,6 +165,4 @@ QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/torch_compile.json",), torch_compile),
     Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
     Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
-    Quote(PAGE, (f"{RESULTS}/peers.json",), peers),
-    Quote("README.md", (f"{RESULTS}/peers.json",), peers_in_short),
 )
