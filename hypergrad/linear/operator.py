@@ -64,7 +64,7 @@ class _Seen:
     def __init__(self, vector: Tensor, image: Tensor) -> None:
         self.image = image
         self._vector, self._versions = vector, (vector._version, image._version)
-        self._print = _print(vector) if may_look(vector) else None
+        self._print = _print(vector).clone() if may_look(vector) else None
         self._solved: tuple[Tensor, int, Tensor] | None = None  # b, its version, the residual
 
     def is_of(self, vector: Tensor) -> bool:
@@ -85,9 +85,9 @@ class _Seen:
 
 def _print(vector: Tensor) -> Tensor:
     """What tells a vector from another: all of a short one, two sums of one that fills memory."""
+    if vector.numel() <= SHORT:
+        return vector
     flat = vector.detach().reshape(-1)
-    if flat.numel() <= SHORT:
-        return flat.clone()
     return torch.stack((flat.sum(), flat.dot(flat)))
 
 
