@@ -47,6 +47,10 @@ def _bench(name: str, *options: str, code: tuple[str, ...] = _STEP, module: str 
     return Recorded(files=file, command=command, code=(*code, own))
 
 
+_PEERS: Final = tuple(
+    f"benchmarks/peer_{part}.py" for part in ("cases", "entries", "jax", "methods", "rows")
+)
+
 RECORDED: Final = (
     Recorded(
         files="results/omniglot-20way-1shot/*.json",
@@ -110,14 +114,14 @@ RECORDED: Final = (
     _bench("conditions", code=("hypergrad",)),
     _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),
     _bench("crossover", code=("hypergrad",)),
-    _bench("curvatures", code=("hypergrad",)),
+    _bench("curvatures", "--rounds 5", code=("hypergrad",)),
     _bench("digits", code=("hypergrad",)),
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("limit"),
     _bench("normalisation", "--runs RUNS", code=_FEW_SHOT),
     _bench("numerics", code=("hypergrad",)),
-    _bench("peers", code=("hypergrad", "benchmarks/peer_cases.py", "benchmarks/peer_methods.py")),
+    _bench("peers", "--rounds 9", code=("hypergrad", *_PEERS)),
     _bench("profile", module="step_profile"),
     _bench("published", "--tasks 2", code=(*_STEP, "benchmarks/published_methods.py")),
     _bench("scaling", code=("metalearn/backbones",)),

@@ -36,13 +36,13 @@ class Crossover:
     """One size.
 
     Attributes:
-        kind: of problem.
-        tasks: solved together.
-        unknowns: of each task.
+        kind: the problem's name.
+        tasks: number of tasks solved together.
+        unknowns: number of unknowns of each task.
         dense: microseconds of a hypergradient by a dense solve.
         step: microseconds of one step of CG.
         beside: microseconds of a hypergradient by CG, beside its steps.
-        steps: of CG that take as long as the dense solve.
+        steps: number of steps of CG that take as long as the dense solve.
     """
 
     kind: str

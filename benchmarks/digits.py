@@ -162,7 +162,7 @@ ADJOINTS: Final[dict[str, Adjoint | None]] = {
 
 @dataclass
 class Run:
-    """What one run of 25 upper steps left."""
+    """Accuracy, certificates and warnings of one run of 25 upper steps."""
 
     accuracy: float = 0.0
     auc: float = 0.5
@@ -182,7 +182,7 @@ class Run:
 
 
 def training(lower: Minibatched[Tensor, Phi], phi: Phi, epochs: int) -> Callable[[Tensor], None]:
-    """What trains the network in place for some epochs at a given theta; goes on where it was."""
+    """A function that trains the network in place for some epochs, on from where it was."""
     for leaf in phi.values():
         leaf.requires_grad_()
     optimiser = torch.optim.AdamW(phi.values(), lr=1e-2)

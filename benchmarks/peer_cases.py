@@ -35,7 +35,7 @@ class Case:
         smallest: least eigenvalue of the Hessian.
         largest: greatest.
         family: names the objectives, for peers that need them in another language.
-        arrays: what the objectives hold, in the family's order.
+        arrays: the objectives' data, in the family's order.
         matrix: the Hessian, of a quadratic g = phi'A phi / 2 - phi'theta; None for any other.
     """
 

@@ -1,4 +1,4 @@
-"""What a row of benchmarks/peers.py is made of; and the seam to packages that may be absent."""
+"""Rows of benchmarks/peers.py, their methods, and the seam to packages that may be absent."""
 
 from __future__ import annotations
 

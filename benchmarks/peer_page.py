@@ -69,7 +69,7 @@ def short(results: Record) -> str:
 
 
 def versions(results: Record) -> str:
-    """What was run."""
+    """Libraries that were run, with their versions."""
     origin = results["provenance"]
     named = [f"torch {origin['torch']}"]
     named += [f"{name} {version}" for name, version in origin["peers"].items()]

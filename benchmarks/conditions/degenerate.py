@@ -1,4 +1,4 @@
-"""What each library returns, and says, where there are one-sided derivatives only.
+"""Answers and words of each library where there are one-sided derivatives only.
 
 A bound: ``|phi - theta|^2/2`` over ``phi >= 0`` at theta = (-1, 0, 1). The derivative of the sum of
 phi is (0, none, 1), 0 on the left and 1 on the right in the middle. A kink: the lasso

@@ -49,7 +49,7 @@ def times(results: dict[str, Any]) -> str:
 
 
 def degenerate(results: dict[str, Any]) -> str:
-    """What was returned and said where only one-sided derivatives exist."""
+    """Answers and words where only one-sided derivatives exist."""
     rows = ["| point, and its one-sided derivatives | library | returned | said |"]
     rows.append("| --- | --- | --- | --- |")
     for point, answers in results["degenerate"].items():
@@ -64,5 +64,5 @@ def degenerate(results: dict[str, Any]) -> str:
 
 
 def versions(results: dict[str, Any]) -> str:
-    """What was run."""
+    """Libraries that were run, with their versions."""
     return ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + "."

@@ -1,4 +1,4 @@
-"""What is compared: problems with exact answers, and the ways to solve and differentiate them."""
+"""Problems with exact answers, and the ways to solve and differentiate them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Way:
 
     Attributes:
         package: whose.
-        how: what was called, for the table.
+        how: the call, for the table.
         run: returns the solution and the derivative, None for none, as arrays of its own kind.
     """
 

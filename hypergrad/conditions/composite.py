@@ -17,12 +17,14 @@ from hypergrad.conditions.parts import (
     reduced,
     slacks_of,
 )
+from hypergrad.equality import by_value
 from hypergrad.implicit.active import Slacks
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True)
+@by_value
+@dataclass(frozen=True, eq=False)
 class Composite(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi) + penalty(theta, phi)``, the penalty convex with kinks.
 

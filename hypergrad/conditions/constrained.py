@@ -8,6 +8,7 @@ from typing import Generic
 from torch import Tensor
 
 from hypergrad.conditions.parts import Set, check_parts, parts_of, proximal, reduced, slacks_of
+from hypergrad.equality import by_value
 from hypergrad.equation import Equation
 from hypergrad.errors import InputError
 from hypergrad.implicit.active import NonSmooth, Slacks
@@ -15,7 +16,8 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
 
-@dataclass(frozen=True)
+@by_value
+@dataclass(frozen=True, eq=False)
 class Constrained(Generic[Theta, Phi]):
     """``phi`` minimises ``g(theta, phi)`` within a convex set, which theta may move.
 

@@ -9,7 +9,8 @@ relative to phi does not depend on the units of phi, theta, g or f. It is bounde
   iterates grow in length (Hestenes and Stiefel 1952), by the closed form, or, where H is not
   positive definite, by :func:`hypergrad.linear.gmres.shortest`.
 
-For an equation, F stands for r and ``dF/dphi`` for H.
+For an equation, F stands for r and ``dF/dphi`` for H, and the step is always bounded: a dense
+solve's factor is that of the transpose's system.
 """
 
 from __future__ import annotations

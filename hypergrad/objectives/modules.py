@@ -69,16 +69,33 @@ def parameters(
     }
 
 
-def _within(module: nn.Module, argument: str, parts: str | Sequence[str]) -> set[str]:
+def _within(module: nn.Module, argument: str, parts: object) -> set[str]:
     """The names of all parameters within these parts.
 
     Raises:
-        InputError: a part has no parameter.
+        InputError: no names; or a part has no parameter, or none but tied ones of another name.
     """
-    every = [name for name, _ in module.named_parameters()]
+    given = [parts] if isinstance(parts, str) else parts
+    if not isinstance(given, Sequence) or not all(isinstance(part, str) for part in given):
+        raise InputError(
+            f"{argument}={parts!r} is no name of a part, nor several; give names as "
+            'module.named_modules() has them, "head" say, or leave it out.'
+        )
+    every = dict(module.named_parameters())
     found: set[str] = set()
-    for part in [parts] if isinstance(parts, str) else parts:
-        inside = {name for name in every if name == part or name.startswith(f"{part}.")}
+    for part in given:
+        inside = {name for name in every if _is_within(name, part)}
+        tied = {
+            id(leaf)
+            for name, leaf in module.named_parameters(remove_duplicate=False)
+            if _is_within(name, part)
+        }
+        if not inside and tied:
+            known = [name for name, leaf in every.items() if id(leaf) in tied]
+            raise InputError(
+                f"{argument}={part!r} names parameters that are tied to others, and known by their "
+                f"first names: {', '.join(known)}. Give those."
+            )
         if not inside:
             own = sorted({name.partition(".")[0] for name in every})
             raise InputError(
@@ -87,6 +104,10 @@ def _within(module: nn.Module, argument: str, parts: str | Sequence[str]) -> set
             )
         found |= inside
     return found
+
+
+def _is_within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def call(module: nn.Module, phi: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import double_backward, numerics, peer_page
+from benchmarks.behaviour import beyond
 from benchmarks.behaviour.asked import CALLS
 from benchmarks.behaviour.page import PAGE, SPOT, filled
 from benchmarks.conditions import page as conditions
@@ -34,6 +35,15 @@ def test_the_page_on_other_libraries_is_the_result_file() -> None:
     asked = {name for name, record in results["libraries"].items() if "ways" in record}
     shown = {match["what"] for match in SPOT.finditer(page)}
     assert shown == (asked - {"hypergrad"}) | {"beyond", "cases", "versions"}
+
+
+def test_our_answers_beyond_the_cases_are_todays() -> None:
+    recorded = read("behaviour")["libraries"]["hypergrad"]["beyond"]
+    for library, answers in beyond.ours().items():
+        for now, then in zip(answers, recorded[library], strict=True):
+            assert (now["raised"], now["warned"]) == (then["raised"], then["warned"]), library
+            # errors below 1e-5 are rounding, or what a tolerance of 1e-6 leaves
+            assert now["values"] == pytest.approx(then["values"], rel=1e-2, abs=1e-5), library
 
 
 def test_the_tables_on_peers_are_the_result_file() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -284,3 +285,18 @@ def test_a_head_as_phi_is_what_it_is_on_the_features(rest: str) -> None:
         assert other.norm() > 0, name
         # systems of condition below 1e3 in float64
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12), name
+
+
+def test_parts_that_are_tied_or_no_names_are_told() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enc, self.dec = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+            self.dec.weight = self.enc.weight
+
+    with pytest.raises(InputError, match=r"only='dec' names parameters that are tied.*enc\.weight"):
+        parameters(Tied(), only="dec")
+    unchecked: Any = getattr(parameters, "__wrapped__", parameters)  # users run no type checker
+    for given in (None, 3, nn.Linear(2, 2), ["enc", 3]):
+        with pytest.raises(InputError, match="is no name of a part"):
+            unchecked(Tied(), only=given)

@@ -100,6 +100,22 @@ def test_anderson_needs_no_contraction_and_is_gmres_on_a_linear_map() -> None:
     assert found.steps <= N + 2  # n in exact arithmetic
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_anderson_stalls_for_the_task_whose_map_is_skew_and_for_no_other(dtype: Any) -> None:
+    """theory.md, section 13: the second step gains nothing, and rounding gives no direction."""
+    skew, contraction = torch.tensor([[0.0, 2.0], [-2.0, 0.0]]), 0.5 * torch.eye(2)
+    A = torch.stack([skew, contraction]).to(dtype)
+    b = torch.tensor([[1.0, 0.3], [1.0, 0.3]], dtype=dtype)
+    condition: Any = FixedPoint(lambda theta, phi: phi - (A @ phi[..., None])[..., 0] + b, tasks=1)
+    zero = torch.zeros(2, 2, dtype=dtype)
+    found = Anderson(depth=6, max_steps=5).find(condition, THETA.to(dtype), zero)
+    assert found.converged is not None
+    assert found.converged.tolist() == [False, True]
+    near = 100 * torch.finfo(dtype).eps  # sums of two products, a few steps long
+    assert torch.allclose(found.phi[0], b[0], atol=near)  # where the first step led
+    assert torch.allclose(found.phi[1], 2 * b[1], atol=1e-5)
+
+
 def test_newton_leaves_a_singular_start_and_says_where_there_is_no_root() -> None:
     condition: Any = Root(lambda theta, phi: phi.square() - theta.sum().square())
     found = NewtonKrylov().find(condition, THETA, torch.full((2,), 3.0, dtype=torch.float64))

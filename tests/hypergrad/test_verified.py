@@ -25,7 +25,7 @@ from hypergrad import (
 )
 from hypergrad.errors import AdjointError, InputError
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.linear.operator import Operator
+from hypergrad.linear.operator import SHORT, Operator
 from hypergrad.linear.solution import LinearMap, LinearSolver, verified
 from tests.hypergrad.problems import Q, Toy
 
@@ -169,6 +169,19 @@ def test_buffers_that_numpy_writes_into_fool_nobody(lies: bool) -> None:
     found = hypergradient(problem, TOY.theta, PHI, solver=InNumpy(lies)).certificate.adjoint
     assert (found.status == (Status.MISREPORTED if lies else Status.CONVERGED)).all()
     assert bool((found.residual > 0.4).all()) == lies
+
+
+@pytest.mark.parametrize("n", [5, SHORT + 1], ids=["all of it is kept", "two sums are kept"])
+def test_a_vector_that_numpy_changed_gets_a_product_of_its_own(n: int) -> None:
+    operator = Operator(lambda vector: 2 * vector)
+    x = torch.linspace(1, 2, n, dtype=torch.float64)
+    operator.exact(x)
+    taken = operator.matvecs
+    assert torch.equal(operator.image(x), 2 * x)
+    assert operator.matvecs == taken  # remembered
+    x.numpy()[0] += 1e-9
+    assert torch.equal(operator.image(x), 2 * x)
+    assert operator.matvecs == taken + 1
 
 
 def test_evidence_of_another_shape_is_refused() -> None:
