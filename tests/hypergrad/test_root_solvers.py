@@ -103,12 +103,13 @@ def test_anderson_needs_no_contraction_and_is_gmres_on_a_linear_map() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_anderson_stalls_for_the_task_whose_map_is_skew_and_for_no_other(dtype: Any) -> None:
     """theory.md, section 13: the second step gains nothing, and rounding gives no direction."""
-    skew, contraction = torch.tensor([[0.0, 2.0], [-2.0, 0.0]]), 0.5 * torch.eye(2)
-    A = torch.stack([skew, contraction]).to(dtype)
-    b = torch.tensor([[1.0, 0.3], [1.0, 0.3]], dtype=dtype)
+    drawn = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    A = torch.stack([drawn - drawn.T, 0.5 * torch.eye(4)]).to(dtype)
+    b = torch.tensor([[1.0, 0.3, -0.7, 0.1]] * 2, dtype=dtype)
     condition: Any = FixedPoint(lambda theta, phi: phi - (A @ phi[..., None])[..., 0] + b, tasks=1)
-    zero = torch.zeros(2, 2, dtype=dtype)
-    found = Anderson(depth=6, max_steps=5).find(condition, THETA.to(dtype), zero)
+    zero = torch.zeros(2, 4, dtype=dtype)
+    # few steps: rounding grows by the norm of I - A, here 4, in each, until it counts as a change
+    found = Anderson(depth=6, max_steps=4).find(condition, THETA.to(dtype), zero)
     assert found.converged is not None
     assert found.converged.tolist() == [False, True]
     near = 100 * torch.finfo(dtype).eps  # sums of two products, a few steps long
