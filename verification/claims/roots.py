@@ -64,7 +64,7 @@ def non_normal(rng: np.random.Generator, q: int, p: int) -> LinearRoot:
 def exact_roots(subject: RootSubject, seed: int) -> Evidence:
     """Within 1e2 u kappa of the exact gradient and Hessian at a root; games, and linear maps."""
     rng = np.random.default_rng([seed, 31])
-    count, q, p = (int(rng.integers(*ends)) for ends in ((1, 5), (2, 7), (1, 4)))
+    count, q, p = (int(rng.integers(*ends)) for ends in ((1, 17), (2, 7), (1, 4)))
     return worst(
         _compared(subject, [draw(rng, q, p) for _ in range(count)], rng, draw is non_normal)
         for draw in (game, non_normal)
