@@ -84,8 +84,9 @@ class Hessian:
     Attributes:
         probe: when ``H v`` and ``J v`` are compared with differences of the gradient along v, which
             takes four gradients more: "once" for a kind of objective (its code and the size of its
-            graph) in each process, "always", or "never". What was found is the certificate's
-            ``second_derivative_error``.
+            graph) in each process, "always", or "never". Of an equation, products with its first
+            derivatives are compared with differences of its values, by eight evaluations. What was
+            found is the certificate's ``second_derivative_error``.
     """
 
     probe: Probing = field(default="once", kw_only=True)
