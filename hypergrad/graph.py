@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypergrad.errors import InputError
 
-_INSTEAD = "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only"
+INSTEAD = "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only"
 
 
 def custom_functions(values: Tensor, *, within: Sequence[Tensor] = ()) -> list[str]:
@@ -36,6 +36,7 @@ def recorded_gradient(
     custom: Sequence[str],
     *,
     within: Sequence[Tensor] = (),
+    instead: str = INSTEAD,
 ) -> tuple[Tensor, ...]:
     """``d values.sum() / d points`` with its graph, refused if its derivative would be pruned.
 
@@ -47,20 +48,21 @@ def recorded_gradient(
         points: what to differentiate in.
         custom: the :func:`custom_functions` in the graph of ``values``.
         within: tensors beyond which the graph is none of the values' own.
+        instead: what to use instead, for the message.
 
     Raises:
         InputError: naming the custom functions.
     """
-    refuse_compiled(custom)
+    refuse_compiled(custom, instead=instead)
     # the node is there only if the weights require grad, and they only if it may be
     weights = torch.ones_like(values, requires_grad=bool(custom))
     gradients = torch.autograd.grad(values, points, weights, create_graph=True)
     if custom:
-        refuse_error_node(gradients, custom, within=within)
+        refuse_error_node(gradients, custom, within=within, instead=instead)
     return gradients
 
 
-def refuse_compiled(custom: Sequence[str]) -> None:
+def refuse_compiled(custom: Sequence[str], *, instead: str = INSTEAD) -> None:
     """Raise for code compiled by torch.compile, whose backward answers without a graph.
 
     Its part of H and J would silently be left out.
@@ -69,7 +71,8 @@ def refuse_compiled(custom: Sequence[str]) -> None:
         InputError: naming the custom functions.
     """
     if "CompiledFunction" in custom:
-        raise differentiable_once("torch.compile made it, for one derivative only.", custom)
+        told = "torch.compile made it, for one derivative only."
+        raise differentiable_once(told, custom, instead)
 
 
 def refuse_error_node(
@@ -77,7 +80,7 @@ def refuse_error_node(
     custom: Sequence[str],
     *,
     within: Sequence[Tensor] = (),
-    instead: str = _INSTEAD,
+    instead: str = INSTEAD,
 ) -> None:
     """Refuse derivatives whose graph holds a node that only raises; see above.
 
@@ -99,7 +102,7 @@ class explained:
         InputError: naming the custom functions.
     """
 
-    def __init__(self, custom: Sequence[str] = (), *, instead: str = _INSTEAD) -> None:
+    def __init__(self, custom: Sequence[str] = (), *, instead: str = INSTEAD) -> None:
         self._custom, self._instead = custom, instead
 
     def __enter__(self) -> None:
@@ -114,7 +117,7 @@ class explained:
                 ) from error
 
 
-def differentiable_once(told: str, custom: Sequence[str], instead: str = _INSTEAD) -> InputError:
+def differentiable_once(told: str, custom: Sequence[str], instead: str = INSTEAD) -> InputError:
     """The refusal of an operation in the lower objective that lacks a second derivative."""
     names = f" (custom functions in it: {', '.join(custom)})" if custom else ""
     return InputError(

@@ -129,10 +129,14 @@ def evaluate_with_graph(
         raise_if_captured(objective, theta, phi, subject, strange)
     for index, leaf in enumerate(points):
         if role == "lower" and leaf.requires_grad and id(leaf) not in reached:
-            raise InputError(
-                f"{subject} does not depend on {names(phi, 'phi')[index]}, so that nothing "
-                "determines it; use it (without detach or no_grad), or leave it out of phi."
+            advice = (
+                "so that a step on it alone has no derivative there; make the blocks larger, or "
+                "let the loss use every leaf of phi, by weight decay say."
+                if hasattr(objective, "part")
+                else "so that nothing determines it; use it (without detach or no_grad), or leave "
+                "it out of phi."
             )
+            raise InputError(f"{subject} does not depend on {names(phi, 'phi')[index]}, {advice}")
     refuse_not_finite(values, subject, per_task=True)
     return values, nodes
 

@@ -3,6 +3,7 @@
 from hypergrad.conditions.composite import Composite
 from hypergrad.conditions.constrained import Constrained
 from hypergrad.conditions.fixed_point import FixedPoint
+from hypergrad.conditions.nuclear import NuclearNorm
 from hypergrad.conditions.parts import Penalty, Set
 from hypergrad.conditions.penalties import L1, ElasticNet, GroupL2
 from hypergrad.conditions.reach import Reach, reach
@@ -23,6 +24,7 @@ __all__ = [
     "GroupL2",
     "L2Ball",
     "NonNegative",
+    "NuclearNorm",
     "Penalty",
     "Reach",
     "Root",

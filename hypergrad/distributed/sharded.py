@@ -56,7 +56,8 @@ class Sharded(Generic[Theta, Phi]):
     Attributes:
         lower: g_r, one value for each task, the same tasks on each rank. With ``weight`` the number
             of this rank's examples it is the mean over them, plus any regulariser.
-        weight: w_r, at least 0, not 0 on all ranks.
+        weight: w_r, at least 0, not 0 on all ranks. A part of weight 0 adds nothing, whatever its
+            values: that of a rank without rows, whose mean is not a number.
         own: whether a leaf of theta is this rank's own: for every leaf, or a tree like theta of
             bools. The derivative in an own leaf is that of this rank's part alone. That is right
             for what no other rank uses (a weight for each example here, features of them), and for
@@ -107,6 +108,8 @@ class Sharded(Generic[Theta, Phi]):
         values, used = inputs[-1].new_zeros(()), [False] * len(inputs)
         try:
             values, used = _evaluated(self.lower, here, inputs)
+            if not self.weight:  # a mean over no rows is 0/0: nothing may be multiplied with it
+                values, used = torch.zeros_like(values.detach()), [False] * len(inputs)
         except Exception as error:  # whatever it is: the other ranks must not wait for this one
             failed = error
         used = self._agree(failed, values, used)

@@ -27,6 +27,12 @@ _ROUNDING = 10.0
 # degenerate points of the verification suite the factor is 5 at most.
 _SAFE = 10.0
 
+# of a g that can't be differentiated twice: differences would move phi off its bounds and kinks
+AT_KINKS = (
+    "ProximalGradient(step_size=..., newton_after=None) finds phi by first derivatives only, and "
+    "Detached() gives it without a derivative"
+)
+
 Slacks: TypeAlias = tuple[list[Tensor], list[Tensor]]
 """For each leaf of phi, tensors like it: slacks of multipliers, in units of the gradient, and
 distances to the next bound or kink, in units of phi. Infinite where there is none; negative where

@@ -71,8 +71,9 @@ class Certificate:
         lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
             had none, or phi came from elsewhere.
         second_derivative_error: ``(*batch,)`` a lower bound on how far ``H v`` and ``J v`` are from
-            central differences of the gradient along v, relative to themselves; None where it was
-            not probed (see :class:`Hessian`).
+            central differences of the gradient along v, relative to themselves. Of an equation
+            ``A' v`` and ``(dF/dtheta)' v``, and differences of F. None where it was not probed
+            (see :class:`Hessian`).
     """
 
     stationarity: Float[Tensor, "*batch"]
@@ -246,6 +247,14 @@ class Certificate:
         if self.second_derivative_error is None or not bool(bad.any()):
             return ""
         worst = int(self.second_derivative_error.reshape(-1).argmax())
+        if self.claim == ROOT:
+            return (
+                f"the derivatives of the condition's function are wrong in {_of(bad)}: at the worst"
+                f"{_index(worst, bad)} products with them differ from differences of its values by "
+                f"{_at(self.second_derivative_error, worst):.0%}. An operation in it has a wrong "
+                "backward (a custom autograd.Function; torch.autograd.gradcheck tells which): "
+                "write it by other operations."
+            )
         return (
             f"the second derivatives of the lower objective are wrong in {_of(bad)}: at the worst"
             f"{_index(worst, bad)} products with them differ from differences of its gradient by "

@@ -10,7 +10,8 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.implicit.active import is_non_smooth
+from hypergrad.graph import INSTEAD
+from hypergrad.implicit.active import AT_KINKS, is_non_smooth
 from hypergrad.implicit.differences import (
     Differences,
     length_of,
@@ -84,8 +85,9 @@ class Hessian:
     Attributes:
         probe: when ``H v`` and ``J v`` are compared with differences of the gradient along v, which
             takes four gradients more: "once" for a kind of objective (its code and the size of its
-            graph) in each process, "always", or "never". What was found is the certificate's
-            ``second_derivative_error``.
+            graph) in each process, "always", or "never". Of an equation, products with its first
+            derivatives are compared with differences of its values, by eight evaluations. What was
+            found is the certificate's ``second_derivative_error``.
     """
 
     probe: Probing = field(default="once", kw_only=True)
@@ -105,12 +107,13 @@ class Hessian:
         needed: Sequence[bool] | None = None,
     ) -> Point:
         """See :class:`Curvature`."""
-        when = self.probe
+        when, instead = self.probe, INSTEAD
         if is_non_smooth(lower):
+            instead = AT_KINKS
             # along v a solution at a bound would leave it, and its differences see another problem
             refuse_always(self.probe, lower)
             when = "never"
-        at = Linearisation(lower, theta, phi, needed=needed)
+        at = Linearisation(lower, theta, phi, needed=needed, instead=instead)
         probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)
         if is_closed_form(lower):
             form = lower.hessian(detach(theta), detach(phi))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.graph import custom_among, explained, no_dependence, recorded_gradient
+from hypergrad.graph import INSTEAD, custom_among, explained, no_dependence, recorded_gradient
 from hypergrad.guards import refuse_not_finite
 from hypergrad.objective import Objective, evaluate_with_graph
 from hypergrad.tree import (
@@ -59,6 +59,7 @@ class Linearisation(Generic[Theta, Phi]):
         *,
         needed: Sequence[bool] | None = None,
         twice: bool = True,
+        instead: str = INSTEAD,
     ) -> None:
         """Evaluate the objective and its gradient once, and keep the gradient's graph.
 
@@ -68,6 +69,7 @@ class Linearisation(Generic[Theta, Phi]):
             phi: lower variable, leading dimensions = tasks.
             needed: for each leaf of theta, whether :meth:`cross` must serve it (default: all).
             twice: whether the gradient will be differentiated; if not, no graph is kept.
+            instead: what to use where g can't be differentiated twice, for the message.
 
         Raises:
             InputError: see :func:`hypergrad.objective.evaluate`.
@@ -88,10 +90,11 @@ class Linearisation(Generic[Theta, Phi]):
         values, nodes = evaluate_with_graph(lower, like(theta, upper_leaves), like(phi, self._phi))
         self.batch = values.shape
         self._custom: list[str] = custom_among(nodes)
+        self._instead = instead
         self.graph = len(nodes), tuple(self._custom)
-        with torch.enable_grad(), explained(self._custom):
+        with torch.enable_grad(), explained(self._custom, instead=self._instead):
             gradients = (
-                recorded_gradient(values, self._phi, self._custom)
+                recorded_gradient(values, self._phi, self._custom, instead=instead)
                 if twice
                 else torch.autograd.grad(values, self._phi, torch.ones_like(values))
             )
@@ -107,7 +110,7 @@ class Linearisation(Generic[Theta, Phi]):
         if not self._gradient.requires_grad:  # g is linear in phi: H = 0
             return torch.zeros_like(vector)
         if self._joins_all:  # the quicker call, found out at the first product
-            with explained(self._custom):
+            with explained(self._custom, instead=self._instead):
                 parts = torch.autograd.grad(self._gradient, self._phi, vector, retain_graph=True)
             return flatten(parts, self.batch)
         found = self._pulled(self._phi, vector)
@@ -145,7 +148,7 @@ class Linearisation(Generic[Theta, Phi]):
         return _filled(parts, self._theta)
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
-        with explained(self._custom):
+        with explained(self._custom, instead=self._instead):
             return torch.autograd.grad(
                 self._gradient, points, vector, retain_graph=True, allow_unused=True
             )

@@ -28,7 +28,8 @@ Probing: TypeAlias = Literal["once", "always", "never"]
 """When to probe: at the first backward of a kind of objective, at each, or at none."""
 
 Probe: TypeAlias = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
-"""``(v, H v, J v) -> (*batch,)``: how wrong they are at least, relative to themselves."""
+"""``(v, H v, J v) -> (*batch,)``: how wrong they are at least, relative to themselves. Of an
+equation ``A' v`` stands for H v."""
 
 # Products that are off by more than this share are called wrong.
 WRONG = 0.01
@@ -79,6 +80,16 @@ def probe_of(
         needed: the leaves of theta that J is taken for.
         graph: what tells the graph of g from those of other objectives of the same code.
     """
+    kind = to_probe(when, lower, phi, needed=needed, graph=graph)
+    if kind is None:
+        return None
+    return partial(_probe, kind, lower, detach(theta), detach(phi), batch, needed)
+
+
+def to_probe(
+    when: Probing, lower: Any, phi: Any, *, needed: Sequence[bool] | None, graph: Hashable
+) -> Hashable | None:
+    """The kind of objective, if it is to be probed; else None. See :func:`probe_of`."""
     if when == "never":
         return None
     of = None if needed is None else tuple(needed)
@@ -89,7 +100,11 @@ def probe_of(
             missing = ranks.on_any(missing, leaves(phi)[0].device)
         if not missing:
             return None
-    return partial(_probe, kind, lower, detach(theta), detach(phi), batch, needed)
+    return kind
+
+
+# what is mapped, or shared by ranks; of a saddle its equation, and that one's function
+_INNER = ("lower", "equation", "equations", "map", "objective")
 
 
 def _code(lower: Any) -> Hashable:
@@ -97,7 +112,7 @@ def _code(lower: Any) -> Hashable:
     code: CodeType | None = getattr(getattr(lower, "__func__", lower), "__code__", None)
     if code is not None:
         return code
-    inner = getattr(lower, "lower", None)  # what is mapped, or shared by ranks
+    inner = next((getattr(lower, name) for name in _INNER if hasattr(lower, name)), None)
     return str(type(lower)) if inner is None else (str(type(lower)), _code(inner))
 
 
@@ -120,17 +135,27 @@ def _probe(
         ).both(v)
         for share in (1.0, 0.5)
     )
-    error = _unexplained(curved, whole[0], half[0], step)
+    error = _compared(curved, whole[0], half[0], step)
     if crossed:
         product, far, near = (
             torch.cat([part.reshape(-1) for part in parts])
             for parts in (crossed, whole[1], half[1])
         )
-        error = torch.maximum(error, _unexplained(product, far, near, step))
-    # where checks wait, only the first certificate of a kind says what it found
-    if noting() is not None or _is_right(error, length * norm(v)):
-        _PASSED.add(kind)
+        error = torch.maximum(error, _compared(product, far, near, step))
+    settle(kind, error, length * norm(v))
     return error
+
+
+def settle(kind: Hashable, error: Tensor, distance: Tensor) -> None:
+    """Remember a kind that was found right; where checks wait, the first certificate must do.
+
+    Args:
+        kind: of objective.
+        error: ``(*batch,)`` what the probe found.
+        distance: ``(*batch,)`` how far phi was moved, up to a factor.
+    """
+    if noting() is not None or _is_right(error, distance):
+        _PASSED.add(kind)
 
 
 def _is_right(error: Tensor, distance: Tensor) -> bool:
@@ -138,12 +163,23 @@ def _is_right(error: Tensor, distance: Tensor) -> bool:
     return not bool((error > WRONG).any()) and bool((distance > 0).any())
 
 
-def _unexplained(product: Tensor, whole: Tensor, half: Tensor, step: float) -> Tensor:
-    """How far a product is from differences with two steps, beyond what rounding and they explain.
+def _compared(product: Tensor, whole: Tensor, half: Tensor, step: float) -> Tensor:
+    """How far a product is from differences with two steps, beyond what they explain."""
+    gap, doubt = norm(product - whole), norm(whole - half)
+    return unexplained(gap, doubt, size=norm(product), step=step)
+
+
+def unexplained(gap: Tensor, doubt: Tensor, *, size: Tensor, step: float) -> Tensor:
+    """The part of a gap that neither rounding nor the differences' own doubt explains.
 
     Relative to the product; 0 where nothing can be told, at a phi of zero or at the edge of g's
     domain.
+
+    Args:
+        gap: between a product and a difference.
+        doubt: between differences with the whole step and half of it.
+        size: of the product.
+        step: relative.
     """
-    gap, doubt = norm(product - whole), norm(whole - half)
-    share = (gap - _UNEXPLAINED * doubt) / norm(product) - _ROUNDING * step
+    share = (gap.abs() - _UNEXPLAINED * doubt) / size - _ROUNDING * step
     return share.clamp(min=0.0).nan_to_num(nan=0.0)

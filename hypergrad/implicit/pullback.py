@@ -21,7 +21,6 @@ from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_wher
 from hypergrad.implicit.active import active_set, is_non_smooth
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
-from hypergrad.implicit.probe import refuse_always
 from hypergrad.implicit.saddle import Jacobian, linearise
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
@@ -147,12 +146,17 @@ def pull(
         active = None
         if is_non_smooth(lower):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
-        curved = None if point.probe is None else point.hessian.image(solution.x)
+        answer, curved = solution.x, None
+        if point.probe is not None:
+            halves, operator = point.hessian.halves, point.hessian
+            if halves is not None:
+                answer, operator = v.chunk(2, dim=-1)[1], halves.transposed
+            curved = operator.image(answer)
         step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe
         del point  # and its graph, before the probe makes others
         wrong = None
         if probe is not None and curved is not None:
-            wrong = probe(solution.x, curved, [-part for part in gradients])
+            wrong = probe(answer, curved, [-part for part in gradients])
         certificate = Certificate(
             stationarity=slope,
             predicted_error=predicted,
@@ -187,8 +191,7 @@ def _linearised(
             f"curvature={type(curvature).__name__}(...) approximates the Hessian of an objective, "
             f"and {type(lower.equation).__name__} has none; leave curvature out."
         )
-    refuse_always(curvature.probe, lower.equation)
-    return linearise(lower, theta, phi, needed=needed)
+    return linearise(lower, theta, phi, needed=needed, probe=curvature.probe)
 
 
 def _rounding(lower: Any, theta: Any, phi: Any, point: Point) -> Tensor:

@@ -18,6 +18,8 @@ from hypergrad.equation import Pair, Saddle, called
 from hypergrad.graph import custom_among, explained, no_dependence, refuse_error_node
 from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.curvature import Point
+from hypergrad.implicit.probe import Probing
+from hypergrad.implicit.root_probe import root_probe
 from hypergrad.linear.operator import Halves, Kind, Operator
 from hypergrad.linear.vectors import norm
 from hypergrad.objective import evaluate_with_graph
@@ -36,6 +38,7 @@ class Jacobian:
     Attributes:
         batch: the tasks' dimensions.
         residual: ``(*batch, n)`` F.
+        graph: see :class:`Linearisation`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Jacobian:
         values, nodes = evaluate_with_graph(lower, like(theta, upper), point)
         self.batch = values.shape
         self._custom, self._subject = custom_among(nodes), called(lower)
+        self.graph: tuple[int, tuple[str, ...]] = len(nodes), tuple(self._custom)
         # d <u, F> / du is F itself, with its graph, at the cost of a multiplication
         with torch.enable_grad():
             parts = torch.autograd.grad(
@@ -130,7 +134,12 @@ def _filled(parts: Sequence[Tensor | None], points: Sequence[Tensor]) -> list[Te
 
 
 def linearise(
-    lower: Saddle, theta: Any, pair: Pair[Any], *, needed: Sequence[bool] | None = None
+    lower: Saddle,
+    theta: Any,
+    pair: Pair[Any],
+    *,
+    needed: Sequence[bool] | None = None,
+    probe: Probing = "never",
 ) -> Point:
     """The saddle of an equation at a pair: gradient ``(0, F)``, Hessian ``[[0, A'], [A, 0]]``."""
     at = Jacobian(lower, theta, pair, needed=needed)
@@ -150,4 +159,5 @@ def linearise(
         gradient=torch.cat([torch.zeros_like(at.residual), at.residual], dim=-1),
         hessian=Operator(product, kind=Kind.SYMMETRIC, halves=halves),
         cross=lambda vector: at.cross(vector.chunk(2, dim=-1)[1]),
+        probe=root_probe(probe, lower, theta, pair, batch=at.batch, needed=needed, graph=at.graph),
     )

@@ -9,8 +9,8 @@ relative to phi does not depend on the units of phi, theta, g or f. It is bounde
   iterates grow in length (Hestenes and Stiefel 1952), by the closed form, or, where H is not
   positive definite, by :func:`hypergrad.linear.gmres.shortest`.
 
-For an equation, F stands for r and ``dF/dphi`` for H, and the step is always bounded: a dense
-solve's factor is that of the transpose's system.
+For an equation, F stands for r and ``A = dF/dphi`` for H. A dense solve has factorised A', which
+solves with A, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hypergrad.guards import noting
 from hypergrad.implicit.certificate import NEAR
 from hypergrad.implicit.curvature import Point
 from hypergrad.linear.automatic import least_length
-from hypergrad.linear.operator import Operator
+from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.linear.solution import Solution
 from hypergrad.linear.vectors import norm, ratio
 from hypergrad.tree import flatten, leaves
@@ -59,8 +59,9 @@ def newton_step(
     # leaf by leaf: phi as one vector would be a copy of it
     each = [norm(flatten([leaf.detach()], point.batch)) for leaf in leaves(phi)]
     length = each[0] if len(each) == 1 else norm(torch.stack(each, dim=-1))
-    if hessian.inverse is not None and noting() is None:
-        step = ratio(norm(hessian.inverse(r)), length)
+    inverse = _factorised(hessian)
+    if inverse is not None and noting() is None:
+        step = ratio(norm(inverse(r)), length)
     else:
         share = ratio(predicted.abs(), size * length)
         if noting() is not None or not share.numel():  # whether to solve takes looks at values
@@ -75,6 +76,18 @@ def newton_step(
     if bool((step > NEAR).any()):
         step = torch.where(_is_rounding(hessian, r, slope, length), 0.0, step)
     return step
+
+
+def _factorised(hessian: Operator) -> LinearMap | None:
+    """The product with H^-1 by a factor that a solve has left, for an r as of ``newton_step``."""
+    halves = hessian.halves
+    if halves is None:
+        return hessian.inverse
+    known = halves.forward.inverse or halves.transposed.inverse_transposed
+    if known is None:
+        return None
+    solve = known
+    return lambda r: solve(r.chunk(2, dim=-1)[1])  # r is (0, F)
 
 
 def _is_rounding(hessian: Operator, r: Tensor, slope: Tensor, length: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Cholesky:
         factor, info = torch.linalg.cholesky_ex(matrix)
         if may_look(info) and not bool(info.any()):
             inverse, least = partial(_solved, factor), _least_quotient(matrix)
-            product.leave(inverse)
+            product.leave(inverse, inverse)
             return direct(product, inverse(rhs), rhs, rtol=self.rtol, curvature=least)
         return self._of_any(product, matrix, rhs)
 

@@ -56,13 +56,13 @@ class LU:
         inverse = partial(_solved, factors, pivots)
         regular = finite & (info == 0)
         if may_look(regular) and bool(regular.all()):
-            product.leave(inverse)
+            product.leave(inverse, partial(_solved, factors, pivots, transposed=True))
         x = torch.where(regular[..., None], inverse(rhs), 0.0)
         found = direct(product, x, rhs, rtol=self.rtol)
         found.status.masked_fill_(~finite, Status.NOT_FINITE)
         return found
 
 
-def _solved(factors: Tensor, pivots: Tensor, rhs: Tensor) -> Tensor:
-    solved: Tensor = torch.linalg.lu_solve(factors, pivots, rhs[..., None])
+def _solved(factors: Tensor, pivots: Tensor, rhs: Tensor, *, transposed: bool = False) -> Tensor:
+    solved: Tensor = torch.linalg.lu_solve(factors, pivots, rhs[..., None], adjoint=transposed)
     return solved[..., 0]

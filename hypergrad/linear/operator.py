@@ -97,6 +97,7 @@ class _Memory:
 
     seen: _Seen | None = None
     inverse: LinearMap | None = None
+    inverse_transposed: LinearMap | None = None
 
 
 class Operator:
@@ -191,9 +192,14 @@ class Operator:
         """The product with ``A^-1`` by the factor of a direct solve, if there was one."""
         return self._memory.inverse
 
-    def leave(self, inverse: LinearMap) -> None:
-        """Keep the product with ``A^-1`` that a direct solve has, for whoever asks next."""
-        self._memory.inverse = inverse
+    @property
+    def inverse_transposed(self) -> LinearMap | None:
+        """The product with ``A'^-1`` by the factor of a direct solve, if there was one."""
+        return self._memory.inverse_transposed
+
+    def leave(self, inverse: LinearMap, transposed: LinearMap) -> None:
+        """Keep the products with ``A^-1`` and ``A'^-1`` of a direct solve, for who asks next."""
+        self._memory.inverse, self._memory.inverse_transposed = inverse, transposed
 
     def diagonal(self) -> Tensor | None:
         """The diagonal, if the closed form knows it."""

@@ -9,7 +9,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
-from hypergrad.implicit.active import NonSmooth, is_non_smooth, smooth_gradient
+from hypergrad.implicit.active import AT_KINKS, NonSmooth, is_non_smooth, smooth_gradient
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.automatic import chosen
 from hypergrad.linear.cg import CG
@@ -54,7 +54,7 @@ class ProximalGradient:
         max_steps: at most this many steps.
         step_size: at most 1/L, L the largest curvature of g; None to estimate it.
         newton_after: proximal steps before the first Newton step; None for no such steps, as where
-            there is no tolerance. Needed where g has no second derivative.
+            there is no tolerance. None, with a step size, where g has no second derivative.
         solver: of the Newton steps' systems; None takes a dense one where that costs no more
             products than two for each proximal step taken, and as many steps of CG as half of those
             elsewhere.
@@ -209,7 +209,7 @@ class _Run:
         """The reduced objective, with products of its Hessian."""
         constant = [False] * len(leaves(self._theta))
         phi = like(self._phi, points)
-        return Linearisation(self._condition, self._theta, phi, needed=constant)
+        return Linearisation(self._condition, self._theta, phi, needed=constant, instead=AT_KINKS)
 
     def mapping(self, points: list[Tensor], bend: Tensor) -> tuple[Tensor, list[Tensor]]:
         """``|x - step(x)| bend``, at most the length of the least subgradient at x; and step(x)."""
@@ -218,7 +218,8 @@ class _Run:
 
     def bend(self, points: list[Tensor]) -> Tensor:
         """A guess of the largest curvature of the smooth part at a point, ``(*batch,)``."""
-        at = Linearisation(self._condition.smooth, self._theta, like(self._phi, points))
+        phi = like(self._phi, points)
+        at = Linearisation(self._condition.smooth, self._theta, phi, instead=AT_KINKS)
         if not at.gradient.shape[-1]:
             return torch.ones_like(at.values)
         draw = torch.Generator().manual_seed(0)  # any direction that no eigenvector is normal to

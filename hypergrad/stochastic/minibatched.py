@@ -153,6 +153,11 @@ class Block(Generic[Theta, Phi]):
     weight: float
     index: int
 
+    @property
+    def part(self) -> str:
+        """What messages call it."""
+        return f"block {self.index}"
+
     def __call__(self, theta: Theta, phi: Phi) -> Float[Tensor, ""]:
         """The weighted mean over the block.
 

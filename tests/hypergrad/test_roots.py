@@ -277,14 +277,6 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], object], str]] = {
         lambda t: attach(LINEAR, t, start(()), solver=CG()),
         "declares the Hessian indefinite; use MINRES",
     ),
-    "a probe": (
-        lambda t: (
-            attach(Root(equations), t, start(()), curvature=curvature.Hessian(probe="always"))
-            .sum()
-            .backward()
-        ),
-        "Root has no such probe",
-    ),
     "another curvature": (
         lambda t: (
             attach(

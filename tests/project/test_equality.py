@@ -17,7 +17,17 @@ from torch import Tensor
 import hypergrad
 import metalearn
 from hypergrad import CG, Descent, Implicit
-from hypergrad.conditions import L1, Affine, Box, Constrained, ElasticNet, GroupL2, L2Ball, Simplex
+from hypergrad.conditions import (
+    L1,
+    Affine,
+    Box,
+    Constrained,
+    ElasticNet,
+    GroupL2,
+    L2Ball,
+    NuclearNorm,
+    Simplex,
+)
 from hypergrad.lower.updates import Adam, Momentum, Scaled
 from hypergrad.objectives import Quadratic
 from hypergrad.theory import Estimated, Proven
@@ -112,6 +122,7 @@ MADE: dict[str, Callable[[Tensor], Any]] = {
     "L1": L1,
     "ElasticNet": lambda t: ElasticNet(t, 0.5),
     "GroupL2": GroupL2,
+    "NuclearNorm": NuclearNorm,
     "Constrained": lambda t: Constrained(torch.add, {"w": Box(-t, t), "b": None}),
     "Proven": Proven,
     "Estimated": Estimated,

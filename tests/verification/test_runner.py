@@ -10,6 +10,7 @@ import torch
 
 from verification.claims import Evidence
 from verification.problems import drawn as instances
+from verification.problems import kinked
 from verification.subjects.bug import Bug, Kind
 from verification.subjects.bugs import ALGORITHM
 from verification.subjects.planting import InSource, SourceBug
@@ -198,3 +199,11 @@ def test_equal_problems_are_counted_once() -> None:
     instances.note(drawn.family, drawn.theta)  # outside: counted nowhere
     assert len(seen) == before
     assert torch.is_tensor(drawn.tensors()[0])
+
+
+def test_conditions_are_counted_as_tasks() -> None:
+    with instances.noting() as seen:
+        drawn = kinked.kinked(1, "box")
+        assert len(seen) == len(drawn.tasks) > 1
+        # made from a draw that nobody sees
+        assert len(kinked.degenerate(3, "lasso").tasks) + len(drawn.tasks) == len(seen)

@@ -22,6 +22,7 @@ from verification.oracles.active_sets import floats
 from verification.oracles.rational import rational
 from verification.problems.kinked import (
     KINDS,
+    MOVING,
     Drawn,
     OnBall,
     balls,
@@ -90,25 +91,24 @@ def active_sets_solved(subject: KinkSubject, seed: int) -> Evidence:
         for draw in (2 * seed, 2 * seed + 1)
         for kind in KINDS
     ]
-    kind = KINDS[seed % 3]
+    kind = MOVING[seed % 3]
     pieces.append(_on_active_sets(subject, degenerate(seed, kind)))
     return worst([*pieces, _on_balls(subject, balls(seed))])
 
 
 def reach_is_true(subject: KinkSubject, seed: int) -> Evidence:
     """Moving theta by less than the reach changes no active set, by more, towards it, does."""
-    return worst(_reaches(subject, kinked(seed, kind), seed) for kind in KINDS)
+    return worst(_reaches(subject, kinked(seed, kind), seed) for kind in MOVING)
 
 
 def _on_active_sets(subject: KinkSubject, drawn: Drawn) -> Evidence:
-    at = rational(drawn.theta)
-    exact = [active_sets.solve(task, at) for task in drawn.tasks]
+    answer = subject(drawn.bilevel(), *drawn.tensors(), far=False)
+    exact = _solved_exactly(drawn, answer)
     where = f"{drawn.tasks[0].kind}, batch {drawn.batch}"
     near = [
         _margin(task, one, drawn.theta) < _NEAR
         for task, one in zip(drawn.tasks, exact, strict=True)
     ]
-    answer = subject(drawn.bilevel(), *drawn.tensors(), far=False)
     firm = answer.solved.reshape(-1).tolist()
     if any(near):
         # no derivative, or none that can be told: it must not be called solved
@@ -171,10 +171,9 @@ def _on_balls(subject: KinkSubject, drawn: Drawn) -> Evidence:
 
 
 def _reaches(subject: KinkSubject, drawn: Drawn, seed: int) -> Evidence:
-    at = rational(drawn.theta)
     where = f"{drawn.tasks[0].kind}, batch {drawn.batch}"
-    exact = [active_sets.solve(task, at) for task in drawn.tasks]
     answer = subject(drawn.bilevel(), *drawn.tensors(), far=True)
+    exact = _solved_exactly(drawn, answer)
     assert answer.distance is not None
     assert answer.direction is not None
     distances = answer.distance.reshape(-1).tolist()
@@ -189,15 +188,28 @@ def _reaches(subject: KinkSubject, drawn: Drawn, seed: int) -> Evidence:
         # the data are made so that bounds stay apart and strengths positive within this distance
         safe = min(_LESS * distance, 1.0)
         same = [
-            active_sets.solve(task, rational(drawn.theta + safe * way)).pattern == one.pattern
+            _pattern(task, drawn.theta + safe * way, one) == one.pattern
             for way in (towards, any_way)
         ]
         wrong, count = wrong + sum(not held for held in same), count + 2
         if _MORE * distance <= 1.0:
-            beyond = rational(drawn.theta + _MORE * distance * towards)
-            wrong += active_sets.solve(task, beyond).pattern == one.pattern
+            beyond = drawn.theta + _MORE * distance * towards
+            wrong += _pattern(task, beyond, one) == one.pattern
             count += 1
     return Evidence("reach", float(wrong), 0.5, 1.0, where, max(count, 1))
+
+
+def _solved_exactly(drawn: Drawn, answer: Answer) -> list[active_sets.Solved]:
+    """Each task's solution; the pattern of the answer is tried first."""
+    at, points = rational(drawn.theta), answer.phi.reshape(len(drawn.tasks), -1).numpy()
+    return [
+        active_sets.solve(task, at, active_sets.guessed(task, drawn.theta, phi))
+        for task, phi in zip(drawn.tasks, points, strict=True)
+    ]
+
+
+def _pattern(task: Kinked, theta: np.ndarray, near: active_sets.Solved) -> active_sets.Pattern:
+    return active_sets.solve(task, rational(theta), near.pattern).pattern
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hypergrad.conditions import FixedPoint, Root
 from verification.claims.evidence import Evidence, worst
 from verification.oracles.rational import distance
 from verification.oracles.roots import LinearRoot
+from verification.problems.drawn import note
 from verification.subjects.bug import Kind, source_bugs
 
 
@@ -63,7 +64,7 @@ def non_normal(rng: np.random.Generator, q: int, p: int) -> LinearRoot:
 def exact_roots(subject: RootSubject, seed: int) -> Evidence:
     """Within 1e2 u kappa of the exact gradient and Hessian at a root; games, and linear maps."""
     rng = np.random.default_rng([seed, 31])
-    count, q, p = (int(rng.integers(*ends)) for ends in ((1, 5), (2, 7), (1, 4)))
+    count, q, p = (int(rng.integers(*ends)) for ends in ((1, 17), (2, 7), (1, 4)))
     return worst(
         _compared(subject, [draw(rng, q, p) for _ in range(count)], rng, draw is non_normal)
         for draw in (game, non_normal)
@@ -73,10 +74,12 @@ def exact_roots(subject: RootSubject, seed: int) -> Evidence:
 def _compared(
     subject: RootSubject, tasks: list[LinearRoot], rng: np.random.Generator, mapped: bool
 ) -> Evidence:
+    thetas, directions = (dyadic(rng, len(tasks), tasks[0].B.shape[1]) for _ in range(2))
+    for task, theta in zip(tasks, thetas, strict=True):
+        note(task, theta)
     A, B, c, w = (
         torch.tensor(np.stack([getattr(task, name) for task in tasks])) for name in "ABcw"
     )
-    thetas, directions = (dyadic(rng, len(tasks), tasks[0].B.shape[1]) for _ in range(2))
 
     def residual(theta: Tensor, phi: Tensor) -> Tensor:
         left, right = ((m @ x[..., None])[..., 0] for m, x in ((A, phi), (B, theta)))

@@ -26,6 +26,8 @@ Pattern: TypeAlias = tuple[int, ...]
 """For each entry: 0 is free (in the support, not zero); -1 and 1 are at the lower and upper bound,
 or are the signs of a lasso's entries, where 0 is a zero."""
 
+_CLOSE = 1e-9  # of an entry to a bound or to zero, for a guess
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -51,18 +53,44 @@ class Solved:
         return any(slack == 0 for slack in self.slacks.entries())
 
 
-def solve(problem: Kinked, theta: Rational) -> Solved:
+def solve(problem: Kinked, theta: Rational, near: Pattern) -> Solved:
     """The solution by enumeration of patterns.
+
+    Args:
+        problem: the task.
+        theta: where, a column.
+        near: a guess; patterns are tried by how many entries differ from it. The answer does not
+            depend on it, as right signs prove a pattern, but the time does.
 
     Raises:
         ValueError: no pattern has the right signs, which Q positive definite excludes.
     """
     data = _Data.of(problem, theta)
-    for pattern in _patterns(problem):
+    for pattern in sorted(_patterns(problem), key=lambda each: _apart(each, near)):
         found = data.on(pattern)
         if all(slack >= 0 for slack in found.slacks.entries()):
             return found
     raise ValueError(f"no pattern of {problem} solves it: Q is not positive definite.")
+
+
+def guessed(problem: Kinked, theta: np.ndarray, phi: np.ndarray) -> Pattern:
+    """The pattern that a point in floats seems to have."""
+    low, high = np.zeros(len(phi)), np.full(len(phi), np.inf)
+    match problem.kind:
+        case "lasso":
+            return tuple(int(side) for side in np.sign(np.where(np.abs(phi) < _CLOSE, 0, phi)))
+        case "equations":
+            return (0,) * len(phi)
+        case "box":
+            low, high = problem.first + problem.first_slope @ theta, problem.second
+    return tuple(
+        int(above) - int(below)
+        for below, above in zip(phi - low < _CLOSE, high - phi < _CLOSE, strict=True)
+    )
+
+
+def _apart(left: Pattern, right: Pattern) -> int:
+    return sum(a != b for a, b in zip(left, right, strict=True))
 
 
 def _patterns(problem: Kinked) -> Iterator[Pattern]:

@@ -9,9 +9,11 @@ import torch
 from hypergrad import Bilevel
 from hypergrad.conditions import L1, Affine, Box, Composite, Constrained, L2Ball, Simplex
 from verification.problems.base import Batch
+from verification.problems.drawn import note
 from verification.problems.kinks import Condition, Kinked
 
-KINDS: tuple[Condition, ...] = ("box", "simplex", "lasso", "equations")
+MOVING: tuple[Condition, ...] = ("box", "simplex", "lasso")  # that have an active set
+KINDS: tuple[Condition, ...] = (*MOVING, "equations")
 # integer vectors of integer length
 _LENGTHS = {2: (3, 4), 3: (2, 3, 6), 4: (2, 4, 5, 6)}
 
@@ -89,6 +91,10 @@ class OnBall:
 
 def kinked(seed: int, kind: Condition) -> Drawn:
     """Tasks of a kind; n to 4, p to 2, batch shapes (), (T,), (S, T)."""
+    return _noted(_kinked(seed, kind))
+
+
+def _kinked(seed: int, kind: Condition) -> Drawn:
     rng, batch = _begun(seed, KINDS.index(kind))
     n, p = int(rng.integers(2, 5)), int(rng.integers(1, 3))
     m = {"simplex": 1, "equations": min(n, 2)}.get(kind, n)
@@ -122,7 +128,7 @@ def kinked(seed: int, kind: Condition) -> Drawn:
 
 def degenerate(seed: int, kind: Condition) -> Drawn:
     """Tasks whose first entry is held with multiplier zero: made from the solution."""
-    drawn = kinked(seed, kind)
+    drawn = _kinked(seed, kind)
     rng = np.random.default_rng([seed, 33])
     tasks = []
     for task in drawn.tasks:
@@ -142,7 +148,7 @@ def degenerate(seed: int, kind: Condition) -> Drawn:
         pull = task.Q @ phi - gradient
         made = replace(task, c=pull - task.B @ drawn.theta)
         tasks.append(replace(made, first=first - task.first_slope @ drawn.theta))
-    return replace(drawn, tasks=tuple(tasks))
+    return _noted(replace(drawn, tasks=tuple(tasks)))
 
 
 def balls(seed: int) -> Drawn:
@@ -159,12 +165,18 @@ def balls(seed: int) -> Drawn:
         c = (Q + multiplier * np.eye(n)) @ solution - B @ theta
         radius = np.array([np.sqrt(sum(x * x for x in _LENGTHS[n])) / 16]) - slope @ theta
         tasks.append(OnBall("ball", Q, c, B, radius, slope, np.zeros(0), solution, multiplier))
-    return Drawn(tuple(tasks), batch, theta, _sixteenths(rng, 1, 16, n))
+    return _noted(Drawn(tuple(tasks), batch, theta, _sixteenths(rng, 1, 16, n)))
+
+
+def _noted(drawn: Drawn) -> Drawn:
+    for task in drawn.tasks:
+        note(task, drawn.theta)
+    return drawn
 
 
 def _begun(seed: int, kind: int) -> tuple[np.random.Generator, Batch]:
     rng = np.random.default_rng([seed, 31, kind])
-    several: tuple[Batch, ...] = ((5,), (2, 3))
+    several: tuple[Batch, ...] = ((48,), (6, 8))  # a solve of many costs little more than of one
     return rng, several[int(rng.integers(2))] if seed % 2 else ()
 
 

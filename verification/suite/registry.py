@@ -15,6 +15,7 @@ from verification.claims import (
     linear_solvers,
     memory,
     planner,
+    ranks,
     roots,
     second_order,
     warm_states,
@@ -98,10 +99,11 @@ ENTRIES: tuple[Entry, ...] = (
     _claim(
         "softmax heads", exact_solves.heads_solved_exactly, exact_solves.KIND, small=10, full=500
     ),
-    _claim("roots", roots.exact_roots, roots.KIND, small=20, full=5_000),
+    _claim("roots", roots.exact_roots, roots.KIND, small=10, full=2_000),
     _claim("Hessian of F", second_order.hessian_of_F, second_order.KIND, small=8, full=2_000),
-    _claim("active sets", kinks.active_sets_solved, kinks.KIND, small=10, full=1_000),
-    _claim("reach", kinks.reach_is_true, kinks.KIND, small=3, full=200, shown="K04 K05"),
+    _claim("active sets", kinks.active_sets_solved, kinks.KIND, small=4, full=150),
+    _claim("reach", kinks.reach_is_true, kinks.KIND, small=2, full=100, shown="K04 K05"),
+    _claim("low rank", ranks.low_rank_solved, ranks.KIND, full=700),
     # it notices all but what only costs time
     _claim(
         "exact arithmetic", exact_arithmetic, small=10, full=550, shown="M01 M16 M19", blind="A05"

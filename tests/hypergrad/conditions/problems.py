@@ -18,6 +18,7 @@ from hypergrad.conditions import (
     GroupL2,
     L2Ball,
     NonNegative,
+    NuclearNorm,
     Simplex,
 )
 from hypergrad.solvers import ProximalGradient
@@ -82,6 +83,10 @@ CONDITIONS: dict[str, Any] = {
     "groups of theta": lambda g: Composite(
         _grouped(g), GroupL2(lambda t: 0.7 + t[..., :3, None] ** 2)
     ),
+    "rank": lambda g: Composite(_grouped(g), NuclearNorm(0.8)),
+    "rank of theta": lambda g: Composite(
+        _grouped(g), NuclearNorm(lambda t: 0.7 + t[..., :1, None] ** 2)
+    ),
 }
 
 
@@ -91,7 +96,7 @@ def theta() -> Tensor:
 
 
 def start(name: str, batch: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-    shape = (3, 2) if name.startswith("groups") else (N,)
+    shape = (3, 2) if name.startswith(("groups", "rank")) else (N,)
     return torch.zeros(*batch, *shape, dtype=dtype)
 
 

@@ -53,14 +53,14 @@ def test_the_derivative_is_that_of_the_solution(name: str) -> None:
 
 
 def test_something_is_held_and_something_is_free() -> None:
-    for name in ("box", "simplex", "ball", "l1", "groups"):
+    for name in ("box", "simplex", "ball", "l1", "groups", "rank"):
         phi = solution(name, (), theta())
         multipliers, distances = condition(name, ()).slacks(theta(), phi, torch.zeros_like(phi))
         assert bool(multipliers[0].isfinite().any()), name
         assert name == "ball" or bool(distances[0].isfinite().any()), name
 
 
-OF_THETA = ("box", "simplex", "ball", "affine", "l1", "groups")
+OF_THETA = ("box", "simplex", "ball", "affine", "l1", "groups", "rank")
 
 
 @pytest.mark.parametrize("name", [f"{kind} of theta" for kind in OF_THETA])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import Cholesky, Solution
+from hypergrad import Cholesky, Solution, attach
 from hypergrad.conditions import L1, Box, Composite, Constrained, Simplex
-from hypergrad.errors import NotFiniteError
+from hypergrad.errors import InputError, NotFiniteError
 from hypergrad.solvers import ProximalGradient
 
 D = torch.float64
@@ -164,3 +164,34 @@ def test_no_tasks() -> None:
     made: Any = Constrained(lambda t, p: (p - t).square().sum(-1), Box(0.0, 1.0))
     found = ProximalGradient().minimise(made, torch.ones(3, dtype=D), torch.zeros(0, 3, dtype=D))
     assert found.phi.shape == (0, 3)
+
+
+class OnceOnly(torch.autograd.Function):
+    """x^2/2 with a backward that can't be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square() / 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = cotangent * x
+        return slope
+
+
+def test_a_g_that_is_differentiable_once_is_told_what_serves_it() -> None:
+    once: Callable[[Tensor], Tensor] = OnceOnly.apply
+    made: Any = Composite(lambda t, p: once(p - t).sum(-1), L1(0.5))
+    start = torch.zeros(20, dtype=D)
+    told = r"OnceOnly.*ProximalGradient\(step_size=\.\.\., newton_after=None\)"
+    for by in (ProximalGradient(), ProximalGradient(step_size=0.5)):
+        with pytest.raises(InputError, match=told):
+            by.minimise(made, T, start)
+    by = ProximalGradient(step_size=0.5, newton_after=None, rtol=1e-12)
+    found = by.minimise(made, T, start).phi
+    assert torch.allclose(found, T.sign() * (T.abs() - 0.5).clamp(min=0.0), atol=1e-10)
+    with pytest.raises(InputError, match=told):
+        attach(made, T.clone().requires_grad_(), found).sum().backward()

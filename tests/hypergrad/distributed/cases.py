@@ -193,7 +193,22 @@ def uneven(here: Here) -> Found:
     parts = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
     squares = torch.stack([part.square().sum() for part in parts]).sum()
     again = torch.autograd.grad(squares, list(theta.values()))
-    return dict(zip(["l2", "tilt", "l2 again", "tilt again"], (*parts, *again), strict=True))
+    found = dict(zip(["l2", "tilt", "l2 again", "tilt again"], (*parts, *again), strict=True))
+    return found | _without_rows(here, first, theta["l2"], start)
+
+
+def _without_rows(
+    here: Here, first: Part, l2: Tensor, start: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A rank whose mean over no rows is no number, and adds nothing."""
+
+    def none(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+        return (phi["w"][:0] * theta["l2"][:0]).mean()
+
+    g = first if here.rank is None else here.join([first, none], (1.0, 0.0))
+    phi = argmin(g, {"l2": l2}, start, by=NEWTON, adjoint=Implicit(CG(rtol=1e-13)), watch=strict)
+    (grad,) = torch.autograd.grad(phi["w"].pow(3).sum(), l2)
+    return {"without rows": phi["w"].detach(), "its gradient": grad}
 
 
 def owned(here: Here) -> Found:

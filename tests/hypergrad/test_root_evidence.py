@@ -1,0 +1,213 @@
+"""Evidence on roots: wrong derivatives of the equations are noticed, and the step to the root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergrad import Certificate, attach, curvature, strict
+from hypergrad.conditions import FixedPoint, Root, Stationary
+from hypergrad.errors import AdjointError, AdjointWarning
+from hypergrad.implicit import probe
+from hypergrad.solvers import GMRES, LU
+
+BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_PASSED", set())
+
+
+class Tanh(torch.autograd.Function):
+    """``tanh x``, whose backward forgets a square."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y: Tensor = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        slope: Tensor = 1 - y.abs()
+        return cotangent * slope
+
+
+class Late(torch.autograd.Function):
+    """``x + y``, whose backward gives y nine tenths."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        return cotangent, 0.9 * cotangent
+
+
+def layer(
+    tanh: Callable[[Tensor], Tensor], add: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    matrix = torch.linalg.qr(torch.randn(5, 5, generator=draw, dtype=torch.float64))[0] / 2
+
+    def image(theta: Tensor, phi: Tensor) -> Tensor:
+        return tanh(add(phi @ matrix.to(phi), theta.expand(phi.shape)))
+
+    return image
+
+
+def certificate_of(condition: Any, dtype: torch.dtype, when: probe.Probing = "once") -> Certificate:
+    theta = torch.linspace(-1.0, 2.0, 5, dtype=dtype)
+    phi, image = torch.zeros(2, 5, dtype=dtype), layer(torch.tanh, torch.add)
+    for _ in range(60):
+        phi = image(theta, phi)
+    seen: list[Certificate] = []
+    by = curvature.Hessian(probe=when)
+    attach(condition, theta.requires_grad_(), phi, curvature=by, watch=seen.append).sum().backward()
+    return seen[0]
+
+
+STATED: dict[str, Callable[[Any], Any]] = {
+    "root": lambda image: Root(lambda theta, phi: phi - image(theta, phi), tasks=1),
+    "fixed point": lambda image: FixedPoint(image, tasks=1),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", STATED)
+def test_a_wrong_backward_is_noticed(kind: str, dtype: torch.dtype) -> None:
+    for image in (layer(Tanh.apply, torch.add), layer(torch.tanh, Late.apply)):
+        wrong = certificate_of(STATED[kind](image), dtype)
+        assert not wrong.solved.any()
+        assert wrong.at_minimiser.all()  # nothing else tells
+        assert wrong.adjoint.converged.all()
+        assert "the condition's function are wrong in 2 of 2 tasks" in str(wrong)
+    right = certificate_of(STATED[kind](layer(torch.tanh, torch.add)), dtype)
+    assert right.solved.all()
+    assert right.second_derivative_error is not None
+
+
+@BOTH
+def test_kinks_are_no_wrong_backward(dtype: torch.dtype) -> None:
+    seen: list[Certificate] = []
+    for seed in range(10):
+        draw = torch.Generator().manual_seed(seed)
+        matrix = torch.linalg.qr(torch.randn(40, 40, generator=draw, dtype=torch.float64))[0]
+        half = (matrix / 2).to(dtype)
+
+        def image(theta: Tensor, phi: Tensor, half: Tensor = half) -> Tensor:
+            return torch.relu(phi @ half + theta)
+
+        theta = torch.randn(40, generator=draw, dtype=torch.float64).to(dtype)
+        phi = torch.zeros_like(theta)
+        for _ in range(60):
+            phi = image(theta, phi)
+        by = curvature.Hessian(probe="always")
+        at = theta.requires_grad_()
+        attach(FixedPoint(image), at, phi, curvature=by, watch=seen.append).sum().backward()
+    assert all(bool(each.second_derivatives_right) for each in seen)
+
+
+def test_a_kind_of_equation_is_probed_once_and_a_wrong_one_always() -> None:
+    calls: list[int] = []
+    right, wrong = layer(torch.tanh, torch.add), layer(Tanh.apply, torch.add)
+
+    def counted(theta: Tensor, phi: Tensor) -> Tensor:
+        calls.append(1)
+        return right(theta, phi)
+
+    def probed(when: probe.Probing) -> tuple[bool, int]:
+        calls.clear()
+        found = certificate_of(FixedPoint(counted, tasks=1), torch.float64, when)
+        return found.second_derivative_error is not None, len(calls)
+
+    never = probed("never")
+    assert never[0] is False
+    assert probed("once") == (True, never[1] + 8)
+    assert probed("once") == never
+    assert probed("always") == (True, never[1] + 8)
+    # another function of the same class of condition is another kind
+    for _ in range(2):
+        found = certificate_of(FixedPoint(wrong, tasks=1), torch.float64)
+        assert not found.second_derivatives_right.any()
+
+
+def test_strict_raises_and_the_warning_says_what_is_wrong() -> None:
+    theta = torch.linspace(-1.0, 2.0, 5, dtype=torch.float64).requires_grad_()
+    phi, image = torch.zeros(5, dtype=torch.float64), layer(Tanh.apply, torch.add)
+    for _ in range(60):
+        phi = image(theta.detach(), phi)
+    with pytest.raises(AdjointError, match="wrong backward"):
+        attach(FixedPoint(image), theta, phi, watch=strict).sum().backward()
+    with pytest.warns(AdjointWarning, match="gradcheck"):
+        attach(FixedPoint(image), theta, phi).sum().backward()
+
+
+def test_a_stationary_point_is_probed_as_a_minimiser_is() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.slope = 3 * x.square()
+            return x.pow(3)
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+            slope: Tensor = ctx.slope
+            return cotangent * slope
+
+    def saddle(cube: Callable[[Tensor], Tensor]) -> Any:
+        # x^3 + x^2 - y^2 + theta (y - x): 3 x^2 + 2 x = theta and y = theta/2
+        return Stationary(
+            lambda t, p: cube(p[0]) + p[0].square() - p[1].square() + t * (p[1] - p[0])
+        )
+
+    phi = torch.tensor([1.0, 2.5], dtype=torch.float64)
+    seen: list[Certificate] = []
+    for cube in (Cube.apply, lambda x: x.pow(3)):
+        theta = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+        attach(saddle(cube), theta, phi, watch=seen.append).sum().backward()
+    assert not seen[0].second_derivatives_right
+    assert seen[1].solved
+
+
+def test_forward_mode_has_no_product_to_probe() -> None:
+    image = layer(torch.tanh, torch.add)
+    theta, phi = torch.linspace(-1.0, 2.0, 5, dtype=torch.float64), torch.zeros(5).double()
+    for _ in range(60):
+        phi = image(theta, phi)
+    seen: list[Certificate] = []
+
+    def solved(t: Tensor) -> Tensor:
+        return attach(FixedPoint(image), t, phi, watch=seen.append)
+
+    torch.func.jvp(solved, (theta,), (torch.ones_like(theta),))
+    assert all(bool(each.solved.all()) for each in seen)
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_the_factor_of_a_dense_solve_gives_newtons_step(
+    batch: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.triu(torch.randn(4, 4, generator=draw, dtype=torch.float64), 1)
+    matrix = (matrix + torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0]))).to(dtype)
+    theta = torch.randn(4, generator=draw, dtype=torch.float64).to(dtype)
+    root = torch.linalg.solve(matrix, theta)
+    away = torch.randn(*batch, 4, generator=draw, dtype=torch.float64).to(dtype)
+    condition: Any = Root(lambda t, p: p @ matrix.mT - t, tasks=len(batch))
+    seen: list[Certificate] = []
+    for solver in (LU(), GMRES(rtol=1e-6)):
+        at = theta.clone().requires_grad_()
+        attach(condition, at, root + away, solver=solver, watch=seen.append).sum().backward()
+    exact = torch.linalg.vector_norm(away, dim=-1) / torch.linalg.vector_norm(root + away, dim=-1)
+    # the condition number is below 20, and rounding of F relative to its terms
+    assert torch.allclose(seen[0].newton_step, exact, rtol=100 * 20 * torch.finfo(dtype).eps)
+    assert bool((seen[1].newton_step <= exact * (1 + 1e-4)).all())  # a bound from below
