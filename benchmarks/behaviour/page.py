@@ -13,7 +13,7 @@ from benchmarks.behaviour.environments import PEERS
 from benchmarks.behaviour.problems import CASES
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
-SPOT = re.compile(r"<!-- (?P<what>\w+) -->\n.*?<!-- end -->", flags=re.DOTALL)
+SPOT = re.compile(r"<!-- (?P<what>(?!end )\w+) -->\n.*?<!-- end -->", flags=re.DOTALL)
 
 
 def filled(text: str, results: dict[str, Any]) -> str:
