@@ -110,6 +110,7 @@ RECORDED: Final = (
     ),
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
     _bench("behaviour", code=("hypergrad",)),
+    _bench("beside", code=("hypergrad",), module="behaviour.beside"),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("conditions", code=("hypergrad",)),
     _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),

@@ -60,9 +60,12 @@ def ask(answer: Answer | str) -> dict[str, object]:
 
 
 def run_calls(library: str) -> list[str]:
-    """Execute the library's column of calls.toml; the first one that fails ends the program."""
+    """Execute the library's column of calls.toml, if any; one that fails ends the program."""
     with CALLS.open("rb") as file:
-        table = tomllib.load(file)[library]
+        tables = tomllib.load(file)
+    if library not in tables:  # run beside ours, by beside.py
+        return []
+    table = tables[library]
     names: dict[str, object] = {"__name__": "__main__"}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -110,12 +110,7 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
         replaced: package that pip gets in place of the last package, say a local copy.
     """
     peer = PEERS[name]
-    view = folder / "view"  # of the benchmarks alone: hypertorch's package is named hypergrad, too
-    if not view.exists():
-        view.mkdir()
-        (view / "benchmarks").symlink_to(BENCHMARKS)
-    alone = peer.alone if replaced is None else (*peer.alone[:-1], replaced)
-    python, failed = installed(folder / name, peer.packages, alone)
+    python, view, failed = environment(name, folder, replaced)
     if failed is not None:
         return {"failed": failed}
     commands: list[tuple[str, ...]] = []
@@ -134,6 +129,23 @@ def answers(name: str, folder: Path, replaced: str | None = None) -> dict[str, A
             return {"failed": "", "note": "it imports now: write its answers"}
         record = {**json.loads(output.splitlines()[-1]), **record}  # the cases' versions stand
     return record
+
+
+def environment(
+    name: str, folder: Path, replaced: str | None = None
+) -> tuple[Path, Path, str | None]:
+    """A peer's Python, the folder to run this package in, and why there is none, if so.
+
+    The arguments are those of `answers`.
+    """
+    view = folder / "view"  # of the benchmarks alone: hypertorch's package is named hypergrad, too
+    if not view.exists():
+        view.mkdir()
+        (view / "benchmarks").symlink_to(BENCHMARKS)
+    peer = PEERS[name]
+    alone = peer.alone if replaced is None else (*peer.alone[:-1], replaced)
+    python, failed = installed(folder / name, peer.packages, alone)
+    return python, view, failed
 
 
 def installed(

@@ -13,7 +13,7 @@ from benchmarks.behaviour.environments import PEERS
 from benchmarks.behaviour.problems import CASES
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
-SPOT = re.compile(r"<!-- (?P<what>\S+) -->\n.*?<!-- end -->", flags=re.DOTALL)
+SPOT = re.compile(r"<!-- (?P<what>(?!end )\w+) -->\n.*?<!-- end -->", flags=re.DOTALL)
 
 
 def filled(text: str, results: dict[str, Any]) -> str:
@@ -34,7 +34,8 @@ def table(what: str, results: dict[str, Any]) -> str:
         return _beyond(results["libraries"])
     if what == "versions":
         return _versions(results["libraries"])
-    return f"{_answers(what, results['libraries'])}\n\n{_calls(what)}"
+    answers, calls = _answers(what, results["libraries"]), _calls(what)
+    return f"{answers}\n\n{calls}" if calls else answers
 
 
 def _cases() -> str:
@@ -90,10 +91,14 @@ def _answers(name: str, libraries: dict[str, Any]) -> str:
 
 
 def _calls(name: str) -> str:
+    """Of a library whose calls are not run beside ours, see beside.py."""
     with CALLS.open("rb") as file:
-        pairs = tomllib.load(file)[name]["rows"]
+        table = tomllib.load(file)
+    if name not in table:
+        return ""
+    pairs = table[name]["rows"]
     rows = [f"| {PEERS[name].title} | here |", "| --- | --- |"]
-    return "\n".join(rows + [f"| {_code(theirs)} | {_code(here)} |" for theirs, here in pairs])
+    return "\n".join(rows + [f"| {code(theirs)} | {code(here)} |" for theirs, here in pairs])
 
 
 def _cell(answer: dict[str, Any]) -> str:
@@ -115,5 +120,6 @@ def _short(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value + 0.0:.4g}"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """Lines of code in a cell of a table."""
     return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in text.splitlines())

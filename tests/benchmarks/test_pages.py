@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import double_backward, numerics, peer_page
-from benchmarks.behaviour import beyond
+from benchmarks.behaviour import beside, beyond
 from benchmarks.behaviour.asked import CALLS
 from benchmarks.behaviour.page import PAGE, SPOT, filled
 from benchmarks.conditions import page as conditions
@@ -35,6 +35,30 @@ def test_the_page_on_other_libraries_is_the_result_file() -> None:
     asked = {name for name, record in results["libraries"].items() if "ways" in record}
     shown = {match["what"] for match in SPOT.finditer(page)}
     assert shown == (asked - {"hypergrad"}) | {"beyond", "cases", "versions"}
+
+
+def test_the_calls_run_beside_are_the_result_file() -> None:
+    page, results = PAGE.read_text(encoding="utf-8"), read("beside")
+    assert beside.filled(page, results) == page
+    assert {match["what"] for match in beside.SPOT.finditer(page)} == set(beside.tables())
+    results["libraries"]["higher"]["rows"][0]["theirs"]["values"][0] *= 2
+    assert beside.filled(page, results) != page
+
+
+@pytest.mark.parametrize("library", beside.tables())
+def test_our_calls_return_what_the_other_librarys_did(library: str) -> None:
+    # relative; the loosest tolerance of a solver in the table, the default of TorchOpt's
+    equal = 1e-5
+    rows, recorded = beside.tables()[library]["rows"], read("beside")["libraries"][library]["rows"]
+    assert len(rows) == len(recorded) == 10
+    for (_, code, *why), now, then in zip(rows, beside.ours(library), recorded, strict=True):
+        assert now["raised"] is None, code
+        # recorded to six digits
+        assert now["values"] == pytest.approx(then["here"]["values"], rel=equal, abs=1e-12), code
+        if not then["theirs"]["raised"]:
+            difference = beside.apart(then["theirs"]["values"], now["values"])
+            assert difference is not None
+            assert (difference > equal) is bool(why), (code, difference)
 
 
 def test_our_answers_beyond_the_cases_are_todays() -> None:

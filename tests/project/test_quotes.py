@@ -18,7 +18,7 @@ QUOTES = (*performance.QUOTES, *experiments.QUOTES, *others.QUOTES)
 # Result files that pages take whole tables from, by commands: tests/benchmarks/test_pages.py.
 TABLES = {
     f"benchmarks/results/{name}.json"
-    for name in ("behaviour", "conditions", "numerics", "double_backward", "peers")
+    for name in ("behaviour", "beside", "conditions", "numerics", "double_backward", "peers")
 }
 
 # Names of what was asked for rather than found: rows are picked by them.
