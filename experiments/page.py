@@ -30,6 +30,13 @@ COLUMNS: Final = [
     "error of the hypergradient",
     "commit",
 ]
+FOLDER: Final = "figures"
+FIGURES: Final = {
+    "accuracy.png": "Validation accuracy against upper steps and against seconds",
+    "memory.png": "Peak of a step's memory against the lower steps K",
+    "hypergradient.png": "Error of the hypergradient over training, and its certificate",
+}
+"""Figures of a comparison; the first two are Figures 1 and 2 of the paper."""
 METHODS: Final[tuple[MethodName, ...]] = (
     "memory-reduced",
     "memory-reduced-exact",
@@ -242,16 +249,38 @@ def page(results: Path) -> str:
         "episodes. Passes are those of the backbone\nin an upper step, forward and back; a step's "
         "memory is the peak of live tensor bytes; seconds are of the whole run, median\nover the "
         "seeds, on a CPU that other work shared. The error of the hypergradient is |d − d\\*| / "
-        "|d\\*|, the median over validations\nand seeds, where it was measured.\n"
+        "|d\\*|, the median over validations\nand seeds, where it was measured. Below the tables "
+        "of a comparison are its figures: the first two are those of the paper's\nFigures 1 and 2, "
+        "the third is ours.\n"
     ]
     for part in DATA_SETS:
         bodies = [found.markdown().strip() + "\n" for found in tables(part, results)]
-        parts.append("\n".join([f"## {part.title}\n", *bodies]))
+        parts.append("\n".join([f"## {part.title}\n", *bodies, *_shown(part, results)]))
     return "\n".join(parts)
 
 
+def pictures(results: Path) -> dict[str, Path]:
+    """The figures among the results, by their names beside the page: FOLDER-FIGURE.png."""
+    return {f"{path.parent.name}-{path.name}": path for path in sorted(results.glob("*/*.png"))}
+
+
+def _shown(part: DataSet, results: Path) -> list[str]:
+    """The figures of a data set, below its tables."""
+    there = pictures(results)
+    names = [
+        (f"{folder.name}-{figure}", words)
+        for folder in sorted(results.glob(part.folders))
+        for figure, words in FIGURES.items()
+    ]
+    return [f"![{words}]({FOLDER}/{name})\n" for name, words in names if name in there]
+
+
 def write(results: Path, path: Path, *, console: Console) -> None:
-    """Print the tables and write the page."""
+    """Print the tables, and write the page with its figures beside it."""
+    folder = path.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures(results).items():
+        write_atomically(folder / name, picture.read_bytes())
     for part in DATA_SETS:
         for found in tables(part, results):
             found.show(console)

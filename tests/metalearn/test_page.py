@@ -19,6 +19,19 @@ def test_the_page_is_todays() -> None:
     assert shown == page.page(RESULTS), "run python -m experiments results"
 
 
+def test_the_page_shows_the_figures_of_the_results() -> None:
+    there = page.pictures(RESULTS)
+    folder = ROOT / "docs" / page.FOLDER
+    assert {path.name for path in folder.iterdir()} == set(there)
+    for name, path in there.items():
+        assert (folder / name).read_bytes() == path.read_bytes(), (
+            "run python -m experiments results"
+        )
+    shown = page.page(RESULTS)
+    for figure in page.FIGURES:
+        assert f"({page.FOLDER}/cifar-fs-5way-5shot-{figure})" in shown
+
+
 def test_another_number_in_a_result_file_is_another_page(tmp_path: Path) -> None:
     copied = tmp_path / "results"
     shutil.copytree(RESULTS / "omniglot-20way-1shot", copied / "omniglot-20way-1shot")
