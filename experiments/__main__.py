@@ -5,8 +5,9 @@
 | `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
 | `omniglot-search` | compares settings for it by validation |
 | `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | compares methods from several seeds |
-| `residual` | relates accuracy to the error of the hypergradient |
+| `residual`, `residual-cifar-fs` | relates accuracy to the error of the hypergradient |
 | `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
+| `plan` | plans K and N for the kept runs of memory-reduced |
 | `results` | writes the page of all results |
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
@@ -28,7 +29,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 import tyro
 from rich.console import Console
 
-from experiments import batches, page, residual
+from experiments import batches, page, planned, residual
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -49,7 +50,9 @@ from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, m
 from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT, WEIGHTS
 
 Comparison: TypeAlias = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
-Other: TypeAlias = Literal["omniglot", "omniglot-search", "residual", "batches", "results"]
+Other: TypeAlias = Literal[
+    "omniglot", "omniglot-search", "residual", "residual-cifar-fs", "batches", "plan", "results"
+]
 
 # Files of a run that tables and figures read, and the weights, from which `metalearn test` computes
 # the result again.
@@ -223,10 +226,13 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         omniglot_search(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "results":
         page.write(config.results, Path("docs/results.md"), console=console)
-    elif config.name == "residual":
-        runs = config.runs / "residual"
-        points, origin = residual.study(runs, named("residual"), console=console)
-        residual.write(points, origin, config.results / "residual", console=console)
+    elif config.name in ("residual", "residual-cifar-fs"):
+        runs = config.runs / config.name
+        points, origin = residual.study(runs, named(config.name), console=console)
+        residual.write(points, origin, config.results / config.name, console=console)
+    elif config.name == "plan":
+        kept = sorted(config.results.glob(f"*/memory-reduced*-0/{WEIGHTS}"))
+        planned.write([path.parent for path in kept], config.results / "plan", console=console)
     elif config.name == "batches":
         runs = config.runs / "batches"
         # validated once: the hypergradient's error is not asked for
