@@ -42,7 +42,7 @@ experiments-omniglot: $(READY)  ## 20-way and 5-way 1-shot; an hour of a core, g
 	$(if $(SOURCE),$(BIN)/metalearn prepare omniglot --source $(SOURCE))
 	$(BIN)/python -m experiments omniglot
 
-experiments-cifarfs: $(READY)  ## five methods from three seeds; an hour of a core, goes on if stopped
+experiments-cifarfs: $(READY)  ## methods from three seeds; hours of a core, goes on if stopped
 	$(if $(SOURCE),$(BIN)/metalearn prepare cifar-fs --allow-partial --source $(SOURCE))
 	$(BIN)/python -m experiments cifar-fs
 

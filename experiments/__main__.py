@@ -4,28 +4,32 @@
 | --- | --- |
 | `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
 | `omniglot-search` | compares settings for it by validation |
-| `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | methods from three seeds |
-| `residual` | relates accuracy to the error of the hypergradient |
+| `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | compares methods from several seeds |
+| `residual`, `residual-cifar-fs` | relates accuracy to the error of the hypergradient |
 | `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
+| `plan` | plans K and N for the kept runs of memory-reduced |
 | `results` | writes the page of all results |
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
-data must be prepared in the cache folder (docs/data.md).
+data must be prepared in the cache folder (docs/data.md). A comparison under a small budget is asked
+for by `fc100 --steps 200 --seeds 0 --methods memory-reduced protonet`; the same command with more
+methods adds theirs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import tyro
 from rich.console import Console
 
-from experiments import batches, page, residual
+from experiments import batches, page, planned, residual
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -35,30 +39,26 @@ from metalearn.cli.measure import measure
 from metalearn.cli.test import test
 from metalearn.config.choices import MethodName
 from metalearn.config.commands import MeasureConfig, TestConfig
+from metalearn.config.groups import unset
 from metalearn.config.train import TrainConfig
 from metalearn.config.yaml import settings
-from metalearn.errors import MetalearnError, Stopped
+from metalearn.errors import ConfigError, MetalearnError, Stopped
 from metalearn.files import write_atomically
 from metalearn.report.collect import collect
 from metalearn.report.figures import accuracy_figure, hypergradient_figure, memory_figure
 from metalearn.report.tables import Rows, accuracy_table, hypergradient_table, memory_table
-from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
+from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT, WEIGHTS
 
-Experiment: TypeAlias = Literal[
-    "omniglot",
-    "omniglot-search",
-    "cifar-fs",
-    "fc100",
-    "miniimagenet",
-    "tieredimagenet",
-    "residual",
-    "batches",
-    "results",
+Comparison: TypeAlias = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
+Other: TypeAlias = Literal[
+    "omniglot", "omniglot-search", "residual", "residual-cifar-fs", "batches", "plan", "results"
 ]
 
-# Files of a run that tables and figures read; weights and checkpoints are not kept.
-KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT)
+# Files of a run that tables and figures read, and the weights, from which `metalearn test` computes
+# the result again.
+KEPT: Final = (CONFIG, METRICS, EVENTS, RESULT, WEIGHTS)
 SEEDS: Final = (0, 1, 2)
+SHOT: Final = 5
 LOWER_STEPS: Final = (1, 3, 5, 10, 20)  # MAML's take 0.1 GiB each here
 
 
@@ -70,11 +70,31 @@ class ExperimentConfig:
         name: Experiment to run, or `results` for the page of all.
         runs: Folder for the runs. Relative, since the runs' settings name it.
         results: Folder for the files that are kept of them.
+        methods: Methods of a comparison. Others are subtracted from the first in its table.
+        seeds: Seeds of a comparison.
+        shot: Labelled images of each class, in a comparison's training and test.
+        steps: Upper steps of each run of a comparison: with as many tasks in each, the budget that
+            all methods share.
     """
 
-    name: Annotated[Experiment, tyro.conf.Positional]
+    name: Annotated[Comparison | Other, tyro.conf.Positional]
     runs: Path = Path("runs/experiments")
     results: Path = Path("results")
+    methods: tuple[MethodName, ...] = METHODS
+    seeds: tuple[int, ...] = SEEDS
+    shot: int = SHOT
+    steps: Annotated[int | None, unset("INT", "those of the settings")] = None
+
+    def __post_init__(self) -> None:
+        if self.name in get_args(Comparison):
+            return
+        for field in dataclasses.fields(self):
+            own = field.name in ("methods", "seeds", "shot", "steps")
+            if own and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"{field.name} was given with {self.name}, which compares no methods: leave "
+                    f"it out, or choose one of {', '.join(get_args(Comparison))}."
+                )
 
 
 def named(name: str) -> TrainConfig:
@@ -121,20 +141,21 @@ def comparison(
     config: ExperimentConfig,
     asked: TrainConfig,
     *,
-    methods: tuple[MethodName, ...] = METHODS,
-    seeds: tuple[int, ...] = SEEDS,
     rates: tuple[float, ...] = RATES,
     console: Console,
 ) -> None:
-    """Compare the methods on a data set from these seeds, each at the rate that suits it.
+    """Compare the methods on a data set from the seeds, each at the rate that suits it.
 
-    Keeps results, memory, tables and figures.
+    Keeps results, memory, tables and figures. The results of another budget have another folder.
 
     Raises:
         MetalearnError: a run can't be made.
         Stopped: by a signal; the same command goes on.
     """
+    methods, seeds = config.methods, config.seeds
     name = f"{asked.data.name}-{asked.test.way}way-{asked.test.shot}shot"
+    if config.steps is not None:
+        name += f"-{config.steps}steps"
     out = config.results / name
     chosen, searched = search(
         config.runs / f"{name}-rates",
@@ -168,8 +189,25 @@ def comparison(
     memory_figure(measured, out / "memory.png")
 
 
+def compared(config: ExperimentConfig) -> TrainConfig:
+    """Settings that the runs of a comparison share: one protocol, and the budget that is asked for.
+
+    Raises:
+        ConfigError: they can't work.
+    """
+    protocol = named("cifar-fs-5way-5shot")
+    train, test = (
+        dataclasses.replace(shape, shot=config.shot) for shape in (protocol.train, protocol.test)
+    )
+    asked = protocol.replace(data=config.name, train=train, test=test)
+    if config.steps is None:
+        return asked
+    halves = max(1, config.steps // 2)
+    return asked.replace(steps=config.steps, validate_every=halves, checkpoint_every=halves)
+
+
 def keep(run: Path, results: Path) -> None:
-    """Copy the files of a finished run that tables and figures read."""
+    """Copy the files of a finished run that its result can be read and computed again from."""
     results.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(run / name, results / name)
@@ -188,10 +226,13 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         omniglot_search(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "results":
         page.write(config.results, Path("docs/results.md"), console=console)
-    elif config.name == "residual":
-        runs = config.runs / "residual"
-        points, origin = residual.study(runs, named("residual"), console=console)
-        residual.write(points, origin, config.results / "residual", console=console)
+    elif config.name in ("residual", "residual-cifar-fs"):
+        runs = config.runs / config.name
+        points, origin = residual.study(runs, named(config.name), console=console)
+        residual.write(points, origin, config.results / config.name, console=console)
+    elif config.name == "plan":
+        kept = sorted(config.results.glob(f"*/memory-reduced*-0/{WEIGHTS}"))
+        planned.write([path.parent for path in kept], config.results / "plan", console=console)
     elif config.name == "batches":
         runs = config.runs / "batches"
         # validated once: the hypergradient's error is not asked for
@@ -199,8 +240,7 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         trained, origin = batches.study(runs, asked, console=console)
         batches.write(trained, origin, config.results / "batches", console=console)
     else:  # one protocol for all, which cifar-fs has the name of
-        asked = named("cifar-fs-5way-5shot").replace(data=config.name)
-        comparison(config, asked, console=console)
+        comparison(config, compared(config), console=console)
 
 
 def _say(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any, Final
 from rich.console import Console
 
 from metalearn.config.choices import MethodName
+from metalearn.config.train import from_json
 from metalearn.files import write_atomically
 from metalearn.methods.overrides import passes
 from metalearn.methods.presets import preset
 from metalearn.report.tables import MIB, Rows, percent
+from metalearn.runs.folder import CONFIG
 
 COLUMNS: Final = [
     "method",
@@ -27,14 +30,29 @@ COLUMNS: Final = [
     "error of the hypergradient",
     "commit",
 ]
+FOLDER: Final = "figures"
+FIGURES: Final = {
+    "accuracy.png": "Validation accuracy against upper steps and against seconds",
+    "memory.png": "Peak of a step's memory against the lower steps K",
+    "hypergradient.png": "Error of the hypergradient over training, and its certificate",
+}
+"""Figures of a comparison; the first two are Figures 1 and 2 of the paper."""
 METHODS: Final[tuple[MethodName, ...]] = (
     "memory-reduced",
     "memory-reduced-exact",
     "itd-bio",
     "anil",
     "maml-learn2learn",
+    "maml",
+    "imaml",
+    "reptile",
+    "r2d2",
+    "protonet",
 )
 """Methods of a comparison."""
+
+
+_COMPARED: Final = "*/result.json"  # in the folder of a comparison: one folder a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,92 +61,141 @@ class DataSet:
 
     Attributes:
         title: of the data set.
-        files: pattern of the result files of runs, below the folder of results.
+        folders: pattern of the folders of results, one for each protocol and budget.
+        files: pattern of the result files of runs in such a folder.
         command: writes them.
         prepare: makes the data set of files that a user brings; empty if none are needed.
         needed: what a run lacks here.
-        notes: lines below the table.
+        partial: note below a table whose images are not all of the data set's.
+        notes: lines below each table.
     """
 
     title: str
-    files: str
+    folders: str
+    files: str = _COMPARED
     command: str
     prepare: str = ""
     needed: str = "files"
+    partial: str = ""
     notes: tuple[str, ...] = ()
 
+
+_CIFAR: Final = "partial: 250 real images of 600 a class; not comparable with published numbers"
+_TINY: Final = (
+    "partial: the classes of {} that tiny-imagenet-200 has too, 60 real images of each, made 32 "
+    "pixels wide of 64; an ImageNet-like set, not comparable with published numbers"
+)
 
 DATA_SETS: Final = (
     DataSet(
         title="Omniglot",
-        files="omniglot-20way-1shot/result.json",
+        folders="omniglot-*",
+        files="result.json",
         command="python -m experiments omniglot",
         prepare="metalearn prepare omniglot --download",
         notes=("5 ways: the same weights, tested on other episodes",),
     ),
     DataSet(
         title="CIFAR-FS",
-        files="cifar-fs-5way-5shot/*/result.json",
+        folders="cifar-fs-*",
         command="python -m experiments cifar-fs",
         prepare="metalearn prepare cifar-fs --download",
-        notes=("partial: 250 real images of 600 a class; not comparable with published numbers",),
+        needed="hours of a core",
+        partial=_CIFAR,
     ),
     DataSet(
         title="FC100",
-        files="fc100-5way-5shot/*/result.json",
+        folders="fc100-*",
         command="python -m experiments fc100",
         prepare="metalearn prepare fc100 --download",
-        needed="an hour of a core",
+        needed="hours of a core",
+        partial=_CIFAR,
     ),
     DataSet(
         title="miniImageNet",
-        files="miniimagenet-5way-5shot/*/result.json",
+        folders="miniimagenet-*",
         command="python -m experiments miniimagenet",
         prepare="metalearn prepare miniimagenet --source FILES",
+        partial=_TINY.format("miniImageNet"),
     ),
     DataSet(
         title="tieredImageNet",
-        files="tieredimagenet-5way-5shot/*/result.json",
+        folders="tieredimagenet-*",
         command="python -m experiments tieredimagenet",
         prepare="metalearn prepare tieredimagenet --source FILES",
+        partial=_TINY.format("tieredImageNet"),
     ),
     DataSet(
         title="Glyphs (built in)",
-        files="glyphs-5way-1shot/*.json",
+        folders="glyphs-*",
+        files="*.json",
         command="make train",
         notes=("memory-reduced: at learning rate 0.004 with schedule cosine",),
     ),
 )
 
 
-def rows(part: DataSet, results: Path) -> Rows:
-    """The table of a data set; of one that was not run, a row a method that says so."""
-    files = sorted(results.glob(part.files))
-    if not files:
-        return Rows(
+def tables(part: DataSet, results: Path) -> list[Rows]:
+    """The tables of a data set, one a folder; if there is none, one that says what is lacking."""
+    found = [
+        folder for folder in sorted(results.glob(part.folders)) if any(folder.glob(part.files))
+    ]
+    if found:
+        return [_table(part, folder) for folder in found]
+    return [
+        Rows(
             title=f"5-way 5-shot; `{part.prepare}`, then `{part.command}`",
             columns=COLUMNS,
-            rows=[
-                [name, f"not run here: {part.needed} needed", *["–"] * (len(COLUMNS) - 2)]
-                for name in METHODS
-            ],
+            rows=[_not_run(name, part.needed) for name in METHODS],
             notes=list(part.notes),
         )
+    ]
+
+
+def _table(part: DataSet, folder: Path) -> Rows:
+    files = sorted(folder.glob(part.files))
     runs = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in files]
     methods: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for path, run in sorted(runs, key=lambda found: found[1]["seed"]):
         methods.setdefault(run["method"], []).append((path, run))
     lines = [_row(name, own) for name, own in methods.items()]
-    first = runs[0][1]
-    for path in sorted(files[0].parent.glob("*way-*shot.json")):
+    if part.files == _COMPARED:
+        lines += [_not_run(name, part.needed) for name in METHODS if name not in methods]
+    for path in sorted(folder.glob("*way-*shot.json")):
         lines.append(_fewer(json.loads(path.read_text(encoding="utf-8"))))
+    first = runs[0][1]
+    partial = [part.partial] if "partial" in first["protocol"]["data"] else []
     return Rows(
-        title=f"{_protocol(first['protocol'])}, {first['backbone']}, normalisation "
-        f"{first['normalisation']}; `{part.command}`",
+        title=f"{_protocol(first['protocol'])}, {_budget(files[0])}{first['backbone']}, "
+        f"normalisation {first['normalisation']}; "
+        f"`{part.command}{_asked(folder) if part.files == _COMPARED else ''}`",
         columns=COLUMNS,
         rows=lines,
-        notes=list(part.notes),
+        notes=[*partial, *part.notes],
     )
+
+
+def _not_run(name: str, needed: str) -> list[str]:
+    return [name, f"not run here: {needed} needed", *["–"] * (len(COLUMNS) - 2)]
+
+
+def _budget(result: Path) -> str:
+    """Upper steps and tasks, of a run whose settings were kept."""
+    settings = result.with_name(CONFIG)
+    if not settings.exists():
+        return ""
+    config = from_json(json.loads(settings.read_text(encoding="utf-8")))
+    steps, preset = config.optimisation.steps, config.preset()
+    return f"{steps:,} steps of {preset.tasks_per_step} tasks, "
+
+
+def _asked(folder: Path) -> str:
+    """Options of the command, which the folder of a comparison is named after."""
+    found = re.fullmatch(r".*-5way-(\d+)shot(?:-(\d+)steps)?", folder.name)
+    if found is None:
+        return ""
+    shot = "" if found[1] == "5" else f" --shot {found[1]}"
+    return shot + ("" if found[2] is None else f" --steps {found[2]}")
 
 
 def _protocol(protocol: dict[str, Any]) -> str:
@@ -182,17 +249,39 @@ def page(results: Path) -> str:
         "episodes. Passes are those of the backbone\nin an upper step, forward and back; a step's "
         "memory is the peak of live tensor bytes; seconds are of the whole run, median\nover the "
         "seeds, on a CPU that other work shared. The error of the hypergradient is |d − d\\*| / "
-        "|d\\*|, the median over validations\nand seeds, where it was measured.\n"
+        "|d\\*|, the median over validations\nand seeds, where it was measured. Below the tables "
+        "of a comparison are its figures: the first two are those of the paper's\nFigures 1 and 2, "
+        "the third is ours.\n"
     ]
     for part in DATA_SETS:
-        found = rows(part, results)
-        body = found.markdown() if found.notes else f"{found.markdown().strip()}\n"
-        parts.append(f"## {part.title}\n\n{body}")
+        bodies = [found.markdown().strip() + "\n" for found in tables(part, results)]
+        parts.append("\n".join([f"## {part.title}\n", *bodies, *_shown(part, results)]))
     return "\n".join(parts)
 
 
+def pictures(results: Path) -> dict[str, Path]:
+    """The figures among the results, by their names beside the page: FOLDER-FIGURE.png."""
+    return {f"{path.parent.name}-{path.name}": path for path in sorted(results.glob("*/*.png"))}
+
+
+def _shown(part: DataSet, results: Path) -> list[str]:
+    """The figures of a data set, below its tables."""
+    there = pictures(results)
+    names = [
+        (f"{folder.name}-{figure}", words)
+        for folder in sorted(results.glob(part.folders))
+        for figure, words in FIGURES.items()
+    ]
+    return [f"![{words}]({FOLDER}/{name})\n" for name, words in names if name in there]
+
+
 def write(results: Path, path: Path, *, console: Console) -> None:
-    """Print the tables and write the page."""
+    """Print the tables, and write the page with its figures beside it."""
+    folder = path.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures(results).items():
+        write_atomically(folder / name, picture.read_bytes())
     for part in DATA_SETS:
-        rows(part, results).show(console)
+        for found in tables(part, results):
+            found.show(console)
     write_atomically(path, page(results).encode())

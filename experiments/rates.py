@@ -6,7 +6,7 @@ A rate that was tuned for one method would put the others at a disadvantage.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ from metalearn.runs.folder import Run
 from metalearn.runs.records import Result
 
 RATES: Final = (5e-4, 2e-3, 8e-3)
+OWN: Final[Mapping[MethodName, Sequence[float]]] = {"reptile": (0.25, 0.5, 1.0)}
+"""Rates of methods whose upper optimiser isn't Adam: Reptile's step goes that share of the way."""
 
 
 def search(
@@ -41,7 +43,7 @@ def search(
         methods: Methods to find a rate for.
         seeds: Seeds of the comparison. The search uses the first number that is not among them, so
             that no reported run chooses its own rate.
-        rates: Learning rates to choose from.
+        rates: Learning rates to choose from, for methods without rates in `OWN`.
         console: Where progress is printed.
 
     Returns:
@@ -60,11 +62,13 @@ def search(
         hypergradient_error=False,
     )
     best: dict[MethodName, float] = {}
+    tried = {method: tuple(OWN.get(method, rates)) for method in methods}
+    columns = sorted({rate for own in tried.values() for rate in own})
     rows = []
     made: dict[str, None] = {}  # in order
     for method in methods:
         found: dict[float, float] = {}
-        for rate in rates:
+        for rate in tried[method]:
             run = folder / f"{method}-{rate:g}"
             own = short.replace(run=run, method=method, learning_rate=rate)
             try:
@@ -76,9 +80,10 @@ def search(
             found[rate] = Run(run).metrics()[-1]["validation"]
             made |= {_origin(Run(run).result()): None}
         if not found:
-            raise RunError(f"{method} diverges at each of {list(rates)}: give lower ones.")
+            raise RunError(f"{method} diverges at each of {list(tried[method])}: give lower ones.")
         best[method] = max(found, key=lambda rate: found[rate])
-        cells = [f"{100 * found[rate]:.2f}" if rate in found else "diverged" for rate in rates]
+        missing = {rate: "diverged" if rate in tried[method] else "–" for rate in columns}
+        cells = [f"{100 * found[rate]:.2f}" if rate in found else missing[rate] for rate in columns]
         rows.append([method, *cells, f"{best[method]:g}"])
     title = (
         f"Validation accuracy (%) by learning rate: {short.data.name}, {short.train}, "
@@ -87,7 +92,7 @@ def search(
     )
     return best, Rows(
         title=title,
-        columns=["method", *(f"{rate:g}" for rate in rates), "best"],
+        columns=["method", *(f"{rate:g}" for rate in columns), "best"],
         rows=rows,
         notes=[
             "best: the rate of the comparison's runs, which start from other seeds",

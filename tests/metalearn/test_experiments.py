@@ -14,6 +14,7 @@ from experiments.__main__ import (
     KEPT,
     SEEDS,
     ExperimentConfig,
+    compared,
     comparison,
     named,
     omniglot,
@@ -24,7 +25,7 @@ from metalearn.cli import main
 from metalearn.cli.compare import ensure
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
-from metalearn.errors import NotFiniteError, RunError
+from metalearn.errors import ConfigError, NotFiniteError, RunError
 from metalearn.report.collect import collect
 from metalearn.runs.folder import Run
 from metalearn.runs.records import load_retested
@@ -54,19 +55,29 @@ def test_their_settings_are_those_of_the_published_protocols() -> None:
         assert shared.replace(method=method).preset().tasks_per_step == 4
 
 
+def test_a_comparisons_settings_are_its_data_sets_shots_and_budget() -> None:
+    whole = compared(ExperimentConfig(name="fc100"))
+    assert whole == named("cifar-fs-5way-5shot").replace(data="fc100")
+    asked = compared(ExperimentConfig(name="fc100", shot=1, steps=50))
+    assert (asked.train.shot, asked.test.shot) == (1, 1)
+    assert (asked.train.query, asked.test.query) == (5, 15)
+    assert (asked.optimisation.steps, asked.evaluation.validate_every) == (50, 25)
+    with pytest.raises(ConfigError, match=r"steps was given with omniglot, which compares no"):
+        ExperimentConfig(name="omniglot", steps=50)
+
+
 def test_a_comparison_keeps_what_its_tables_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = Console(file=io.StringIO())
-    config = ExperimentConfig(name="cifar-fs", runs=tmp_path / "runs", results=tmp_path / "results")
-    comparison(
-        config,
-        SMALL,
+    config = ExperimentConfig(
+        name="cifar-fs",
+        runs=tmp_path / "runs",
+        results=tmp_path / "results",
         methods=("memory-reduced", "protonet"),
         seeds=(0,),
-        rates=(2e-3,),
-        console=console,
     )
+    comparison(config, SMALL, rates=(2e-3,), console=console)
     out = tmp_path / "results" / "glyphs-5way-1shot"
     assert {path.name for path in (out / "memory-reduced-0").iterdir()} == set(KEPT)
     assert Run(out / "protonet-0").config().optimisation.learning_rate == 2e-3
@@ -77,6 +88,8 @@ def test_a_comparison_keeps_what_its_tables_read(
             assert min(image.size) > 400
     main(["table", "accuracy", f"--runs={out}"])
     assert "minus memory-reduced" in capsys.readouterr().out
+    main(["test", str(out / "protonet-0")])
+    assert "reproduced exactly: all 4 episodes" in capsys.readouterr().out
     assert [run.result.method for run in collect(out)] == ["memory-reduced", "protonet"]
 
 
@@ -124,11 +137,11 @@ def test_rates_are_chosen_from_none_of_the_seeds_compared(
     monkeypatch.setattr(experiment_rates, "ensure", noting)
     said = Console(file=io.StringIO())
     for seeds in (SEEDS, (3, 0), (1, 2, 3), (3, 2, 1, 0), ()):
-        config = ExperimentConfig(name="cifar-fs", runs=tmp_path, results=tmp_path)
+        config = ExperimentConfig(
+            name="cifar-fs", runs=tmp_path, results=tmp_path, methods=("protonet",), seeds=seeds
+        )
         with pytest.raises(RunError, match="diverges"):
-            comparison(
-                config, SMALL, methods=("protonet",), seeds=seeds, rates=(1.0,), console=said
-            )
+            comparison(config, SMALL, rates=(1.0,), console=said)
     assert searched == [3, 1, 0, 4, 0]
 
 

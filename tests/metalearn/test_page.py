@@ -19,6 +19,19 @@ def test_the_page_is_todays() -> None:
     assert shown == page.page(RESULTS), "run python -m experiments results"
 
 
+def test_the_page_shows_the_figures_of_the_results() -> None:
+    there = page.pictures(RESULTS)
+    folder = ROOT / "docs" / page.FOLDER
+    assert {path.name for path in folder.iterdir()} == set(there)
+    for name, path in there.items():
+        assert (folder / name).read_bytes() == path.read_bytes(), (
+            "run python -m experiments results"
+        )
+    shown = page.page(RESULTS)
+    for figure in page.FIGURES:
+        assert f"({page.FOLDER}/cifar-fs-5way-5shot-{figure})" in shown
+
+
 def test_another_number_in_a_result_file_is_another_page(tmp_path: Path) -> None:
     copied = tmp_path / "results"
     shutil.copytree(RESULTS / "omniglot-20way-1shot", copied / "omniglot-20way-1shot")
@@ -33,14 +46,30 @@ def test_another_number_in_a_result_file_is_another_page(tmp_path: Path) -> None
 
 def test_a_data_set_without_results_has_a_row_a_method_and_commands(tmp_path: Path) -> None:
     for part in page.DATA_SETS:
-        found = page.rows(part, tmp_path)
+        (found,) = page.tables(part, tmp_path)
         assert [row[0] for row in found.rows] == list(page.METHODS)
         assert all(row[1].startswith("not run here: ") for row in found.rows)
         assert part.command in found.title
     text = page.page(tmp_path)
-    assert text.count("not run here: files needed") == 25
+    needed = [part.needed for part in page.DATA_SETS for _ in page.METHODS]
+    assert text.count("not run here: files needed") == needed.count("files") > 0
     for name in ("miniimagenet", "tieredimagenet"):
         assert f"metalearn prepare {name} --source FILES" in text
+
+
+def test_a_comparison_has_a_table_a_budget_and_a_row_for_what_was_not_run(tmp_path: Path) -> None:
+    (part,) = (each for each in page.DATA_SETS if each.title == "CIFAR-FS")
+    for name in ("cifar-fs-5way-5shot", "cifar-fs-5way-1shot-200steps"):
+        for run in ("anil-0", "itd-bio-1"):
+            shutil.copytree(RESULTS / "cifar-fs-5way-5shot" / run, tmp_path / name / run)
+    short, whole = page.tables(part, tmp_path)
+    assert "800 steps of 4 tasks" in whole.title
+    assert whole.title.endswith("`python -m experiments cifar-fs`")
+    assert short.title.endswith("`python -m experiments cifar-fs --shot 1 --steps 200`")
+    assert {row[0] for row in whole.rows} == set(page.METHODS)
+    ran = [row[0] for row in whole.rows if not row[1].startswith("not run here: ")]
+    assert ran == ["anil", "itd-bio"]
+    assert whole.notes == [part.partial]
 
 
 def test_each_data_set_to_prepare_is_on_the_page() -> None:

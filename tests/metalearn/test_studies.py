@@ -13,10 +13,13 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from experiments import batches, residual, search
+from experiments import batches, planned, residual, search
 from experiments.__main__ import named
+from metalearn.cli.compare import ensure
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
+from metalearn.errors import RunError
+from metalearn.methods.overrides import numbers
 from metalearn.runs.folder import Run
 
 SMALL = TrainConfig().replace(
@@ -138,6 +141,53 @@ def test_each_number_of_tasks_sees_as_many(tmp_path: Path) -> None:
     assert runs[1].means == {"1": runs[1].variance, "2": pytest.approx(batches.spread(each, 2))}
     batches.write(runs, origin, tmp_path / "out", console=quiet())
     assert "| 2 | 2 |" in (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
+
+
+def test_the_study_can_be_made_on_cifar_fs() -> None:
+    asked = named("residual-cifar-fs")
+    shared = named("cifar-fs-5way-5shot")
+    assert (asked.data, asked.train, asked.test) == (shared.data, shared.train, shared.test)
+    assert asked.backbone == shared.backbone
+    for steps in residual.K:
+        for systems in residual.N:
+            own = asked.replace(lower_steps=steps, adjoint_steps=systems).preset()
+            found = numbers(own.method)
+            assert (found.K, found.N, found.test_K) == (steps, systems, 200)
+            assert (own.tasks_per_step, found.step_size) == (4, 0.05)
+
+
+def test_what_is_planned_holds_and_what_is_needed_is_least() -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat(2)
+    support, query = torch.randn(2, 6, 5, generator=draw, dtype=torch.float64)
+    task = planned.planned(support, labels, query, labels, l2=0.1)
+    assert task.planned is not None
+    assert task.planned <= planned.SHARE < task.published
+    assert task.needed is not None
+    assert task.needed <= task.K
+    tighter = planned.planned(support, labels, query, labels, l2=0.1, share=1e-4)
+    assert tighter.K > task.K
+    assert tighter.N >= task.N
+    assert tighter.planned is not None
+    assert tighter.planned <= 1e-4
+    # the plan is of this head's curvature, with the regulariser's share in it
+    largest = torch.linalg.matrix_norm(support, 2) ** 2 / (2 * len(support)) + 0.1
+    assert task.condition == pytest.approx(float(largest) / 0.1)
+
+
+def test_plans_are_of_kept_runs(tmp_path: Path) -> None:
+    asked = SMALL.replace(steps=1, hypergradient_error=False, l2=1.0)
+    ensure(asked.replace(run=tmp_path / "ours"), console=quiet())
+    planned.write([tmp_path / "ours"], tmp_path / "out", console=quiet())
+    record = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
+    (run,) = record["runs"].values()
+    assert len(run["tasks"]) == planned.TASKS
+    rows = planned.table(record)
+    assert rows.rows[0][0] == "glyphs, memory-reduced"
+    assert (tmp_path / "out" / "plan.md").read_text(encoding="utf-8") == rows.markdown()
+    ensure(asked.replace(run=tmp_path / "anil", method="anil", l2=None), console=quiet())
+    with pytest.raises(RunError, match="no regularised softmax head"):
+        planned.of_run(tmp_path / "anil")
 
 
 @pytest.mark.parametrize("study", ["residual", "batches"])
