@@ -4,6 +4,7 @@
 | --- | --- |
 | `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
 | `omniglot-search` | compares settings for it by validation |
+| `drawings` | compares two ways of resizing Omniglot's drawings, given as `--source` |
 | `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | methods from three seeds |
 | `residual` | relates accuracy to the error of the hypergradient |
 | `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
@@ -25,7 +26,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
-from experiments import batches, page, residual
+from experiments import batches, drawings, page, residual
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -47,6 +48,7 @@ from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT
 Experiment: TypeAlias = Literal[
     "omniglot",
     "omniglot-search",
+    "drawings",
     "cifar-fs",
     "fc100",
     "miniimagenet",
@@ -70,11 +72,13 @@ class ExperimentConfig:
         name: Experiment to run, or `results` for the page of all.
         runs: Folder for the runs. Relative, since the runs' settings name it.
         results: Folder for the files that are kept of them.
+        source: Omniglot's two archives, or folders that hold them. For `drawings` only.
     """
 
     name: Annotated[Experiment, tyro.conf.Positional]
     runs: Path = Path("runs/experiments")
     results: Path = Path("results")
+    source: tuple[Path, ...] = ()
 
 
 def named(name: str) -> TrainConfig:
@@ -115,6 +119,22 @@ def omniglot_search(config: ExperimentConfig, asked: TrainConfig, *, console: Co
     rows.show(console)
     config.results.mkdir(parents=True, exist_ok=True)
     write_atomically(config.results / "omniglot-search.md", rows.markdown().encode())
+
+
+def drawn_anew(config: ExperimentConfig, asked: TrainConfig, *, console: Console) -> None:
+    """Compare ways of resizing Omniglot's drawings by validation, and keep the table.
+
+    Raises:
+        MetalearnError: the drawings can't be read, or a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    folder = config.runs / "drawings"
+    roots = drawings.prepared(folder, config.source, console=console)
+    short = asked.replace(**drawings.SHORT)
+    rows = search_settings(folder, short, variants=drawings.variants(roots), console=console)
+    rows.show(console)
+    config.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.results / "drawings.md", rows.markdown().encode())
 
 
 def comparison(
@@ -186,6 +206,8 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         omniglot(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "omniglot-search":
         omniglot_search(config, named("omniglot-20way-1shot"), console=console)
+    elif config.name == "drawings":
+        drawn_anew(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "results":
         page.write(config.results, Path("docs/results.md"), console=console)
     elif config.name == "residual":
