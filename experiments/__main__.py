@@ -8,6 +8,8 @@
 | `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | methods from three seeds |
 | `residual` | relates accuracy to the error of the hypergradient |
 | `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
+| `normalisation` | tests single pictures of runs with each normalisation |
+| `cross-domain` | tests runs on glyphs with Omniglot, and the reverse |
 | `results` | writes the page of all results |
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
@@ -26,7 +28,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
-from experiments import batches, drawings, page, residual
+from experiments import batches, cross_domain, drawings, normalisation, page, residual
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -55,6 +57,8 @@ Experiment: TypeAlias = Literal[
     "tieredimagenet",
     "residual",
     "batches",
+    "normalisation",
+    "cross-domain",
     "results",
 ]
 
@@ -220,6 +224,18 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         asked = named("residual").replace(hypergradient_error=False)
         trained, origin = batches.study(runs, asked, console=console)
         batches.write(trained, origin, config.results / "batches", console=console)
+    elif config.name in ("normalisation", "cross-domain"):
+        glyphs, drawn, photographs = (
+            normalisation.short(name, named(name) if name != "glyphs" else TrainConfig())
+            for name in normalisation.SHORT
+        )
+        runs, out = config.runs / "normalisation", config.results / config.name
+        if config.name == "normalisation":
+            found = normalisation.study(runs, (glyphs, drawn, photographs), console=console)
+            normalisation.write(found, out, console=console)
+        else:  # the same runs
+            found = cross_domain.study(runs, (glyphs, drawn), console=console)
+            cross_domain.write(found, out, console=console)
     else:  # one protocol for all, which cifar-fs has the name of
         asked = named("cifar-fs-5way-5shot").replace(data=config.name)
         comparison(config, asked, console=console)
