@@ -28,7 +28,7 @@ from metalearn.runs.folder import Run
 from metalearn.testing.accuracy import INTERVAL
 
 SHAPE: Final = EpisodeShape(way=5, shot=1, query=5)
-EPISODES: Final = 400
+EPISODES: Final = 200
 
 
 def study(

@@ -41,7 +41,7 @@ from metalearn.training.build import build_model, evaluation_sampler
 TOGETHER, BY_CLASS, ALONE, SUPPORT = "together", "one class at a time", "alone", "by the support"
 WAYS: Final = (TOGETHER, BY_CLASS, ALONE, SUPPORT)
 KINDS: Final[tuple[Normalisation, ...]] = get_args(Normalisation)
-EPISODES: Final = 200
+EPISODES: Final = 150
 """Test episodes that are answered in each way."""
 
 # Episodes of one shape for all that have one shot, so that runs can be tested on each other's data.
@@ -60,7 +60,7 @@ SHORT: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """Changes to the settings of the long runs, by their names."""
-STEPS: Final = 200
+STEPS: Final = 120
 """Upper steps of one task each, so that nine runs take minutes of a core."""
 
 

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from experiments import cross_domain
 from metalearn.config.choices import MethodName
+from metalearn.config.groups import normalised
 from metalearn.files import write_atomically
 from metalearn.methods.overrides import passes
 from metalearn.methods.presets import preset
@@ -35,6 +37,10 @@ METHODS: Final[tuple[MethodName, ...]] = (
     "maml-learn2learn",
 )
 """Methods of a comparison."""
+
+
+OTHER_DOMAINS: Final = "cross-domain/study.json"
+"""Record of runs tested on other data, below the folder of results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +129,8 @@ def rows(part: DataSet, results: Path) -> Rows:
     for path in sorted(files[0].parent.glob("*way-*shot.json")):
         lines.append(_fewer(json.loads(path.read_text(encoding="utf-8"))))
     return Rows(
-        title=f"{_protocol(first['protocol'])}, {first['backbone']}, normalisation "
-        f"{first['normalisation']}; `{part.command}`",
+        title=f"{_protocol(first['protocol'])}, {first['backbone']}, "
+        f"{normalised(first['normalisation'])}; `{part.command}`",
         columns=COLUMNS,
         rows=lines,
         notes=list(part.notes),
@@ -188,6 +194,14 @@ def page(results: Path) -> str:
         found = rows(part, results)
         body = found.markdown() if found.notes else f"{found.markdown().strip()}\n"
         parts.append(f"## {part.title}\n\n{body}")
+    if (results / OTHER_DOMAINS).exists():
+        record = json.loads((results / OTHER_DOMAINS).read_text(encoding="utf-8"))
+        found = cross_domain.table(record)
+        parts.append(
+            "## Other domains\n\n"
+            "Runs tested on the data set that they were not trained on, beside their own; "
+            f"`python -m experiments cross-domain`. {found.markdown()}"
+        )
     return "\n".join(parts)
 
 
