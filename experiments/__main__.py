@@ -4,10 +4,13 @@
 | --- | --- |
 | `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
 | `omniglot-search` | compares settings for it by validation |
+| `drawings` | compares two ways of resizing Omniglot's drawings, given as `--source` |
 | `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | compares methods from several seeds |
 | `residual`, `residual-cifar-fs` | relates accuracy to the error of the hypergradient |
 | `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
 | `plan` | plans K and N for the kept runs of memory-reduced |
+| `normalisation` | tests single pictures of runs with each normalisation |
+| `cross-domain` | tests runs on glyphs with Omniglot, and the reverse |
 | `results` | writes the page of all results |
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
@@ -29,7 +32,15 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 import tyro
 from rich.console import Console
 
-from experiments import batches, page, planned, residual
+from experiments import (
+    batches,
+    cross_domain,
+    drawings,
+    normalisation,
+    page,
+    planned,
+    residual,
+)
 from experiments.page import METHODS
 from experiments.rates import RATES, search
 from experiments.search import search as search_settings
@@ -51,7 +62,16 @@ from metalearn.runs.folder import CONFIG, EVENTS, METRICS, RESULT, WEIGHTS
 
 Comparison: TypeAlias = Literal["cifar-fs", "fc100", "miniimagenet", "tieredimagenet"]
 Other: TypeAlias = Literal[
-    "omniglot", "omniglot-search", "residual", "residual-cifar-fs", "batches", "plan", "results"
+    "omniglot",
+    "omniglot-search",
+    "drawings",
+    "residual",
+    "residual-cifar-fs",
+    "batches",
+    "plan",
+    "normalisation",
+    "cross-domain",
+    "results",
 ]
 
 # Files of a run that tables and figures read, and the weights, from which `metalearn test` computes
@@ -75,6 +95,7 @@ class ExperimentConfig:
         shot: Labelled images of each class, in a comparison's training and test.
         steps: Upper steps of each run of a comparison: with as many tasks in each, the budget that
             all methods share.
+        source: Omniglot's two archives, or folders that hold them. For `drawings` only.
     """
 
     name: Annotated[Comparison | Other, tyro.conf.Positional]
@@ -84,6 +105,7 @@ class ExperimentConfig:
     seeds: tuple[int, ...] = SEEDS
     shot: int = SHOT
     steps: Annotated[int | None, unset("INT", "those of the settings")] = None
+    source: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name in get_args(Comparison):
@@ -135,6 +157,22 @@ def omniglot_search(config: ExperimentConfig, asked: TrainConfig, *, console: Co
     rows.show(console)
     config.results.mkdir(parents=True, exist_ok=True)
     write_atomically(config.results / "omniglot-search.md", rows.markdown().encode())
+
+
+def drawn_anew(config: ExperimentConfig, asked: TrainConfig, *, console: Console) -> None:
+    """Compare ways of resizing Omniglot's drawings by validation, and keep the table.
+
+    Raises:
+        MetalearnError: the drawings can't be read, or a run can't be made.
+        Stopped: by a signal; the same command goes on.
+    """
+    folder = config.runs / "drawings"
+    roots = drawings.prepared(folder, config.source, console=console)
+    short = asked.replace(**drawings.SHORT)
+    rows = search_settings(folder, short, variants=drawings.variants(roots), console=console)
+    rows.show(console)
+    config.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.results / "drawings.md", rows.markdown().encode())
 
 
 def comparison(
@@ -224,6 +262,8 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         omniglot(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "omniglot-search":
         omniglot_search(config, named("omniglot-20way-1shot"), console=console)
+    elif config.name == "drawings":
+        drawn_anew(config, named("omniglot-20way-1shot"), console=console)
     elif config.name == "results":
         page.write(config.results, Path("docs/results.md"), console=console)
     elif config.name in ("residual", "residual-cifar-fs"):
@@ -239,6 +279,18 @@ def run(config: ExperimentConfig, *, console: Console) -> None:
         asked = named("residual").replace(hypergradient_error=False)
         trained, origin = batches.study(runs, asked, console=console)
         batches.write(trained, origin, config.results / "batches", console=console)
+    elif config.name in ("normalisation", "cross-domain"):
+        glyphs, drawn, photographs = (
+            normalisation.short(name, named(name) if name != "glyphs" else TrainConfig())
+            for name in normalisation.SHORT
+        )
+        runs, out = config.runs / "normalisation", config.results / config.name
+        if config.name == "normalisation":
+            found = normalisation.study(runs, (glyphs, drawn, photographs), console=console)
+            normalisation.write(found, out, console=console)
+        else:  # the same runs
+            found = cross_domain.study(runs, (glyphs, drawn), console=console)
+            cross_domain.write(found, out, console=console)
     else:  # one protocol for all, which cifar-fs has the name of
         comparison(config, compared(config), console=console)
 

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from experiments import cross_domain
 from metalearn.config.choices import MethodName
+from metalearn.config.groups import normalised
 from metalearn.config.train import from_json
 from metalearn.files import write_atomically
 from metalearn.methods.overrides import passes
@@ -53,6 +55,8 @@ METHODS: Final[tuple[MethodName, ...]] = (
 
 
 _COMPARED: Final = "*/result.json"  # in the folder of a comparison: one folder a run
+OTHER_DOMAINS: Final = "cross-domain/study.json"
+"""Record of runs tested on other data, below the folder of results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +171,7 @@ def _table(part: DataSet, folder: Path) -> Rows:
     partial = [part.partial] if "partial" in first["protocol"]["data"] else []
     return Rows(
         title=f"{_protocol(first['protocol'])}, {_budget(files[0])}{first['backbone']}, "
-        f"normalisation {first['normalisation']}; "
+        f"{normalised(first['normalisation'])}; "
         f"`{part.command}{_asked(folder) if part.files == _COMPARED else ''}`",
         columns=COLUMNS,
         rows=lines,
@@ -256,6 +260,14 @@ def page(results: Path) -> str:
     for part in DATA_SETS:
         bodies = [found.markdown().strip() + "\n" for found in tables(part, results)]
         parts.append("\n".join([f"## {part.title}\n", *bodies, *_shown(part, results)]))
+    if (results / OTHER_DOMAINS).exists():
+        record = json.loads((results / OTHER_DOMAINS).read_text(encoding="utf-8"))
+        found = cross_domain.table(record)
+        parts.append(
+            "## Other domains\n\n"
+            "Runs tested on the data set that they were not trained on, beside their own; "
+            f"`python -m experiments cross-domain`. {found.markdown()}"
+        )
     return "\n".join(parts)
 
 

@@ -43,7 +43,7 @@ def search(
     Args:
         folder: Folder for the runs.
         asked: Settings that the variants change.
-        variants: Changed settings of each variant, by what a table calls it.
+        variants: Changed settings of each variant, by what a table calls it. The seed may be one.
         steps: Upper steps of each, over which a cosine falls to 0.
         console: Where progress is printed.
 
@@ -62,6 +62,8 @@ def search(
         checkpoint_every=max(1, steps // 10),
         test_episodes=2,  # not looked at
     )
+    numbers = dict.fromkeys(str(changed.get("seed", SEED)) for changed in variants.values())
+    seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
     rows, origins = [], dict[str, None]()
     for number, (name, changed) in enumerate(variants.items()):
         own = short.replace(run=folder / f"{number}", **changed)
@@ -78,12 +80,14 @@ def search(
                 f"{certificate['failed']} of {certificate['tasks']}",
             ]
         )
-        origins[f"commit {result.commit}, torch {result.versions['torch']}, {result.device}"] = None
+        changed_since = " (changed)" if result.dirty else ""
+        versions = f"torch {result.versions['torch']}, {result.device}"
+        origins[f"commit {result.commit}{changed_since}, {versions}"] = None
     return Rows(
         title=(
             f"Validation accuracy (%): {asked.data.name}, {asked.test}, "
             f"{asked.evaluation.validation_episodes} validation episodes, after {steps} upper "
-            f"steps, seed {SEED}"
+            f"steps, {asked.backbone}, {seeds}"
         ),
         columns=["settings", "validation", "loss", "adjoint systems above tolerance"],
         rows=rows,

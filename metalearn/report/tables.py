@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from metalearn.config.groups import normalised
 from metalearn.errors import RunError
 from metalearn.methods.overrides import passes
 from metalearn.report.collect import ERROR, Finished, by_method, with_error
@@ -141,7 +142,8 @@ def accuracy_table(runs: Sequence[Finished], *, reference: str | None = None) ->
         ],
         rows=rows,
         notes=[
-            f"accuracy: mean over the seeds, ± the interval of one seed ({INTERVAL})",
+            f"accuracy: mean over the seeds, ± the interval of one seed ({INTERVAL}); "
+            f"{normalised(runs[0].result.normalisation)}",
             f"minus {first}: difference on the same episodes; ± for these seeds (1.96 s / sqrt(n) "
             "over episodes), in brackets ± for other seeds (Student's t)",
             "steps: upper steps taken, first seed",

@@ -224,6 +224,21 @@ def test_the_worst_method_reaches_its_own_best(folder: Path) -> None:
     assert [row[place] for row in table.rows] == ["2"]
 
 
+def test_a_table_says_whose_accuracy_it_is(folder: Path) -> None:
+    runs = collect(folder)
+    said = {
+        kind: accuracy_table(
+            [
+                dataclasses.replace(run, result=dataclasses.replace(run.result, normalisation=kind))
+                for run in runs
+            ]
+        ).notes[0]
+        for kind in ("transductive", "stored")
+    }
+    assert said["transductive"].endswith("(accuracy of whole episodes, not of single pictures)")
+    assert said["stored"].endswith("normalisation stored (accuracy of single pictures, too)")
+
+
 def test_names_are_never_cut_short(folder: Path) -> None:
     rows = accuracy_table(collect(folder))
     for terminal in (True, False):

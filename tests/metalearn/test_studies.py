@@ -1,24 +1,26 @@
-"""The search by validation and the study of the hypergradient's error, run small."""
+"""The searches by validation and the studies of the experiments, run small."""
 
 from __future__ import annotations
 
 import io
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from scipy import stats
 
-from experiments import batches, planned, residual, search
+from experiments import batches, drawings, planned, residual, search
 from experiments.__main__ import named
 from metalearn.cli.compare import ensure
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
-from metalearn.errors import RunError
+from metalearn.data.untrusted.images import decode
+from metalearn.errors import ConfigError, RunError
 from metalearn.methods.overrides import numbers
 from metalearn.runs.folder import Run
 
@@ -61,6 +63,48 @@ def test_each_variant_for_omniglot_is_a_run_that_can_be_made() -> None:
         shape = own.train
         images = own.preset().tasks_per_step * shape.way * (shape.shot + shape.query)
         assert images == 240  # equal work, as the table's settings say
+
+
+def archive(path: Path, *, mode: str) -> Path:
+    """An archive with one drawing, a diagonal line."""
+    drawing, content = Image.new(mode, (105, 105), 1), io.BytesIO()
+    ImageDraw.Draw(drawing).line((5, 9, 90, 99), fill=0, width=3)
+    drawing.save(content, "PNG")
+    with zipfile.ZipFile(path, "w") as files:
+        files.writestr("images_background/A/character01/0001_01.png", content.getvalue())
+    return path
+
+
+def test_drawings_resized_as_they_are_stay_black_and_white(tmp_path: Path) -> None:
+    source = archive(tmp_path / "in.zip", mode="1")
+    drawings.black_and_white(source, tmp_path / "out.zip", side=28)
+    found = []
+    for path in (tmp_path / "out.zip", source):
+        with zipfile.ZipFile(path) as files:
+            (name,) = files.namelist()
+            found.append(decode(files.read(name), name, side=28, channels=1, invert=True))
+    assert name == "images_background/A/character01/0001_01.png"
+    values = [set(image.ravel().tolist()) for image in found]
+    assert values[0] == {0, 255}
+    assert len(values[1]) > 10  # smooth: what `metalearn prepare` makes of it
+
+
+def test_drawings_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    grey = archive(tmp_path / "images_background.zip", mode="L")
+    with pytest.raises(ConfigError, match="a picture of mode L: give the official"):
+        drawings.black_and_white(grey, tmp_path / "out.zip", side=28)
+    with pytest.raises(ConfigError, match=r"give images_background.zip and images_evaluation.zip"):
+        drawings.prepared(tmp_path, (grey,), console=quiet())
+
+
+def test_drawings_are_compared_from_the_same_seeds() -> None:
+    roots = {drawings.GREY: Path("a"), drawings.BLACK_AND_WHITE: Path("b")}
+    asked = named("omniglot-20way-1shot").replace(**drawings.SHORT)
+    runs = [asked.replace(**each) for each in drawings.variants(roots, seeds=(1, 2)).values()]
+    assert [(str(run.data.root), run.run.seed) for run in runs] == [
+        *(("a", 1), ("b", 1)),
+        *(("a", 2), ("b", 2)),
+    ]
 
 
 def points(errors: dict[tuple[int, int], float]) -> list[residual.Point]:
