@@ -27,8 +27,8 @@ def recorded() -> Tensor:
 
 
 def apart(found: Tensor) -> float:
-    """The largest difference to the recorded iterates."""
-    return float((found - recorded()).abs().max())
+    """The largest difference to as many recorded iterates."""
+    return float((found - recorded()[: len(found)]).abs().max())
 
 
 def test_the_first_iterates_are_those_recorded_of_jax() -> None:
@@ -60,9 +60,9 @@ class AdjointLast:
     ids=["v after theta", "another power", "steps counted from 1"],
 )
 def test_a_slip_is_noticed(slip: Any) -> None:
-    assert apart(iterates(slip)) > 1e9 * EQUAL
+    assert apart(iterates(slip, steps=10)) > 1e9 * EQUAL
 
 
 @pytest.mark.skipif(peer("jax") is None, reason="jax, a peer that CI does not install, is absent")
 def test_jax_gives_the_recorded_iterates_today() -> None:
-    assert apart(iterates_of_jax()) < EQUAL
+    assert apart(iterates_of_jax(steps=10)) < EQUAL
