@@ -54,7 +54,7 @@ class AdjointLast:
     "slip",
     [
         AdjointLast(),
-        SOBA(step_size=decaying(0.5), upper_step_size=decaying(0.3, 0.51)),
+        SOBA(step_size=decaying(0.5), upper_step_size=decaying(0.3, 0.6)),
         SOBA(step_size=lambda step: 0.5 * (step + 2) ** -0.5, upper_step_size=decaying(0.3)),
     ],
     ids=["v after theta", "another power", "steps counted from 1"],
