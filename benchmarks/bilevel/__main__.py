@@ -10,6 +10,7 @@ lowest on a seed of their own, by the value function on the training problem and
 then ten other seeds draw the batches (study.py). Counted are gradients and products of examples.
 
 A problem is written when it is done, and one that a file of the same code has is not run again.
+``--draw`` prints the guide's table and draws its figure from the file, and runs nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.bilevel.page import FIGURE, figure, rows
 from benchmarks.bilevel.problems import PROBLEMS
 from benchmarks.bilevel.study import SCALES, study
 from benchmarks.provenance import provenance, write
@@ -42,7 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT, help="result file")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--draw", action="store_true", help="draw the file, and run nothing")
     options = parser.parse_args()
+    if options.draw:
+        record = json.loads(options.out.read_text(encoding="utf-8"))
+        print(*rows(record), sep="\n")
+        FIGURE.write_text(figure(record), encoding="utf-8")
+        return
     torch.set_num_threads(1)
     found = begun(options.out, provenance() | {"seeds": options.seeds})
     for name, make in PROBLEMS.items():

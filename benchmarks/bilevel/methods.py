@@ -27,7 +27,8 @@ def weight(step: int) -> float:
 
     That is 7/60 of ``k^(6/7)``.
     """
-    return 1.0 + 0.7 / 6 * float(step) ** (6 / 7)
+    grown: float = float(step) ** (6 / 7)
+    return 1.0 + 0.7 / 6 * grown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,8 @@ def _level(draw: torch.Generator, examples: int, p: int, q: int) -> Examples:
         basis = torch.linalg.qr(normal(size, size))[0]
         spectrum = torch.logspace(-1, 0, size, dtype=torch.float64)
         spectrum[0] = least
-        return (basis * spectrum.sqrt()) @ basis.mT
+        found: Tensor = (basis * spectrum.sqrt()) @ basis.mT
+        return found
 
     u, v = torch.linalg.qr(normal(p, p))[0], torch.linalg.qr(normal(q, q))[0]
     both = normal(examples, q)

@@ -81,11 +81,12 @@ def chosen(
     name: str, problem: Problem, scale: Scale, budget: int
 ) -> tuple[float, float, list[dict[str, Any]]]:
     """The step sizes with the least gap after the budget on one seed, and all that were tried."""
-    method, tried = METHODS[name], []
-    for factor, upper in itertools.product(method.steps, UPPER):
-        sizes = {"step_size": factor * scale.step, "upper_step_size": upper * scale.upper}
-        found = trace(method, problem, [4 * problem.size * budget], *sizes.values(), CHOOSING)
-        tried.append({**sizes, "gap": found.gaps[-1]})
+    method, marks = METHODS[name], [4 * problem.size * budget]
+    tried: list[dict[str, Any]] = []
+    for factor, multiple in itertools.product(method.steps, UPPER):
+        step, upper = factor * scale.step, multiple * scale.upper
+        gap = trace(method, problem, marks, step, upper, CHOOSING).gaps[-1]
+        tried.append({"step_size": step, "upper_step_size": upper, "gap": gap})
     alive = [each for each in tried if each["gap"] is not None]
     if not alive:
         raise AssertionError(f"{name} diverged on {problem.name} with all of {tried}")

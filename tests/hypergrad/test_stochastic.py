@@ -255,6 +255,31 @@ def test_a_restored_state_goes_on_to_the_bit(method: Any) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_the_states_adjoint_is_a_first_guess_of_its_shape() -> None:
+    def nested(theta: Tensor, phi: Any, examples: Any) -> Tensor:
+        return ridge(theta, torch.cat([phi["a"].reshape(-1), phi["b"]]), examples)
+
+    def held_nested(theta: Tensor, phi: Any, examples: Any) -> Tensor:
+        return held_out(theta, torch.cat([phi["a"].reshape(-1), phi["b"]]), examples)
+
+    both: Any = Bilevel(
+        upper=Minibatched(loss=held_nested, data=drawn(1), size=M),
+        lower=Minibatched(loss=nested, data=drawn(0), size=M),
+    )
+    phi = {"a": PHI[:2].reshape(2, 1), "b": PHI[2:]}
+    state: Any = METHODS[0].start(both, THETA, phi)
+    for _ in range(300):
+        state = METHODS[0].step(both, state)
+    assert [leaf.shape for leaf in state.adjoint.values()] == [(2, 1), (2,)]
+    cold, warm = (
+        hypergradient(both, state.theta, state.phi, solver=CG(rtol=1e-3), start=start)
+        for start in (None, state.adjoint)
+    )
+    # v has converged to 1e-3, so that the first guess is the answer, without a step
+    assert warm.certificate.adjoint.steps == 0
+    assert cold.certificate.adjoint.steps > 0
+
+
 def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
     both, theta = problem(), torch.full_like(THETA, 0.5)
     phi = minimiser(theta)
