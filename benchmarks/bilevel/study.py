@@ -13,7 +13,7 @@ from benchmarks.bilevel.methods import METHODS, FullBatch, Stochastic
 from benchmarks.bilevel.problems import Problem
 from hypergrad.errors import NotFiniteError
 
-POINTS: Final = 12  # where a run is looked at, evenly in the logarithm of its computations
+POINTS: Final = 10  # where a run is looked at, evenly in the logarithm of its computations
 CHOOSING: Final = 1000  # the seed that step sizes are chosen on
 UPPER: Final = (1.0, 3.0, 10.0, 30.0)  # step sizes of theta to choose from, over the problem's
 
@@ -34,9 +34,9 @@ class Scale:
 
 
 SCALES: Final = {
-    "quadratics": Scale(step=0.4, upper=0.06, budget=600),
-    "data cleaning": Scale(step=4.0, upper=300.0, budget=800),
-    "regularisation selection": Scale(step=1.0, upper=1.0, budget=1000),
+    "quadratics": Scale(step=0.4, upper=0.06, budget=400),
+    "data cleaning": Scale(step=4.0, upper=300.0, budget=400),
+    "regularisation selection": Scale(step=1.0, upper=1.0, budget=500),
 }
 
 
@@ -102,7 +102,7 @@ def study(problem: Problem, scale: Scale, *, seeds: int) -> dict[str, Any]:
         # full-batch steps are few and cost much: they get ten times the computations
         many = 10 if isinstance(method, FullBatch) else 1
         own = [many * mark for mark in marks]
-        step, upper, tried = chosen(name, problem, scale, many * scale.budget // 3)
+        step, upper, tried = chosen(name, problem, scale, many * scale.budget // 4)
         runs = [
             trace(method, problem, own, step, upper, seed)
             for seed in range(1 if isinstance(method, FullBatch) else seeds)
@@ -127,6 +127,6 @@ def study(problem: Problem, scale: Scale, *, seeds: int) -> dict[str, Any]:
         "about": problem.about,
         "start": problem.gap(problem.theta),
         "budget": marks[-1],
-        "choosing": {"seed": CHOOSING, "budget": marks[-1] // 3},
+        "choosing": {"seed": CHOOSING, "budget": marks[-1] // 4},
         "methods": found,
     }
