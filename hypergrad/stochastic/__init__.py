@@ -10,7 +10,7 @@ from hypergrad.stochastic.f2sa import F2SA
 from hypergrad.stochastic.loops import AmIGO, StocBiO
 from hypergrad.stochastic.minibatched import Minibatched
 from hypergrad.stochastic.saba import SABA
-from hypergrad.stochastic.schedules import decaying
+from hypergrad.stochastic.schedules import decaying, growing
 from hypergrad.stochastic.soba import SOBA
 from hypergrad.stochastic.state import State
 from hypergrad.stochastic.subsampled import Subsampled
@@ -25,4 +25,5 @@ __all__ = [
     "StocBiO",
     "Subsampled",
     "decaying",
+    "growing",
 ]

@@ -1,15 +1,16 @@
-"""Step sizes that depend on the step."""
+"""Step sizes and weights that depend on the step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 from hypergrad.errors import InputError
 from hypergrad.settings import check_step_size
 
 Schedule: TypeAlias = float | Callable[[int], float]
-"""A step size: one number, or a function of the step, counted from 0."""
+"""A step size or a weight: one number, or a function of the step, counted from 0."""
 
 
 def decaying(rate: float, power: float = 0.5) -> Callable[[int], float]:
@@ -18,10 +19,24 @@ def decaying(rate: float, power: float = 0.5) -> Callable[[int], float]:
     Raises:
         InputError: a rate that is not positive, or a power outside [0, 1].
     """
-    check_step_size("decaying", rate, limit="a rate")
-    if not 0 <= power <= 1:
-        raise InputError(f"decaying got power={power}; it must be in [0, 1].")
+    _check("decaying", rate, power)
     return lambda step: rate / float(step + 1) ** power
+
+
+def growing(rate: float, power: float = 1 / 7) -> Callable[[int], float]:
+    """``rate * (step + 1) ** power``.
+
+    Raises:
+        InputError: a rate that is not positive, or a power outside [0, 1].
+    """
+    _check("growing", rate, power)
+    return lambda step: rate * float(step + 1) ** power
+
+
+def _check(name: str, rate: float, power: float) -> None:
+    check_step_size(name, rate, limit="a rate")
+    if not 0 <= power <= 1:
+        raise InputError(f"{name} got power={power}; it must be in [0, 1].")
 
 
 def check_schedule(method: str, schedule: Schedule) -> None:
@@ -45,3 +60,18 @@ def at(schedule: Schedule, step: int) -> float:
     size = schedule(step)
     check_step_size(f"the schedule at step {step}", size, limit="below 2/L")
     return size
+
+
+def weight_at(weight: Schedule, step: int) -> float:
+    """The weight of one step.
+
+    Raises:
+        InputError: it is not positive and finite.
+    """
+    value = weight(step) if callable(weight) else weight
+    if not 0 < value < inf:
+        raise InputError(
+            f"weight is {value} at step {step}; give a positive finite number, or a function of "
+            "the step that returns one, such as growing(1.0)."
+        )
+    return value

@@ -34,8 +34,7 @@ class State(Generic[Theta, Phi]):
     Attributes:
         theta: upper variable.
         phi: the estimate of the lower minimiser.
-        v: ``(q,)`` the estimate of the adjoint, ``H v = d f/d phi``; a first guess for
-            :func:`hypergradient` at this point.
+        v: ``(q,)`` the estimate of the adjoint, ``H v = d f/d phi``.
         memory: what a method carries beside, by name.
         step: upper steps taken; the key under which batches are drawn.
     """
@@ -58,6 +57,11 @@ class State(Generic[Theta, Phi]):
         check_same_kind(theta, phi)
         theta, phi = detach(theta), detach(phi)
         return cls(theta, phi, torch.zeros_like(flatten(leaves(phi), ONE)), {}, 0)
+
+    @property
+    def adjoint(self) -> Phi:
+        """A tree like phi that holds v: a first guess for :func:`hypergradient`, as ``start``."""
+        return like(self.phi, unflatten(self.v, leaves(self.phi)))
 
     def moved(
         self,

@@ -24,6 +24,7 @@ from hypergrad.stochastic import (
     StocBiO,
     Subsampled,
     decaying,
+    growing,
 )
 from hypergrad.stochastic.soba import directions
 
@@ -35,7 +36,7 @@ METHODS: list[Any] = [
     AmIGO(
         step_size=0.1, adjoint_step_size=0.1, upper_step_size=0.2, lower_steps=2, adjoint_steps=2
     ),
-    F2SA(step_size=0.1, upper_step_size=0.2, growth=1.0, lower_steps=2),
+    F2SA(step_size=0.1, upper_step_size=0.2, weight=growing(1.0, 1.0), lower_steps=2),
 ]
 
 
@@ -230,6 +231,14 @@ def test_on_all_data_every_method_finds_the_solution(method: Any) -> None:
     assert slope < true_slope(THETA).norm() / 3
 
 
+def test_schedules_are_powers_of_the_step_counted_from_one() -> None:
+    assert [decaying(0.5)(step) for step in (0, 3)] == [0.5, 0.25]
+    assert [growing(0.5, 1.0)(step) for step in (0, 3)] == [0.5, 2.0]
+    by_default: Any = F2SA(step_size=0.1, upper_step_size=0.1).weight
+    assert by_default(0) == 1
+    assert by_default(127) == pytest.approx(2, rel=1e-14)  # the seventh root of 128
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_restored_state_goes_on_to_the_bit(method: Any) -> None:
     both = problem()
@@ -244,6 +253,31 @@ def test_a_restored_state_goes_on_to_the_bit(method: Any) -> None:
     one, other = state.state_dict(), again.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_states_adjoint_is_a_first_guess_of_its_shape() -> None:
+    def nested(theta: Tensor, phi: Any, examples: Any) -> Tensor:
+        return ridge(theta, torch.cat([phi["a"].reshape(-1), phi["b"]]), examples)
+
+    def held_nested(theta: Tensor, phi: Any, examples: Any) -> Tensor:
+        return held_out(theta, torch.cat([phi["a"].reshape(-1), phi["b"]]), examples)
+
+    both: Any = Bilevel(
+        upper=Minibatched(loss=held_nested, data=drawn(1), size=M),
+        lower=Minibatched(loss=nested, data=drawn(0), size=M),
+    )
+    phi = {"a": PHI[:2].reshape(2, 1), "b": PHI[2:]}
+    state: Any = METHODS[0].start(both, THETA, phi)
+    for _ in range(300):
+        state = METHODS[0].step(both, state)
+    assert [leaf.shape for leaf in state.adjoint.values()] == [(2, 1), (2,)]
+    cold, warm = (
+        hypergradient(both, state.theta, state.phi, solver=CG(rtol=1e-3), start=start)
+        for start in (None, state.adjoint)
+    )
+    # v has converged to 1e-3, so that the first guess is the answer, without a step
+    assert warm.certificate.adjoint.steps == 0
+    assert cold.certificate.adjoint.steps > 0
 
 
 def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
@@ -359,6 +393,12 @@ def test_what_is_refused() -> None:
         each(THETA, PHI)
     with pytest.raises(InputError, match="step_size"):
         SOBA(step_size=-1.0, upper_step_size=0.1)
+    for weight in (0.0, float("inf"), lambda step: -1.0):
+        with pytest.raises(InputError, match="weight is .* at step 0; give a positive"):
+            F2SA(step_size=0.1, upper_step_size=0.1, weight=weight)
+    for schedule in (decaying, growing):
+        with pytest.raises(InputError, match=f"{schedule.__name__} got power=2"):
+            schedule(1.0, 2.0)
     with pytest.raises(InputError, match="at step 0 got step_size=-1"):
         SOBA(step_size=lambda step: -1.0, upper_step_size=0.1).step(
             problem(), State.begin(THETA, PHI)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,6 +60,58 @@ def test_they_are_differentiated_in_theta_by_every_unrolling_adjoint(
     for adjoint in (Truncated(steps=4), Forward()):
         (other,) = torch.autograd.grad(through(adjoint)(theta), theta)
         assert torch.allclose(other, unrolled, rtol=1e-12)
+
+
+@pytest.mark.parametrize("update", [update for update, _ in RULES], ids=str)
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_truncated_window_differentiates_its_last_steps_only(
+    update: updates.Update, window: int
+) -> None:
+    theta = TOY.theta.clone().requires_grad_()
+    (found,) = torch.autograd.grad(
+        minimised(update, Truncated(steps=window), theta, steps=5).square().sum(), theta
+    )
+    # by hand: what the steps before the window leave, memory too, is a constant
+    phi, memory = TOY.start, cast(tuple[Tensor, ...], ())
+    for step in range(1, 6):
+        inside = step > 5 - window
+        with torch.set_grad_enabled(True):
+            at = phi if phi.requires_grad else phi.clone().requires_grad_()
+            value = TOY.lower(theta if inside else theta.detach(), at).sum()
+            (slope,) = torch.autograd.grad(value, at, create_graph=inside)
+        count = torch.full((3,), step)
+        phi, memory = update(at if inside else phi, slope, memory, count)
+    (wanted,) = torch.autograd.grad(phi.square().sum(), theta)
+    whole = torch.autograd.grad(minimised(update, Unrolled(), theta, steps=5).square().sum(), theta)
+    # the same operations: a few roundings
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(found, whole[0], rtol=1e-3)
+
+
+def test_step_sizes_of_each_parameter_are_learned() -> None:
+    stiffness = {"a": 8.0, "b": 0.5}
+    sizes = {name: torch.tensor(0.1, dtype=torch.float64, requires_grad=True) for name in stiffness}
+    start = {name: torch.ones(3, dtype=torch.float64) for name in stiffness}
+
+    def lower(theta: Tensor, phi: dict[str, Tensor]) -> Tensor:
+        parts = [stiffness[name] * (leaf - theta).square().sum() for name, leaf in phi.items()]
+        return torch.stack(parts).sum() / 2
+
+    def remaining() -> Tensor:
+        by = Descent(update=updates.Scaled(step_size=sizes), max_steps=2)
+        phi = argmin(lower, torch.zeros((), dtype=torch.float64), start, by=by, adjoint=Unrolled())
+        return torch.stack([leaf.square().mean() for leaf in phi.values()]).sum()
+
+    optimiser = torch.optim.Adam(sizes.values(), lr=0.05)
+    first = float(remaining().detach())
+    for _ in range(40):
+        optimiser.zero_grad()
+        remaining().backward()
+        optimiser.step()
+    # 1 / stiffness ends a quadratic in one step; the remainder is (1 - size stiffness)^4
+    assert float(remaining().detach()) < first / 20
+    assert float(sizes["a"].detach()) < 0.2
+    assert float(sizes["b"].detach()) > 1
 
 
 def settings(step_size: Tensor, decay: Tensor) -> list[updates.Update]:

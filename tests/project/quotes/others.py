@@ -174,6 +174,13 @@ def curvatures(record: Record) -> Iterator[str]:
         yield row(f"`{name}`", *over, f"{way['relative_error']:.0e}")
 
 
+def soba_jax(record: Record) -> Iterator[str]:
+    yield (
+        f"over {record['steps']} steps in float64 on the same batches no entry of θ, φ and v "
+        f"differs by more than {record['largest_difference']:.1e}"
+    )
+
+
 QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
@@ -183,6 +190,7 @@ QUOTES: Final = (
     Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
+    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/soba_jax.json",), soba_jax),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),

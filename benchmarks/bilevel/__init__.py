@@ -1,0 +1,1 @@
+"""Single-loop methods on the problems of the public bilevel benchmark."""
