@@ -14,6 +14,10 @@ class UnsolvedWarning(UserWarning):
     """Answers from a lower level that did not meet its own tolerance."""
 
 
+class DamagedCacheWarning(UserWarning):
+    """A file of the cache folder that is damaged, and made anew."""
+
+
 class ConfigError(MetalearnError, ValueError):
     """A setting that can't work, alone or with another one."""
 

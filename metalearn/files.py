@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -43,6 +43,18 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity, no JSON, are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+DIGEST: Final = "sha256:"
+
+
+def digest_of(path: Path) -> str:
+    """`sha256:` and the SHA-256 of a file.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    return f"{DIGEST}{described(path)['sha256']}"
 
 
 def described(path: Path) -> dict[str, int | str]:

@@ -77,6 +77,7 @@ class PerTask(nn.Module):
         self.normalisation: Normalisation = normalisation
         self._still = [part for part in net.modules() if not part.training]
         self._norms = batch_norms(net)
+        self._shape = (channels, size, size)
         self._require_norms()
         self.structure = structure(net)
         if normalisation == "transductive":
@@ -114,8 +115,11 @@ class PerTask(nn.Module):
     def forward(self, images: Float[Tensor, "T n C H W"], support: int) -> Float[Tensor, "T n D"]:
         """Features of all images of all tasks, the first `support` of each task being its support.
 
-        Each image's features depend on images of its own part of its own task only.
+        Each image's features depend on images of its own part of its own task only. What is D
+        channels of one pixel are features already, and stays.
         """
+        if tuple(images.shape[2:]) == (self.features, 1, 1) != self._shape:
+            return images.flatten(2)
         if not self.mixes:
             inside = images.transpose(0, 1)  # contiguous, see `Episodes`
             features = self._run(inside.flatten(0, 1))

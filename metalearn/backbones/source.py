@@ -14,7 +14,8 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import nn
 
-from metalearn.config.choices import GIVEN
+from metalearn.backbones.timm_models import timm_model
+from metalearn.config.choices import GIVEN, TIMM
 from metalearn.errors import ConfigError
 
 Source: TypeAlias = nn.Module | Callable[..., nn.Module]
@@ -27,7 +28,7 @@ _WANTED: Final = "module:function, where the function returns a torch.nn.Module"
 
 
 def imported(name: str) -> Source | None:
-    """The function that `module:function` names; None for other names.
+    """The function that `module:function` or `timm:NAME` names; None for other names.
 
     The current folder's modules are found, too. Importing runs the module: call this with a name
     that the user gave, never with one that was read from a file.
@@ -37,6 +38,8 @@ def imported(name: str) -> Source | None:
     """
     if ":" not in name or name.startswith(GIVEN):
         return None
+    if name.startswith(TIMM):
+        return timm_model(name)
     module, _, path = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -84,6 +87,8 @@ def made(source: Source, *, name: str, channels: int, size: int, seed: int) -> n
             known = inspect.signature(source).parameters
             given = {"channels": channels, "size": size}
             found: object = source(**{k: v for k, v in given.items() if k in known})
+        except ConfigError:  # of the weights that it starts from
+            raise
         except Exception as error:  # any type may come out of code that is not ours
             raise ConfigError(
                 f"backbone {name} raised {type(error).__name__}: {error}. It is called with those "
@@ -97,7 +102,8 @@ def made(source: Source, *, name: str, channels: int, size: int, seed: int) -> n
 def require_confirmed(recorded: str, asked: str | None) -> None:
     """Raise if a run folder names code that the user has not named.
 
-    A folder may come from a stranger, and no file makes this package run code.
+    A folder may come from a stranger, and no file makes this package run code. A model of timm is
+    none of the folder's: its name chooses from an installed package.
 
     Args:
         recorded: the backbone in the run's settings.
@@ -106,7 +112,8 @@ def require_confirmed(recorded: str, asked: str | None) -> None:
     Raises:
         ConfigError: with the option that is missing.
     """
-    if ":" not in recorded or asked == recorded:
+    named = asked is not None and ":" in asked
+    if ":" not in recorded or asked == recorded or (recorded.startswith(TIMM) and not named):
         return
     if recorded.startswith(GIVEN):
         how = "it was given in Python: give it again, by metalearn.train(..., backbone=...)"
@@ -115,7 +122,7 @@ def require_confirmed(recorded: str, asked: str | None) -> None:
             f"that is code, which is not imported because a folder names it: add --backbone "
             f"{recorded}"
         )
-    beside = f", but {asked} was given" if asked and ":" in asked else ""
+    beside = f", but {asked} was given" if named else ""
     raise ConfigError(f"the run's backbone is {recorded}{beside}; {how}.")
 
 

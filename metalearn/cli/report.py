@@ -11,6 +11,7 @@ from rich.console import Console
 from metalearn.config.commands import (
     AccuracyConfig,
     AdaptationConfig,
+    EpisodeConfig,
     FigureConfig,
     HypergradientConfig,
     MemoryConfig,
@@ -49,6 +50,10 @@ def figure(config: FigureConfig, *, console: Console) -> None:
                 hypergradient_figure(collect(what.runs), path)
             case AdaptationConfig():
                 adaptation_figure([load_retested(file) for file in what.tested], path)
+            case EpisodeConfig():
+                from metalearn.report.episode import episode_figure  # runs the network
+
+                episode_figure(what.run, path, index=what.index, backbone=what.backbone)
     console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
 
 

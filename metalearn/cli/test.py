@@ -24,6 +24,7 @@ from metalearn.runs.records import Point, Result, Retested, TestProtocol, stated
 from metalearn.testing.accuracy import INTERVAL, accuracy
 from metalearn.training import build
 from metalearn.training.build import build_model, evaluation_sampler, identity
+from metalearn.training.features import featured
 
 
 def test(config: TestConfig, *, console: Console) -> list[Point]:
@@ -58,6 +59,7 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
             f"the weights in {run.folder} don't fit its settings with images of "
             f"{settings.data.name}, {shape} (channels, height, width): {error}"
         ) from error
+    sampler = featured(sampler, model, settings)
     points = []
     table = Table("lower steps", "accuracy (%)", "calibration error", "log loss (nats)")
     for steps, method in _methods(settings, config.lower_steps):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any, Final, get_args
 
 from metalearn.errors import ConfigError
+from metalearn.files import DIGEST, digest_of
 
 _UNITS: Final = {
     "B": 1,
@@ -75,6 +77,22 @@ def parse_rate(text: str) -> tuple[str, float]:
             "as in backbone.convs.0=0.1."
         )
     return name, value
+
+
+def recorded_weights(given: str | None) -> str | None:
+    """A file of weights as it is recorded: by its SHA-256. What is recorded already stays.
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    if given is None or given.startswith(DIGEST):
+        return given
+    try:
+        return digest_of(Path(given))
+    except OSError as error:
+        raise ConfigError(
+            f"pretrained {given} can't be read ({error}): give a file of weights."
+        ) from error
 
 
 def parse_bytes(text: str) -> int:

@@ -42,6 +42,9 @@ BackboneName: TypeAlias = Literal["conv4", "conv4-wide", "resnet12"]
 GIVEN: Final = "given:"
 """Start of the name of a backbone that was given in Python and that no import leads to."""
 
+TIMM: Final = "timm:"
+"""Start of the name of a backbone that is a model of the package timm."""
+
 Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
 """Which images an image is normalised with.
 
@@ -74,8 +77,11 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "none"]
 
 CAME_LATER: Final[dict[str, object]] = {
+    "cache_features": False,
+    "frozen": False,
     "jitter": False,
     "layer_rates": (),
+    "pretrained": None,
     "seconds": None,
     "wide_heads": False,
 }

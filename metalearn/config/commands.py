@@ -299,10 +299,31 @@ class AdaptationConfig:
             raise ConfigError("tested was given as none: give a file of `metalearn test`.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeConfig:
+    """One test episode of a run: labelled pictures, questions, probabilities of the answers.
+
+    Attributes:
+        run: Folder of a finished run.
+        index: Number of the episode, from 0.
+        backbone: Backbone of the run, if it is MODULE:FUNCTION.
+        out: PNG to write.
+    """
+
+    run: Path
+    index: int = 0
+    backbone: Annotated[str | None, unset("MODULE:FUNCTION", "the run's built-in one")] = None
+    out: Annotated[Path | None, unset("PATH", "episode.png")] = None
+
+    def __post_init__(self) -> None:
+        require_at_least("index", self.index, 0)
+
+
 _Accuracy = Annotated[AccuracyConfig, subcommand("accuracy", prefix_name=False)]
 _Memory = Annotated[MemoryConfig, subcommand("memory", prefix_name=False)]
 _Hypergradient = Annotated[HypergradientConfig, subcommand("hypergradient", prefix_name=False)]
 _Adaptation = Annotated[AdaptationConfig, subcommand("adaptation", prefix_name=False)]
+_Episode = Annotated[EpisodeConfig, subcommand("episode", prefix_name=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,10 +331,10 @@ class FigureConfig:
     """Draw a figure from result files.
 
     Attributes:
-        what: accuracy, memory, hypergradient or adaptation.
+        what: accuracy, memory, hypergradient, adaptation or episode.
     """
 
-    what: Annotated[_Accuracy | _Memory | _Hypergradient | _Adaptation, arg(name="")]
+    what: Annotated[_Accuracy | _Memory | _Hypergradient | _Adaptation | _Episode, arg(name="")]
 
 
 @dataclass(frozen=True, slots=True)

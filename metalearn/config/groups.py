@@ -22,6 +22,7 @@ from metalearn.config.checks import (
 )
 from metalearn.config.choices import (
     GIVEN,
+    TIMM,
     AdjointName,
     BackboneName,
     DataName,
@@ -214,8 +215,15 @@ class BackboneSettings:
 
     Attributes:
         name: Network: `conv4` (four blocks of --filters channels), `conv4-wide` (four blocks of
-            channels 96, 192, 384 and 512), `resnet12` (64, 160, 320 and 640), or MODULE:FUNCTION,
-            where the function returns a torch module from images (N, C, H, W) to features (N, D).
+            channels 96, 192, 384 and 512), `resnet12` (64, 160, 320 and 640), timm:NAME (a model
+            of the package timm), or MODULE:FUNCTION, where the function returns a torch module from
+            images (N, C, H, W) to features (N, D).
+        pretrained: File of weights that timm:NAME or MODULE:FUNCTION starts from: safetensors, or
+            a state dict that torch.save wrote. Recorded as its SHA-256.
+        frozen: Learn nothing of timm:NAME or MODULE:FUNCTION: its weights stay, dropout is off, and
+            its batch normalisation goes by stored statistics.
+        cache_features: Compute the features of a --frozen network once, and keep them in the cache
+            folder. Training images must not be changed at random (--no-augment).
         filters: Channels of each block of conv4.
         drop_rate: Rate of DropBlock in resnet12.
         normalisation: Statistics that normalise activations: `transductive` (of the task's own
@@ -228,8 +236,11 @@ class BackboneSettings:
     """
 
     name: Annotated[
-        str, arg(name="backbone", metavar="{conv4,conv4-wide,resnet12,MODULE:FUNCTION}")
+        str, arg(name="backbone", metavar="{conv4,conv4-wide,resnet12,timm:NAME,MODULE:FUNCTION}")
     ] = "conv4"
+    pretrained: Annotated[str | None, unset("FILE", "random weights")] = None
+    frozen: bool = False
+    cache_features: bool = False
     filters: int = 32
     drop_rate: float = 0.1
     normalisation: Normalisation = "transductive"
@@ -238,7 +249,7 @@ class BackboneSettings:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\s:]+:[^\s:]+", self.name):
-            require_one_of("backbone", self.name, BackboneName, beside="module:function")
+            require_one_of("backbone", self.name, BackboneName, beside="timm:name, module:function")
         require_one_of("normalisation", self.normalisation, Normalisation)
         require_one_of("precision", self.precision, Precision)
         require_at_least("filters", self.filters, 1)
@@ -253,12 +264,13 @@ class BackboneSettings:
     @property
     def option(self) -> str:
         """The option that names the user's network again; empty if there is none to name."""
-        named = self.own and not self.name.startswith(GIVEN)
+        named = self.own and not self.name.startswith((GIVEN, TIMM))
         return f" --backbone {self.name}" if named else ""
 
     def __str__(self) -> str:
         own = {"conv4": f"-{self.filters}", "resnet12": f", drop rate {self.drop_rate}"}
-        return f"{self.name}{own.get(self.name, '')}"
+        start = "" if self.pretrained is None else f", pretrained {self.pretrained[:19]}"
+        return f"{self.name}{own.get(self.name, '')}{start}{', frozen' * self.frozen}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from tyro.conf import OmitArgPrefixes
 
+from metalearn.config.checks import recorded_weights
 from metalearn.config.choices import CAME_LATER
 from metalearn.config.groups import (
     NAMES,
@@ -110,7 +111,11 @@ class TrainConfig:
     def answers(self, asked: TrainConfig) -> bool:
         """Whether a run with these recorded settings is the run that `asked` describes.
 
-        A device `auto` and a memory budget are recorded as what was chosen for them.
+        A device `auto` and a memory budget are recorded as what was chosen for them, and a file of
+        weights as its SHA-256.
+
+        Raises:
+            ConfigError: the file of weights can't be read.
         """
         recorded = self.memory.tasks_per_chunk
         budget = asked.memory.budget is not None
@@ -120,6 +125,7 @@ class TrainConfig:
             device=device,
             memory_budget=None,
             tasks_per_chunk=recorded if budget else asked.memory.tasks_per_chunk,
+            pretrained=recorded_weights(asked.backbone.pretrained),
         )
 
     def require_nothing_with_resume(self) -> None:

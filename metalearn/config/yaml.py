@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from metalearn.config.choices import TIMM
 from metalearn.config.train import TrainConfig, from_json, to_json
 from metalearn.errors import ConfigError
 
@@ -53,7 +54,7 @@ def settings(path: Path) -> TrainConfig:
             f"{path} should map settings to values, as in `l2: 0.01`; it is {given!r}."
         )
     found = from_json(_merged(to_json(TrainConfig()), given, str(path)))
-    if found.backbone.own:
+    if found.backbone.own and not found.backbone.name.startswith(TIMM):
         raise ConfigError(
             f"{path} names the backbone {found.backbone.name}, which is code: no file makes this "
             "program run code, so name it on the command line, by --backbone."

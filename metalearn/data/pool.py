@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from metalearn.data.published import Split
@@ -20,14 +20,18 @@ class Pool:
 
     Attributes:
         images: ink or light, 0 to 255; in memory, on a device, or mapped from a file. A write to
-            ones that are more than memory holds ends the process.
+            ones that are more than memory holds ends the process. Or features in their place
+            (floating point, as many channels of one pixel), see `training.features`.
         split: which split; part of the key of every episode drawn from here.
         names: one for each class.
         counts: how many images of each class there are, the rest being padding; None: all.
         target: device that drawn images go to; None: the one that holds the images.
     """
 
-    images: UInt8[Tensor, "classes examples channels height width"]
+    images: (
+        UInt8[Tensor, "classes examples channels height width"]
+        | Float[Tensor, "classes examples channels height width"]
+    )
     split: Split
     names: tuple[str, ...]
     counts: tuple[int, ...] | None = None
@@ -67,16 +71,18 @@ class Pool:
         counts = None if self.counts is None else self.counts * 4
         return replace(self, images=torch.cat(turned), names=tuple(names), counts=counts)
 
-    def gather(self, rows: Int[np.ndarray, " n"]) -> UInt8[Tensor, "n channels height width"]:
-        """Images on `device`, by class times `examples` plus place in the class.
+    def gather(self, rows: Int[np.ndarray, " n"]) -> Float[Tensor, "n channels height width"]:
+        """Images in [0, 1] on `device`, by class times `examples` plus place in the class.
 
         What goes to a GPU goes through pinned memory, so that the copy needn't be waited for.
         """
         index = torch.from_numpy(rows)
         flat = self.images.flatten(0, 1)
         if self.device == self.images.device:
-            return flat[sent(index, self.device)]
-        return sent(flat[index], self.device)
+            found = flat[sent(index, self.device)]
+        else:
+            found = sent(flat[index], self.device)
+        return found if found.is_floating_point() else found.float().div_(255)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -25,9 +25,14 @@ Picture: TypeAlias = np.ndarray | Tensor | Image.Image | str | Path
 """One picture: array (H, W) or (H, W, C), tensor (H, W) or (C, H, W), image, or path."""
 
 Pictures: TypeAlias = Picture | Sequence[Picture]
-"""One picture or several: also an array (N, H, W) or (N, H, W, C), or a tensor (N, C, H, W)."""
+"""One picture or several: also an array (N, H, W) or (N, H, W, C), or a tensor (N, C, H, W).
+
+An array has its channels last. So (3, H, W) are three grey pictures where the run is grey. Where
+the run is in colour they might be one colour picture as well, and are refused.
+"""
 
 _CHANNELS: Final = (1, 3, 4)
+_COLOUR: Final = (3, 4)
 _EXPECTED: Final = (
     "an array of shape (N, H, W, C), (H, W, C) or (H, W), a tensor of shape (N, C, H, W), "
     "(C, H, W) or (H, W), a PIL image, a path, or a list of such pictures"
@@ -44,7 +49,8 @@ def to_batch(images: Pictures, picture: PictureFormat) -> Float[Tensor, "N C H W
     grey or colour as in training, what is transparent on white paper, and 256 levels.
 
     Raises:
-        LearnerError: no pictures, or values that are none.
+        LearnerError: no pictures, values that are none, or an array that may be one picture or
+            several.
         DataError: a file can't be read.
     """
     return scaled(to_pixels(images, picture))
@@ -58,7 +64,7 @@ def scaled(pixels: UInt8[np.ndarray, "N H W C"]) -> Float[Tensor, "N C H W"]:
 
 def to_pixels(images: Pictures, picture: PictureFormat) -> UInt8[np.ndarray, "N H W C"]:
     """Pictures as values of 0 to 255; see `to_batch`."""
-    items = _items(images)
+    items = _items(images, picture)
     if not items:
         raise LearnerError(f"no picture was given (0 of them): give {_EXPECTED}.")
     done: list[Any] = [None] * len(items)
@@ -79,8 +85,12 @@ def to_pixels(images: Pictures, picture: PictureFormat) -> UInt8[np.ndarray, "N 
     return np.stack(done)
 
 
-def _items(images: Any) -> list[Any]:
-    """One entry for each picture."""
+def _items(images: Any, picture: PictureFormat) -> list[Any]:
+    """One entry for each picture.
+
+    Raises:
+        LearnerError: no picture, or an array that may be one picture or several.
+    """
     if isinstance(images, str | Path | Image.Image):
         return [images]
     if isinstance(images, Tensor):
@@ -96,7 +106,16 @@ def _items(images: Any) -> list[Any]:
             raise _no_picture(images) from None
     if images.ndim == 1 and images.dtype == object:  # as a table's column of paths
         return list(images)
-    if images.ndim == 4 or (images.ndim == 3 and images.shape[-1] not in _CHANNELS):
+    if images.ndim == 3 and images.shape[-1] not in _CHANNELS:
+        if picture.channels == 3 and len(images) in _COLOUR:
+            raise LearnerError(
+                f"ndarray of shape {images.shape} was given to a run in colour: one colour picture "
+                f"with its channels first, or {len(images)} grey ones? In arrays channels come "
+                "last: give array.transpose(1, 2, 0), or torch.from_numpy(array), for the one "
+                f"picture, or array[..., None] for the {len(images)}."
+            )
+        return list(images)
+    if images.ndim == 4:
         return list(images)
     if images.ndim in (2, 3):
         return [images]
@@ -171,4 +190,6 @@ def _as_file(image: Image.Image, name: str, picture: PictureFormat) -> np.ndarra
 def _no_picture(item: Any) -> LearnerError:
     shape = getattr(item, "shape", None)
     kind = type(item).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
-    return LearnerError(f"{kind} was given for a picture: give {_EXPECTED}.")
+    first = isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[0] in _CHANNELS
+    hint = " In arrays channels come last: array.transpose(1, 2, 0)." if first else ""
+    return LearnerError(f"{kind} was given for a picture: give {_EXPECTED}.{hint}")

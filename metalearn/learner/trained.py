@@ -68,7 +68,7 @@ class Trained:
         config, picture = card.config, card.pictures
         if backbone is None or isinstance(backbone, str):
             require_confirmed(config.backbone.name, backbone)
-            source = None if backbone is None else imported(backbone)
+            source = imported(config.backbone.name)
         else:
             require_confirmed(config.backbone.name, name_of(backbone))
             source = backbone

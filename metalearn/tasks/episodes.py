@@ -169,7 +169,7 @@ class Sampler:
         device = self.pool.device
         # (S+Q, T): the tasks inside, see Episodes.
         flat = np.stack([d[0] for d in draws], axis=1)
-        images = self.pool.gather(flat.flatten()).float().div_(255)
+        images = self.pool.gather(flat.flatten())
         if self.augmentation is not None:
             uniform = sent(torch.from_numpy(np.stack([d[1] for d in draws], axis=1)), device)
             images = self.augmentation.apply(images, uniform.flatten(0, 1))

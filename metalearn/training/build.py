@@ -105,14 +105,23 @@ def build_model(
         ConfigError: backbone and images, or method and protocol, don't go together.
     """
     network, memory = config.backbone, config.memory
+    for name, given in (("pretrained", network.pretrained), ("frozen", network.frozen)):
+        if given and not network.own:
+            raise ConfigError(
+                f"{name} was given with backbone {network.name}, which is built in: it is for "
+                "timm:NAME and MODULE:FUNCTION. Parts of any backbone are frozen by --layer-rates."
+            )
     channels, size = pool.images.shape[2], pool.images.shape[-1]
     generator = torch.Generator().manual_seed(config.run.seed)
     backbone: Conv4 | ResNet12 | PerTask
     if network.own:
         if source is None:
             raise ConfigError(f"backbone {network.name} is not built in: give it as source.")
+        net = made(source, name=network.name, channels=channels, size=size, seed=config.run.seed)
+        if network.frozen:
+            net.requires_grad_(False).eval()
         backbone = PerTask(
-            made(source, name=network.name, channels=channels, size=size, seed=config.run.seed),
+            net,
             channels=channels,
             size=size,
             normalisation=network.normalisation,

@@ -39,16 +39,14 @@ from metalearn.runs.trackers import Tracker, require_package, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
 from metalearn.training import checkpoint
 from metalearn.training.budget import predicted_bytes, within_budget
-from metalearn.training.build import (
-    evaluation_sampler,
-    identity,
-    recorded,
-)
+from metalearn.training.build import evaluation_sampler, identity, recorded
 from metalearn.training.checkpoint import RunKey, require_same_run
 from metalearn.training.dry_run import say_plan
+from metalearn.training.features import featured
 from metalearn.training.outcome import result
 from metalearn.training.progress import Display
 from metalearn.training.signals import Stop
+from metalearn.training.start import from_weights
 from metalearn.training.state import Training
 
 # Upper steps between readings of the loss: each waits for the device.
@@ -92,6 +90,7 @@ def train(
     elif launched() and not config.run.dry_run:
         _refuse_no_folder(config)
     source = backbone or imported(config.backbone.name)
+    config, source = from_weights(config, source, again)
     torch.set_num_threads(config.run.threads)
     with joined(config.place()) as (world, device):
         with world.together("the start"):
@@ -147,6 +146,7 @@ class _Job:
         self.data = identity(config)
         self.test = evaluation_sampler("test", config, device=device)
         self.training = Training(config, device, world, source=source)
+        self.test = featured(self.test, self.training.model, config)
         self.initial = checkpoint.digest(self.training.model).hex()
         self.step_bytes = self.metrics = 0
         self.display = Display(console, config.optimisation.steps)

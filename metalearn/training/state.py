@@ -34,6 +34,7 @@ from metalearn.training.certificates import Certificates
 from metalearn.training.checkpoint import BestSoFar, Progress, RunKey, refuse_misfit
 from metalearn.training.exchange import exchanged
 from metalearn.training.failures import episodes_named, memory_named
+from metalearn.training.features import featured
 from metalearn.training.reference import exactness
 from metalearn.training.step import accumulate, descend, upper_step
 
@@ -114,12 +115,14 @@ class Training:
         source: Source | None = None,
     ) -> None:
         self.config, self.device, self.world = config, device, world
-        self.sampler = training_sampler(config, device=device)
+        pictures = self._pictures = training_sampler(config, device=device)
         self.validation = evaluation_sampler("validation", config, device=device)
         self.preset = config.preset()
         self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
         _refuse_ranks(world, self.tasks, config)
-        self.model = build_model(config, self.sampler.pool, device=device, source=source)
+        self.model = build_model(config, pictures.pool, device=device, source=source)
+        self.sampler = featured(pictures, self.model, config)
+        self.validation = featured(self.validation, self.model, config)
         _require_one_rank(world, self.model)
         self.optimiser = build_optimiser(self.preset, self.model)
         schedules = torch.optim.lr_scheduler
@@ -306,7 +309,7 @@ class Training:
     @property
     def card(self) -> Card:
         """What the weights say of themselves."""
-        return Card.of(self.config, self.sampler.pool)
+        return Card.of(self.config, self._pictures.pool)
 
     @property
     def done(self) -> bool:

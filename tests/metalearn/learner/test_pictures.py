@@ -72,6 +72,24 @@ def test_grey_and_colour_and_alpha_become_what_training_had() -> None:
     assert (to_pixels(cmyk, PictureFormat(side=9, channels=3))[0, 0, 0] == (255, 0, 0)).all()
 
 
+@pytest.mark.parametrize("first", [3, 4])
+def test_an_array_with_its_channels_first_is_no_row_of_grey_pictures(first: int) -> None:
+    x = pictures(1, channels=3)[0][0]
+    turned = np.concatenate([x, np.full((28, 28, 1), 255, np.uint8)], -1)[..., :first]
+    turned = np.ascontiguousarray(turned.transpose(2, 0, 1))
+    colour, grey = PictureFormat(side=28, channels=3), PictureFormat(side=28, channels=1)
+    with pytest.raises(LearnerError, match=rf"one colour .* or {first} grey ones\? .*transpose"):
+        to_pixels(turned, colour)
+    with pytest.raises(LearnerError, match=r"channels come last: array.transpose\(1, 2, 0\)"):
+        to_pixels([turned], colour)
+    # the ways that the message names, and a run for which there is nothing to ask
+    assert np.array_equal(to_pixels(turned.transpose(1, 2, 0), colour), x[None])
+    assert np.array_equal(to_pixels(torch.from_numpy(turned), colour), x[None])
+    several = to_pixels(turned[..., None], colour)
+    assert np.array_equal(several, np.repeat(turned[..., None], 3, -1))
+    assert np.array_equal(to_pixels(turned, grey), turned[..., None])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
