@@ -117,7 +117,8 @@ def _computed(pool: Pool, model: Model) -> Float[Tensor, "classes examples D"]:
             found.append(model.features(images[None], len(images))[0, :, :-1].cpu())
     finally:
         model.train(training)
-    return torch.cat(found).unflatten(0, (pool.classes, pool.examples))
+    whole: Tensor = torch.cat(found).unflatten(0, (pool.classes, pool.examples))
+    return whole
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
