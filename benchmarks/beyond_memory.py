@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -131,7 +130,7 @@ def trained(root: Path, *, steps: int) -> Trained:
         anonymous=after["RssAnon"],
         anonymous_growth=after["RssAnon"] - before["RssAnon"],
         resident_growth=sum(after.values()) - sum(before.values()),
-        peak_resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_resident=provenance.peak_resident(),
     )
 
 

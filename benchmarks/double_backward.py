@@ -35,12 +35,14 @@ class Operation:
         shape: shape of the input.
         function: operation on the input; its values are weighted and summed.
         instead: operation to use where this has no second derivative, or a wrong one.
+        point: input; None draws it.
     """
 
     name: str
     shape: tuple[int, ...]
     function: Callable[[Tensor], Tensor]
     instead: str = ""
+    point: Tensor | None = None
 
 
 def _weight_normed(x: Tensor) -> Tensor:
@@ -150,9 +152,17 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "`norm()**2` at zero",
-        (0,),
+        (3,),
         lambda x: x.norm() ** 2,
         "`square().sum()`",
+        point=torch.zeros(3).double(),
+    ),
+    Operation(
+        '`linalg.matrix_norm(ord="nuc")`, equal singular values',
+        (3, 3),
+        lambda x: torch.linalg.matrix_norm(x, ord="nuc"),
+        "`Composite(g, plus=NuclearNorm(...))`",
+        point=torch.eye(3).double(),
     ),
 )
 
@@ -164,8 +174,7 @@ def verdict(operation: Operation) -> dict[str, object]:
     def draw(shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    at_zero = operation.shape == (0,)
-    x = torch.zeros(3).double() if at_zero else draw(operation.shape)
+    x = draw(operation.shape) if operation.point is None else operation.point
     v = draw(tuple(x.shape))
     v = v / v.norm()
     weights: list[Tensor] = []
@@ -173,7 +182,7 @@ def verdict(operation: Operation) -> dict[str, object]:
     def value(x: Tensor) -> Tensor:
         found = operation.function(x)
         if not weights:
-            weights.append(torch.ones_like(found.detach()) if at_zero else draw(tuple(found.shape)))
+            weights.append(draw(tuple(found.shape)) if found.shape else found.detach().new_ones(()))
         return (weights[0] * found).sum()
 
     def gradient(x: Tensor, *, keep: bool = False) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -75,12 +76,25 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
         return {"bytes": torch.cuda.max_memory_allocated(device), "measure": "CUDA allocator"}
     if sys.platform == "win32":
         return {"bytes": None, "measure": "not available on this platform"}
-    import resource  # not on every platform
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kibibytes, macOS bytes.
-    scale = 1 if sys.platform == "darwin" else 1024
     return {
-        "bytes": peak * scale,
+        "bytes": peak_resident(),
         "measure": "resident set of the process, earlier runs in it included",
     }
+
+
+def peak_resident() -> int:
+    """Bytes of the greatest resident set that this process has had.
+
+    Linux keeps ``ru_maxrss`` over the start of a program, so that a child's is at least that of
+    the process which started it (findings/resource_peak_of_a_child.sh); the kernel's own
+    high-water mark begins anew.
+    """
+    status = Path("/proc/self/status")
+    mark = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.M) if status.exists() else None
+    if mark is not None:
+        return int(mark[1]) * 1024
+    import resource  # not on every platform
+
+    # macOS counts bytes, other systems kibibytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
