@@ -34,7 +34,7 @@ format: $(READY)
 verify: $(READY)  ## every promise at full size, with its report in build/verification
 	$(TEST_THREADS) $(BIN)/python -m verification run --size full --workers $(WORKERS) --out build/verification
 
-mutants: $(READY)  ## would the tests notice a slip? an hour of one core; SAMPLE= for less
+mutants: $(READY)  ## would the tests notice a slip? hours of one core; SAMPLE= for less
 	$(TEST_THREADS) $(BIN)/python -m tests.mutation --out results/verification/mutation.json \
 		$(if $(SAMPLE),--sample $(SAMPLE))
 

@@ -250,7 +250,7 @@ def _meet(net: nn.Module, images: Float[Tensor, "N C H W"]) -> bool:
     """
     try:
         other = copy.deepcopy(net).double()
-    except Exception as error:
+    except Exception as error:  # any type may come out of code that is not ours
         raise ConfigError(
             f"the backbone {type(net).__name__} can't be copied ({type(error).__name__}: {error}): "
             "a run copies it to test its best weights."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BufferedIOBase
 from typing import Any
 
@@ -184,6 +185,6 @@ def labelled(
     if len(set(found)) < len(found):
         raise DataError(f"{file} gives one name to several labels: get the file again.")
     return tuple(
-        Part(name, len(chosen), lambda chosen=chosen: images[chosen])  # type: ignore[misc]
+        Part(name, len(chosen), partial(images.__getitem__, chosen))
         for name, chosen in zip(found, rows, strict=True)
     )

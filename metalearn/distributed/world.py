@@ -99,7 +99,7 @@ class World:
         problem: Exception | None = None
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is: the other ranks must not wait for this one
             problem = error
         failed = self._each(0 if problem is None else 1, what)
         self.refuse_failed(failed, problem, what)

@@ -67,10 +67,14 @@ def _support(model: Model, images: Float[Tensor, "S C H W"]) -> Float[Tensor, "1
     return model.features(images[None], len(images))
 
 
-def _by_head(
-    model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+@torch.no_grad()
+def _answer_by_head(
+    method: object,
+    model: Model,
+    values: Mapping[str, Tensor],
+    images: Float[Tensor, "Q C H W"],
 ) -> Float[Tensor, "Q c"]:
-    """Scores by a linear head, which is what all methods of this file come down to."""
+    """The scores of a linear head, which is what all methods of this file come down to."""
     return scores(values[HEAD], model.features(images[None], len(images))[0])
 
 
@@ -160,12 +164,7 @@ class LinearHeads:
             stationarity=found.stationarity.item(),
         )
 
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The head's scores."""
-        return _by_head(model, values, images)
+    answer = _answer_by_head
 
     def _parts(
         self, model: Model, episodes: Episodes
@@ -244,12 +243,7 @@ class RidgeHeads:
         head = objective.minimiser(support)[0]
         return Adapted(values={HEAD: model.own[_SHARPNESS] * scale * head})
 
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The head's scores."""
-        return _by_head(model, values, images)
+    answer = _answer_by_head
 
     def _answer(self, model: Model, episodes: Episodes, watch: Watch) -> Tensor:
         scale = model.own[_SCALE].exp()
@@ -308,12 +302,7 @@ class ProtoNet:
         head[:, -1] -= means.square().sum(-1)
         return Adapted(values={HEAD: head})
 
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The head's scores."""
-        return _by_head(model, values, images)
+    answer = _answer_by_head
 
     def _answer(self, model: Model, episodes: Episodes) -> Tensor:
         support, query = parts(model, episodes)

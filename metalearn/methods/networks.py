@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -149,8 +150,12 @@ def _alone(phi: Weights) -> Adapted:
     return Adapted(values={name: value[0] for name, value in phi.items()})
 
 
+@torch.no_grad()
 def _answer(
-    model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
+    method: object,
+    model: Model,
+    values: Mapping[str, Tensor],
+    images: Float[Tensor, "Q C H W"],
 ) -> Float[Tensor, "Q c"]:
     """The adapted network's scores."""
     return _scores(model, {name: value[None] for name, value in values.items()}, images[None])[0]
@@ -160,6 +165,35 @@ def _adapt(part: _Part, by: LowerSolver) -> Weights:
     """The weights after the lower steps from the initial ones, as constants."""
     start = parameters(part.model, tasks=(len(part.images),))
     return hypergrad.argmin(part.objective, part.images, start, by=by, adjoint=Detached())
+
+
+@runtime_checkable
+class _BySteps(Protocol):
+    """A method whose tasks are adapted to by the lower steps alone."""
+
+    @property
+    def lower(self) -> Lower:
+        """Adapts the weights."""
+
+
+@torch.no_grad()
+def _predict_by_steps(method: _BySteps, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
+    """The adapted networks' scores."""
+    support, query = _split(model, episodes)
+    return query.logits(_adapt(support, method.lower.testing))
+
+
+@torch.no_grad()
+def _adapt_by_steps(
+    method: _BySteps,
+    model: Model,
+    images: Float[Tensor, "S C H W"],
+    labels: Int[Tensor, " S"],
+    *,
+    way: int,
+) -> Adapted:
+    """Adapt the network."""
+    return _alone(_adapt(_support(model, images, labels, way), method.lower.testing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,30 +242,9 @@ class Maml:
             )
         return query.loss(phi)
 
-    @torch.no_grad()
-    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
-        """The adapted networks' scores."""
-        support, query = _split(model, episodes)
-        return query.logits(_adapt(support, self.lower.testing))
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        model: Model,
-        images: Float[Tensor, "S C H W"],
-        labels: Int[Tensor, " S"],
-        *,
-        way: int,
-    ) -> Adapted:
-        """Adapt the network."""
-        return _alone(_adapt(_support(model, images, labels, way), self.lower.testing))
-
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The adapted network's scores."""
-        return _answer(model, values, images)
+    predict = _predict_by_steps
+    adapt = _adapt_by_steps
+    answer = _answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,12 +301,7 @@ class ImplicitMaml:
         lower = Lower(by=self.lower.testing, adjoint=Detached())
         return _alone(self._fit(_support(model, images, labels, way), lower))
 
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The adapted network's scores."""
-        return _answer(model, values, images)
+    answer = _answer
 
     def _fit(self, support: _Part, lower: Lower, watch: Watch = hypergrad.warn) -> Weights:
         tied: Proximal[Weights] = Proximal(
@@ -347,27 +355,6 @@ class Reptile:
         apart = [(live - found[name]).square() for name, live in parameters(model).items()]
         return torch.stack([part.sum() for part in apart]).sum() / (2 * len(episodes.images))
 
-    @torch.no_grad()
-    def predict(self, model: Model, episodes: Episodes) -> Float[Tensor, "T Q c"]:
-        """The adapted networks' scores."""
-        support, query = _split(model, episodes)
-        return query.logits(_adapt(support, self.lower.testing))
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        model: Model,
-        images: Float[Tensor, "S C H W"],
-        labels: Int[Tensor, " S"],
-        *,
-        way: int,
-    ) -> Adapted:
-        """Adapt the network."""
-        return _alone(_adapt(_support(model, images, labels, way), self.lower.testing))
-
-    @torch.no_grad()
-    def answer(
-        self, model: Model, values: Mapping[str, Tensor], images: Float[Tensor, "Q C H W"]
-    ) -> Float[Tensor, "Q c"]:
-        """The adapted network's scores."""
-        return _answer(model, values, images)
+    predict = _predict_by_steps
+    adapt = _adapt_by_steps
+    answer = _answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +194,7 @@ def _label(own: Sequence[Finished]) -> str:
     return f"{own[0].result.method} ({len(own)} {'seed' if len(own) == 1 else 'seeds'})"
 
 
-def _colors() -> itertools.cycle[str]:
+def _colors() -> Iterator[str]:
     return itertools.cycle([f"C{index}" for index in range(10)])
 
 

@@ -148,7 +148,7 @@ class Result:
 
 def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
     """Fields of a result that follow from settings and data alone, the model's left out."""
-    configured = config.preset()
+    preset = config.preset()
     return {
         "interval_formula": INTERVAL,
         "protocol": TestProtocol(
@@ -160,16 +160,16 @@ def stated(config: TrainConfig, data: Identity) -> dict[str, Any]:
             episode_seed=EVALUATION_SEED,
         ),
         "method": config.method.name,
-        "configured": describe(configured.method),
-        "optimiser": configured.optimiser,
-        "learning_rate": configured.learning_rate,
-        "schedule": configured.schedule,
-        "tasks_per_step": configured.tasks_per_step,
-        "variant": configured.variant,
-        "source": configured.source,
-        "departures": configured.departures,
-        **dataclasses.asdict(numbers(configured.method)),
-        "l2": getattr(configured.method, "l2", None),
+        "configured": describe(preset.method),
+        "optimiser": preset.optimiser,
+        "learning_rate": preset.learning_rate,
+        "schedule": preset.schedule,
+        "tasks_per_step": preset.tasks_per_step,
+        "variant": preset.variant,
+        "source": preset.source,
+        "departures": preset.departures,
+        **dataclasses.asdict(numbers(preset.method)),
+        "l2": getattr(preset.method, "l2", None),
         "precision": config.backbone.precision,
         "seed": config.run.seed,
         "threads": config.run.threads,

@@ -81,7 +81,7 @@ def exchanged(
                 raise NotFiniteError(
                     "the hypergradient is NaN or infinite: lower the learning rate."
                 )
-    except Exception as error:
+    except Exception as error:  # whatever it is: the other ranks must not wait for this one
         problem = error
     # W of each: who failed, who was sent a signal, the losses; then four columns of T tasks
     sent = torch.zeros(3, world.size, dtype=torch.float64)

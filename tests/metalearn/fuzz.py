@@ -73,7 +73,7 @@ def judge(read: Callable[[], object]) -> str:
             result = READ
         except (MetalearnError, MemoryError):  # the child's caller makes the latter the former
             result = REFUSED
-        except Exception as error:
+        except Exception as error:  # what has no type of ours is what is looked for
             result = f"{type(error).__name__}: {error}"
     return f"ran code: {heard}" if heard else result
 

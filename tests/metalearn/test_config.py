@@ -198,9 +198,9 @@ def test_paper_preset_is_the_published_one() -> None:
 def test_every_preset_can_be_chosen() -> None:
     assert get_args(MethodName) == tuple(PRESETS)
     for name in get_args(MethodName):
-        configured = TrainConfig().replace(method=name).preset()
-        assert configured == PRESETS[name]
-        assert "0x" not in describe(configured.method)
+        preset = TrainConfig().replace(method=name).preset()
+        assert preset == PRESETS[name]
+        assert "0x" not in describe(preset.method)
 
 
 def test_given_numbers_replace_the_presets_and_are_named() -> None:

@@ -173,7 +173,7 @@ def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
     device = torch.device("cpu")
     whole = Training(config, device)
 
-    key = checkpoint.RunKey(config="c", configured="m", backbone="b", data="d")
+    key = checkpoint.RunKey(config="c", preset="m", backbone="b", data="d")
 
     def save(training: Training, name: str) -> Path:
         path = tmp_path / name

@@ -9,14 +9,18 @@ import __future__
 
 import importlib
 import inspect
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import (
+    CodeRange,
+    MetadataWrapper,
+    PositionProvider,
+    WhitespaceInclusivePositionProvider,
+)
 from mutmut.mutation.mutators import mutation_operators
 
 # `zip(..., strict=True)` asserts what cannot happen; a warning's stacklevel is part of its message.
@@ -55,13 +59,16 @@ def mutants(name: str) -> list[Mutant]:
     module = importlib.import_module(name)
     wrapper = MetadataWrapper(cst.parse_module(inspect.getsource(module)))
     places: Any = wrapper.resolve(PositionProvider)
+    spans: Any = wrapper.resolve(WhitespaceInclusivePositionProvider)
+    lines = wrapper.module.code.splitlines(keepends=True)
     found: list[Mutant] = []
     for path, function in _functions(wrapper.module, ()):
-        bare = function.with_changes(decorators=(), leading_lines=())
-        honest = _compile(bare, module.__file__ or name)
+        first, last = places[function].start.line, places[function].end.line
+        source = lines[first - 1 : last]
+        honest = _compile("".join(source), module.__file__ or name)
         seen = {_signature(honest)}
         for old, new in _changes(function.body):
-            changed = cst.ensure_type(bare.deep_replace(old, new), cst.FunctionDef)
+            changed = _spliced(source, first, spans[old], _code(new))
             try:
                 code = _compile(changed, module.__file__ or name)
             except SyntaxError:  # a keyword argument before a positional one, say
@@ -76,8 +83,8 @@ def mutants(name: str) -> list[Mutant]:
                     module=name,
                     path=path,
                     line=line,
-                    first=places[function].start.line,
-                    last=places[function].end.line,
+                    first=first,
+                    last=last,
                     before=_text(old),
                     after=_text(new),
                     code=code,
@@ -142,8 +149,19 @@ def _drops_text(old: cst.CSTNode, new: cst.CSTNode) -> bool:
     )
 
 
-def _compile(function: cst.FunctionDef, file: str) -> CodeType:
-    source = textwrap.dedent(cst.Module(body=()).code_for_node(function))
+def _spliced(source: Sequence[str], first: int, span: CodeRange, new: str) -> str:
+    """Lines of a function, the first one numbered `first`, with other text at a span.
+
+    libcst's own `deep_replace` copies the whole function for each of its mutants.
+    """
+    start, end = span.start.line - first, span.end.line - first
+    before = (*source[:start], source[start][: span.start.column])
+    return "".join((*before, new, source[end][span.end.column :], *source[end + 1 :]))
+
+
+def _compile(function: str, file: str) -> CodeType:
+    # Not dedented: a replaced part of several lines is indented less than what is around it.
+    source = f"if True:\n{function}" if function[0].isspace() else function
     names = compile(
         source, file, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True
     )
@@ -159,5 +177,9 @@ def _signature(code: CodeType) -> tuple[object, ...]:
     return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
 
 
+def _code(node: cst.CSTNode) -> str:
+    return cst.Module(body=()).code_for_node(node)
+
+
 def _text(node: cst.CSTNode) -> str:
-    return " ".join(cst.Module(body=()).code_for_node(node).split())
+    return " ".join(_code(node).split())

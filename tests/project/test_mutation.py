@@ -44,6 +44,12 @@ class Line:
     def double(self) -> float:
         return self.slope + self.slope
 
+    def most(self, x):
+        return max(
+            x,
+            self.slope,
+        )
+
 
 def untested(x):
     return x - 1
@@ -116,6 +122,8 @@ def test_mutants_are_of_code_that_tests_should_see(project: str) -> None:
     assert ("Line.at", "self.slope * x + 1", "self.slope * x - 1") in found  # decorated
     assert ("Line.at", "< 0", "<= 0") in found
     assert ("Line.double", "self.slope + self.slope", "self.slope - self.slope") in found
+    several_lines = ("Line.most", "max( x, self.slope, )", "max( None, self.slope, )")
+    assert several_lines in found
     assert not any("negative" in before for _, before, _ in found)  # no message
     assert not any("int" in before for _, before, _ in found)  # no annotation
     assert len(found) == len(set(found))
@@ -124,9 +132,9 @@ def test_mutants_are_of_code_that_tests_should_see(project: str) -> None:
 def test_what_is_mutated_and_what_it_is_put_to_are_there() -> None:
     for name in modules():
         assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file(), name
-    assert {"hypergrad.implicit.nodes", "hypergrad.linear.cg", "hypergrad.lower.newton"} <= {
-        *modules()
-    }
+    wanted = ("argmin", "conditions.sets", "implicit.nodes", "linear.damping", "lower.newton")
+    assert {f"hypergrad.{name}" for name in wanted} <= {*modules()}
+    assert not any("distributed" in name for name in modules())
     for path in files():
         assert path.is_file(), path.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -121,7 +122,7 @@ def read_cache_pickles(tree: Tree, published: Published, side: int) -> Source | 
         if len(np.unique(taken)) < len(taken):
             raise DataError(f"{label} has an image in two classes, or twice in one: get it again.")
         return tuple(
-            Part(name, len(chosen), lambda chosen=chosen: images[chosen])  # type: ignore[misc]
+            Part(name, len(chosen), partial(images.__getitem__, chosen))
             for name, chosen in sorted(rows.items())
         )
 
