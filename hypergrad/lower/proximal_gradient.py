@@ -41,7 +41,8 @@ class ProximalGradient:
     the reduced objective, docs/theory.md, section 12) ends what proximal steps would take hundreds
     for. So now and then one is tried, and a task takes it where that halves its proximal step: as
     proximal steps never lengthen those of a convex problem, it converges wherever they do. While
-    fewer than half of the tasks take it, the next is tried after twice as many steps.
+    fewer than half of the tasks take it, the next is tried after twice as many steps; where all
+    take it, after the next step.
 
     Without a step size each task's is ``1/L``: L is estimated by Lanczos's method at the start, and
     raised whenever two successive gradients differ by more than it allows. Where the curvature
@@ -153,9 +154,11 @@ class ProximalGradient:
                 closer = closer & active
                 x, y = choose(closer, there, x), choose(closer, there, y)
                 t = torch.where(closer, 1.0, t)
-                if 2 * int(closer.sum()) < int(active.sum()):
+                taken, left = int(closer.sum()), int(active.sum())
+                if 2 * taken < left:
                     wait = 2 * wait
-                next_newton = steps + wait
+                # where all took it, the active set is found: what is left is the system's residual
+                next_newton = steps + (1 if taken == left else wait)
                 active = active & ~(closer & (2 * size <= goal))
         return x, steps
 
