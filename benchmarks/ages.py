@@ -121,6 +121,7 @@ RECORDED: Final = (
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("limit"),
+    _bench("network_peers", code=("hypergrad",)),
     _bench("normalisation", "--runs RUNS", code=_FEW_SHOT),
     _bench("numerics", code=("hypergrad",)),
     _bench("peers", "--rounds 9", code=("hypergrad", *_PEERS)),

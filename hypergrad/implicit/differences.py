@@ -71,14 +71,15 @@ class Differences:
             for leaf, need in zip(leaves(self._theta), needed, strict=True)
         ]
         wanted = [leaf for leaf in upper if leaf.requires_grad]
-        curved, crossed = torch.zeros_like(self._flat), [torch.zeros_like(leaf) for leaf in wanted]
+        curved: Tensor | None = None
+        crossed = [torch.zeros_like(leaf) for leaf in wanted]
         if not (wanted or in_phi):
-            return curved, crossed
+            return torch.zeros_like(self._flat), crossed
         depends = in_phi
         for sign in (1.0, -1.0):
             moved = [
                 fresh_leaf(part, requires_grad=in_phi)
-                for part in unflatten(self._flat + sign * shift, leaves(self._phi))
+                for part in unflatten(torch.add(self._flat, shift, alpha=sign), leaves(self._phi))
             ]
             with torch.enable_grad():
                 values = self._lower(like(self._theta, upper), like(self._phi, moved))
@@ -93,10 +94,14 @@ class Differences:
             if in_phi:
                 pairs = zip(moved, parts[len(wanted) :], strict=True)
                 filled = [torch.zeros_like(p) if part is None else part for p, part in pairs]
-                curved = curved + flatten(filled, self._batch)
+                del moved, parts, total, values  # each as large as phi, or holding what is
+                gradient = flatten(filled, self._batch)
+                del filled
+                curved = gradient if curved is None else curved + gradient
+                del gradient
         if not depends:
             raise no_dependence()
-        return curved, crossed
+        return torch.zeros_like(self._flat) if curved is None else curved, crossed
 
 
 def step_length(phi: Tree) -> float:

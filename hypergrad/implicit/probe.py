@@ -39,8 +39,10 @@ WRONG = 0.01
 _UNEXPLAINED = 5.0
 # Relative to the product, rounding of a difference is about u^(2/3) kappa, for kappa up to u^(-1/3)
 # no more than u^(1/3), the relative step; of few entries it may be as large with both steps. So
-# many steps are allowed for that.
+# many steps are allowed for that, and as many more as the step is shorter for the sake of few
+# entries (`_spread`): up to ten times, since among more than a hundred entries chance evens out.
 _ROUNDING = 4.0
+_FEW = 0.1
 
 _PASSED: set[Hashable] = set()  # the kinds of objective that were found right in this process
 
@@ -128,20 +130,22 @@ def _probe(
     crossed: Sequence[Tensor],
 ) -> Float[Tensor, "*batch"]:
     """See `Probe`; by two central differences, which take four gradients."""
-    length, step = length_of(flatten(leaves(phi), batch)), step_length(phi)
+    spread, step = _spread(v), step_length(phi)
+    length = length_of(flatten(leaves(phi), batch)) * spread
+    allowed = step / spread.clamp(min=_FEW)
     whole, half = (
         Differences(
             lower, theta, phi, batch=batch, distance=share * step * length, needed=needed
         ).both(v)
         for share in (1.0, 0.5)
     )
-    error = _compared(curved, whole[0], half[0], step)
+    error = _compared(curved, whole[0], half[0], allowed)
     if crossed:
         product, far, near = (
             torch.cat([part.reshape(-1) for part in parts])
             for parts in (crossed, whole[1], half[1])
         )
-        error = torch.maximum(error, _compared(product, far, near, step))
+        error = torch.maximum(error, _compared(product, far, near, allowed))
     settle(kind, error, length * norm(v))
     return error
 
@@ -158,18 +162,31 @@ def settle(kind: Hashable, error: Tensor, distance: Tensor) -> None:
         _PASSED.add(kind)
 
 
+def _spread(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """``|v| / (sqrt(n) max |v|)``: 1 if all entries of v are alike, ``1/sqrt(n)`` if one is alone.
+
+    Among n weights the few that v moves would be moved by sqrt(n) times their size, by a step
+    relative to all of phi. With this factor none moves by more than the step times the root mean
+    square of phi's entries.
+    """
+    largest = v.abs().amax(dim=-1) if v.shape[-1] else v.new_ones(v.shape[:-1])
+    known = torch.where(largest > 0, largest, 1.0)
+    alike = norm(v / known[..., None]) / max(v.shape[-1], 1) ** 0.5
+    return torch.where(largest > 0, alike, 1.0)
+
+
 def _is_right(error: Tensor, distance: Tensor) -> bool:
     """Whether no task's products were wrong, and some task's phi was moved."""
     return not bool((error > WRONG).any()) and bool((distance > 0).any())
 
 
-def _compared(product: Tensor, whole: Tensor, half: Tensor, step: float) -> Tensor:
+def _compared(product: Tensor, whole: Tensor, half: Tensor, step: Tensor) -> Tensor:
     """How far a product is from differences with two steps, beyond what they explain."""
     gap, doubt = norm(product - whole), norm(whole - half)
     return unexplained(gap, doubt, size=norm(product), step=step)
 
 
-def unexplained(gap: Tensor, doubt: Tensor, *, size: Tensor, step: float) -> Tensor:
+def unexplained(gap: Tensor, doubt: Tensor, *, size: Tensor, step: Tensor | float) -> Tensor:
     """The part of a gap that neither rounding nor the differences' own doubt explains.
 
     Relative to the product; 0 where nothing can be told, at a phi of zero or at the edge of g's

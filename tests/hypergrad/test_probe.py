@@ -164,6 +164,28 @@ def test_kinks_are_no_wrong_second_derivatives(
     assert seen[0].second_derivatives_right
 
 
+@BOTH
+def test_few_weights_among_many_are_not_moved_far(dtype: torch.dtype) -> None:
+    # A step relative to |phi| = 100 would move the two that v has by 0.5 in float32: ten radians of
+    # this cosine, and no difference quotient of it. Their own size is 1.
+    cube: Callable[[Tensor], Tensor] = Cube.apply
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        return phi.square().sum() / 2 - (theta * (20 * phi[:2]).cos()).sum()
+
+    def wrong(theta: Tensor, phi: Tensor) -> Tensor:
+        return lower(theta, phi) + 30 * cube(phi[:2]).sum()
+
+    theta = torch.ones(2, dtype=dtype, requires_grad=True)
+    for objective, noticed in ((lower, False), (wrong, True)):
+        seen: list[Certificate] = []
+        phi = attach(objective, theta, torch.ones(10_000, dtype=dtype), watch=seen.append)
+        phi[:2].sum().backward()
+        (certificate,) = seen
+        assert certificate.second_derivative_error is not None
+        assert bool(certificate.second_derivative_error > probe.WRONG) is noticed
+
+
 def test_a_kind_of_objective_is_probed_once_and_a_wrong_one_always() -> None:
     toy, calls = Toy((3,)), []
 
