@@ -182,7 +182,8 @@ _FACTS: Final = (
         side=84,
         forms=(
             "pictures in folders {train,val,test}/CLASS, in folders CLASS (with --split), or named "
-            "by a list ({train,val,test}, labels or metadata with the ending csv, json or jsonl)"
+            "by a list ({train,val,test}, labels or metadata with the ending csv, json or jsonl), "
+            "or in Parquet files"
         ),
         by_hand="your own pictures in folders, one for each class",
     ),

@@ -20,7 +20,7 @@ from metalearn.learner.learner import load
 from metalearn.runs.folder import Run
 from metalearn.training.build import evaluation_sampler
 
-_ROWS: Final = 10  # questions that are shown
+_ROWS: Final = 8  # questions that are shown
 _WIDEST: Final = 20  # classes whose pictures can still be seen
 
 

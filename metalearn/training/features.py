@@ -117,8 +117,8 @@ def _computed(pool: Pool, model: Model) -> Float[Tensor, "classes examples D"]:
             found.append(model.features(images[None], len(images))[0, :, :-1].cpu())
     finally:
         model.train(training)
-    whole: Tensor = torch.cat(found).unflatten(0, (pool.classes, pool.examples))
-    return whole
+    features: Tensor = torch.cat(found).unflatten(0, (pool.classes, pool.examples))
+    return features
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
@@ -127,14 +127,13 @@ def _read(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
         return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            features = file.get_tensor(_FEATURES)
+            features: Tensor = file.get_tensor(_FEATURES)
             recorded = (file.metadata() or {}).get(_SHA256)
     except (OSError, safetensors.SafetensorError) as error:
         what = str(error)
     else:
         if tuple(features.shape) == shape and _bytes_digest(features) == recorded:
-            whole: Tensor = features
-            return whole
+            return features
         what = "its content is not what was written"
     warnings.warn(
         f"the cached features in {path} are damaged ({what}): they are computed anew.",

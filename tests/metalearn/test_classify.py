@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from metalearn.testing.abstention import threshold
 from tests.metalearn.commands import SMALL, refused
 from tests.metalearn.learner.subjects import trained
 
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 CLASSES = ["<i>&alpha", "=beta", "gamma"]  # names that markup and spreadsheets would take for more
 SHOTS = [3, 1, 2]
 
@@ -188,3 +191,37 @@ def test_a_threshold_is_the_lowest_that_is_enough(
     if right == [1, 1, 0, 0] and wanted == 0.6:
         sure[3] = 0.5
     assert threshold(sure, torch.tensor(right).bool(), wanted) == expected
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_a_browser_shows_pictures_and_bars(run: Path, drawn: Path, tmp_path: Path) -> None:
+    options = [f"--run={run}", f"--support={drawn / 'support'}", f"--out={tmp_path}"]
+    main(["classify", *options, "--query", str(drawn / "query")])
+    shot = tmp_path / "page.png"
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1600"]
+    quiet += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
+    page = (tmp_path / "answers.html").as_uri()
+    command = [str(BROWSER), *quiet, page]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    seen = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+
+    # each picture of the query is there, three pixels of the page for one of its own
+    grey = seen.mean(-1)
+    for file in sorted((drawn / "query").glob("*-1*.png")):
+        large = np.asarray(Image.open(file)).repeat(3, 0).repeat(3, 1)
+        windows = np.lib.stride_tricks.sliding_window_view(grey, large.shape)[:, 20:60]
+        near = abs(windows[..., 40, :] - large[40]).max(-1) < 2  # by one line, then by all
+        assert any(abs(windows[at] - large).max() < 2 for at in map(tuple, np.argwhere(near))), file
+
+    # bars are as long as their probabilities, to a pixel at each end
+    blue = abs(seen - (0x44, 0x60, 0xC8)).max(-1) < 8
+    starts = np.flatnonzero(np.diff(blue.any(1).astype(int), prepend=0) == 1)
+    lengths = [int(blue[start + 3].sum()) for start in starts]
+    with (tmp_path / "answers.csv").open(newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["answer"]]
+    stated = [sorted(float(row[f"probability {name}"]) for name in CLASSES)[::-1] for row in rows]
+    whole = max(lengths) / max(p for row in stated for p in row)
+    # the page says tenths of a percent, and even the shortest bar is drawn
+    expected = [p * whole for row in stated for p in row if p >= 0.0005]
+    assert len(lengths) == len(expected)
+    np.testing.assert_allclose(lengths, expected, atol=2)

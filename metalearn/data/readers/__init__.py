@@ -20,6 +20,7 @@ from metalearn.data.readers.labelled import (
 )
 from metalearn.data.readers.lists import read_lists
 from metalearn.data.readers.omniglot import read_omniglot
+from metalearn.data.readers.parquet import read_parquet
 from metalearn.data.readers.tiered import read_tiered
 from metalearn.data.readers.torchmeta import read_torchmeta
 from metalearn.data.source import Source
@@ -55,5 +56,5 @@ READERS: Final[dict[DatasetName, tuple[Reader, ...]]] = {
         read_folders,
     ),
     "tieredimagenet": (read_tiered, read_lists, read_tiny_imagenet, read_folders),
-    "folders": (read_lists, read_folders, read_classes),
+    "folders": (read_lists, read_folders, read_classes, read_parquet),
 }
