@@ -111,6 +111,7 @@ RECORDED: Final = (
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
+    _bench("certified", code=("hypergrad",)),
     _bench("conditions", code=("hypergrad",)),
     _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),
     _bench("crossover", code=("hypergrad",)),

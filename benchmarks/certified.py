@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.peer_cases import Softmax
 from benchmarks.provenance import provenance, write
 from hypergrad import CG, LBFGS, Bilevel, Hypergradient, Solution, hypergradient
-from hypergrad.theory import Constants, Proven, solve_adaptively
+from hypergrad.theory import Constants, Estimated, solve_adaptively
 
 RATE: Final = 5.0  # of the upper steps
 TOLERANCES: Final = (1e-2, 1e-3, 1e-4, 1e-6)
@@ -50,7 +50,10 @@ class Loop:
 
 
 def constants(problem: Softmax, theta: Tensor, phi: Tensor) -> Constants:
-    """Proven constants at theta and phi: H is ``mean x x' (x) C + diag(w)`` with ``|C| <= 1/2``."""
+    """Constants in closed form: H is ``mean x x' (x) C + diag(w)`` with ``|C| <= 1/2``.
+
+    All hold everywhere but the coupling, which is that at phi.
+    """
     weights = theta.exp()
     inside, held = (_largest(x) for x in (problem.x, problem.x_held))
     longest = float(problem.x.norm(dim=1).max())
@@ -63,8 +66,8 @@ def constants(problem: Softmax, theta: Tensor, phi: Tensor) -> Constants:
         "hessian_lipschitz": _SKEW * longest * inside,
         "coupling_lipschitz": float(weights.max()),
     }
-    proven = {name: Proven(torch.tensor(value).double()) for name, value in known.items()}
-    return Constants(**proven)
+    values = {name: Estimated(torch.tensor(value).double()) for name, value in known.items()}
+    return Constants(**values)
 
 
 def _largest(x: Tensor) -> float:
