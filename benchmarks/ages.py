@@ -113,6 +113,7 @@ RECORDED: Final = (
     _bench("beside", code=("hypergrad",), module="behaviour.beside"),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("bilevel", code=("hypergrad",)),
+    _bench("certified", code=("hypergrad",)),
     _bench("conditions", code=("hypergrad",)),
     _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),
     _bench("crossover", code=("hypergrad",)),

@@ -79,7 +79,7 @@ class Calls:
 
     Attributes:
         frames: calls of hypergrad's own functions; torch's differ between versions.
-        autograd: calls of ``torch.autograd.grad``.
+        autograd: passes of torch's engine.
     """
 
     frames: int
@@ -91,10 +91,11 @@ def calls(run: Callable[[], object]) -> Calls:
     own = f"{os.path.dirname(hypergrad.__file__)}{os.sep}"
     found: Counter[str] = Counter()
 
-    def count(frame: FrameType, event: str, _: object) -> None:
+    def count(frame: FrameType, event: str, called: object) -> None:
         if event == "call":
             found["frames"] += frame.f_code.co_filename.startswith(own)
-            found["autograd"] += frame.f_code is torch.autograd.grad.__code__
+        elif event == "c_call":
+            found["autograd"] += getattr(called, "__name__", "") == "run_backward"
 
     before = sys.getprofile()
     sys.setprofile(count)

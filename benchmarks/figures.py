@@ -18,6 +18,7 @@ from benchmarks.fewshot import METHODS, Setting, Step, backbone_pass, method, ta
 from benchmarks.provenance import SEED
 from benchmarks.timing import interleaved, ratios
 from hypergrad import CG, Bilevel, hypergradient
+from metalearn.memory import LiveBytes
 from metalearn.methods import Method
 from tests.metalearn.measure import Convolutions
 
@@ -42,6 +43,7 @@ SMALL: Final = Setting(name="small", filters=16, side=16, tasks=4, shot=1, query
 # this machine's arithmetic compares with its interpreter.
 TIMED: Final = Setting(name="timed", filters=32, side=32, tasks=8)
 FEW, MORE = 2, 6  # K of the two runs that a slope is taken from
+LARGE: Final = 10_000  # unknowns, beside which numbers are nothing
 STEPS: Final = 20  # K = N of the timed steps
 ROUNDS: Final = 15
 # Not the one that solves to round-off: how many steps that takes is decided by rounding, and so by
@@ -111,6 +113,8 @@ def generic() -> dict[str, Figure]:
 
     chosen()  # a kind of objective is probed at its first hypergradient
     whole = calls(chosen)
+    with Convolutions() as done:
+        chosen()
     run(few)
     (operations, products), (later, more_products) = run(few), run(more)
     steps = more - few
@@ -121,7 +125,24 @@ def generic() -> dict[str, Figure]:
         "CG: operations beside its steps": Figure(operations - few * each, "operations"),
         "hypergradient: Python frames": Figure(whole.frames, "operations"),
         "hypergradient: calls of autograd": Figure(whole.autograd, "count"),
+        "hypergradient: operations": Figure(done.operations, "operations"),
+        "CG: bytes alive at a product": Figure(_alive_at_a_product(), "bytes"),
     }
+
+
+def _alive_at_a_product() -> int:
+    """Most bytes that a solve of one large system holds while a product runs."""
+    eigenvalues = torch.linspace(1, 2, LARGE)
+    rhs = torch.ones(LARGE)
+    alive: list[int] = []
+    with LiveBytes([rhs]) as live:
+
+        def product(vector: Tensor) -> Tensor:
+            alive.append(live.now)
+            return eigenvalues * vector
+
+        CG(rtol=0.0, max_steps=FEW).solve(product, rhs)
+    return max(alive)
 
 
 def timed() -> dict[str, Figure]:

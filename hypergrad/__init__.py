@@ -25,10 +25,8 @@ from hypergrad.implicit.watch import Summary, strict, warn
 from hypergrad.linear import preconditioners
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky
-from hypergrad.linear.minres import MINRES
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearMap, LinearSolver, Solution, Status
-from hypergrad.linear.woodbury import Woodbury
 from hypergrad.lower.gradient_descent import GradientDescent
 from hypergrad.lower.minimum import LowerSolver
 from hypergrad.objective import Bilevel, Objective
@@ -38,7 +36,9 @@ if TYPE_CHECKING:
     from hypergrad import conditions, distributed, solvers, stochastic, theory
     from hypergrad.checks.check import check
     from hypergrad.forward import Forward
+    from hypergrad.linear.minres import MINRES
     from hypergrad.linear.normal_cg import NormalCG
+    from hypergrad.linear.woodbury import Woodbury
     from hypergrad.lower import updates
     from hypergrad.lower.lbfgs import LBFGS
     from hypergrad.lower.nesterov import Nesterov
@@ -111,10 +111,12 @@ _LATER: Final = {
     "Descent": "lower.updates",
     "Forward": "forward",
     "LBFGS": "lower.lbfgs",
+    "MINRES": "linear.minres",
     "Nesterov": "lower.nesterov",
     "Newton": "lower.newton",
     "NormalCG": "linear.normal_cg",
     "TorchOptimiser": "lower.torch_optim",
+    "Woodbury": "linear.woodbury",
     "check": "checks.check",
 }
 

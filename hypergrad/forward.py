@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.adjoints import Condition, Solver, refuse_start_with_grad, unrollable
+from hypergrad.engine import filled
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.graph import (
     custom_functions,
@@ -19,7 +20,7 @@ from hypergrad.graph import (
     refuse_error_node,
 )
 from hypergrad.guards import noting, resumed
-from hypergrad.implicit.derivatives import Problem, filled, spread
+from hypergrad.implicit.derivatives import Problem, spread
 from hypergrad.implicit.watch import Watch
 from hypergrad.lower.descent import refuse_captured_step
 from hypergrad.lower.minimum import Unrollable

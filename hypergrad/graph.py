@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from hypergrad.engine import pulled
 from hypergrad.errors import InputError
 
 INSTEAD = "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only"
@@ -56,7 +57,8 @@ def recorded_gradient(
     refuse_compiled(custom, instead=instead)
     # the node is there only if the weights require grad, and they only if it may be
     weights = torch.ones_like(values, requires_grad=bool(custom))
-    gradients = torch.autograd.grad(values, points, weights, create_graph=True)
+    found = pulled(values, points, weights, record=True, unused=False)
+    gradients = cast(tuple[Tensor, ...], found)
     if custom:
         refuse_error_node(gradients, custom, within=within, instead=instead)
     return gradients

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InputError, NotFiniteError
-from hypergrad.transforms import transforming
+from hypergrad.transforms import innermost
 
 
 class Deferred:
@@ -95,7 +95,7 @@ def noting() -> Deferred | None:
 
 def may_look(values: Tensor) -> bool:
     """Whether reading a value is cheap: on the CPU, outside `deferred` and transforms."""
-    return values.device.type == "cpu" and _CURRENT.get() is None and not transforming()
+    return values.is_cpu and _CURRENT.get() is None and innermost() is None
 
 
 def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:

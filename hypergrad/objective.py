@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -65,9 +65,14 @@ def across_ranks(lower: object) -> AcrossRanks | None:
 
     A condition has its objective as ``g``, a mapped objective as ``lower``.
     """
-    while lower is not None and not isinstance(lower, AcrossRanks):
+    while lower is not None and not _is_across_ranks(lower):
         lower = getattr(lower, "g", getattr(lower, "lower", None))
     return lower
+
+
+def _is_across_ranks(lower: object) -> TypeGuard[AcrossRanks]:
+    """Whether an objective is AcrossRanks; quicker than ``isinstance`` of a protocol."""
+    return hasattr(lower, "require_alike") and hasattr(lower, "on_any")
 
 
 def is_indefinite(lower: object) -> bool:

@@ -1,6 +1,7 @@
 """What torch's function transforms (torch.func, forward-mode AD) do to tensors in a call.
 
-torch publishes no way to ask. The private names, those of torch 2.6 to 2.13, stand here only.
+torch publishes no way to ask. Its private names, those of torch 2.6 to 2.13, stand here and in
+``engine.py`` only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from torch.utils import _pytree as pytree
 from hypergrad.errors import InputError, TransformError
 
 _functorch: Any = torch._C._functorch
+innermost: Any = _functorch.peek_interpreter_stack
+"""The transform that runs, None outside of all."""
+
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
@@ -42,7 +46,7 @@ def outside_compilers(function: Callable[Arguments, Answer]) -> Callable[Argumen
 
 def transforming(*tensors: Tensor) -> bool:
     """Whether a torch.func transform runs, or one of the tensors carries a forward-mode tangent."""
-    if _functorch.peek_interpreter_stack() is not None:
+    if innermost() is not None:
         return True
     if not tensors or _forward_level() < 0:
         return False
@@ -136,7 +140,7 @@ class NothingCaptured(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look at the arguments of each operation, but for those within a transform of its own."""
-        if _functorch.peek_interpreter_stack() is None:
+        if innermost() is None:
             for part in pytree.tree_leaves((args, kwargs)):
                 if isinstance(part, Tensor) and is_transformed(part):
                     raise captured_by_transform(self._objective, "the lower objective")

@@ -23,7 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hypergrad.distributed.agreement import require_equal, require_group
-from hypergrad.implicit.derivatives import applied, filled
+from hypergrad.engine import filled
+from hypergrad.implicit.derivatives import applied
 from hypergrad.transforms import one_by_one
 from hypergrad.tree import AnyTree, check_tree, flatten, leaves, like, names, unflatten
 

@@ -27,9 +27,10 @@ from hypergrad.distributed.operators import (
     shared_node,
     total_node,
 )
+from hypergrad.engine import filled
 from hypergrad.errors import InputError, RankError
 from hypergrad.graph import leaves_reached, nodes_of
-from hypergrad.implicit.derivatives import applied, filled
+from hypergrad.implicit.derivatives import applied
 from hypergrad.objective import Objective, raise_if_captured
 from hypergrad.transforms import one_by_one, transforming
 from hypergrad.tree import Phi, Theta, Tree, entries, leaves, like, names

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor
 
+from hypergrad.engine import filled
 from hypergrad.equation import called
 from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_error_node
 from hypergrad.guards import Deferred, refuse_not_finite, resumed
@@ -189,12 +190,6 @@ def contracted(problem: Problem[Any, Any], gradient: Sequence[Tensor], along: Di
     parts = list(zip(gradient[:count], along.theta or (), strict=False))
     parts += list(zip(gradient[count:], along.phi or (), strict=False))
     return torch.stack([(left * right).sum() for left, right in parts]).sum()
-
-
-def filled(tangents: Sequence[Tensor | None], like_these: Sequence[Tensor]) -> Tensors:
-    """Tangents, zero where there is none."""
-    pairs = zip(tangents, like_these, strict=True)
-    return tuple(torch.zeros_like(t) if tangent is None else tangent for tangent, t in pairs)
 
 
 def front(tensor: Tensor, dim: int | None) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.engine import filled, pulled
 from hypergrad.graph import INSTEAD, custom_among, explained, no_dependence, recorded_gradient
 from hypergrad.guards import refuse_not_finite
 from hypergrad.objective import Objective, evaluate_with_graph
@@ -100,7 +101,6 @@ class Linearisation(Generic[Theta, Phi]):
             )
             self._gradient = flatten(gradients, self.batch)
         self.values = values.detach()
-        self._joins_all = False  # whether g's gradient is known to depend on every leaf
         self._crossed: tuple[Tensor | None, int, Sequence[Tensor | None]] = _NOTHING
         self.gradient = self._gradient.detach()
         refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
@@ -109,13 +109,7 @@ class Linearisation(Generic[Theta, Phi]):
         """``H v``, each task's own, by one backward pass."""
         if not self._gradient.requires_grad:  # g is linear in phi: H = 0
             return torch.zeros_like(vector)
-        if self._joins_all:  # the quicker call, found out at the first product
-            with explained(self._custom, instead=self._instead):
-                parts = torch.autograd.grad(self._gradient, self._phi, vector, retain_graph=True)
-            return flatten(parts, self.batch)
-        found = self._pulled(self._phi, vector)
-        self._joins_all = all(part is not None for part in found)
-        return flatten(_filled(found, self._phi), self.batch)
+        return flatten(filled(self._pulled(self._phi, vector), self._phi), self.batch)
 
     def final(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v`` of an answer; ``J v`` comes of the same pass, and is kept for :meth:`cross`."""
@@ -124,7 +118,7 @@ class Linearisation(Generic[Theta, Phi]):
         count = len(self._phi)
         parts = self._pulled([*self._phi, *self._theta], vector)
         self._crossed = vector, vector._version, parts[count:]
-        return flatten(_filled(parts[:count], self._phi), self.batch)
+        return flatten(filled(parts[:count], self._phi), self.batch)
 
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """``J v`` for each needed leaf of theta, with that leaf's shape.
@@ -145,20 +139,12 @@ class Linearisation(Generic[Theta, Phi]):
             parts = self._pulled(self._theta, vector)
         if all(part is None for part in parts):
             raise no_dependence()
-        return _filled(parts, self._theta)
+        return list(filled(parts, self._theta))
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
         with explained(self._custom, instead=self._instead):
-            return torch.autograd.grad(
-                self._gradient, points, vector, retain_graph=True, allow_unused=True
-            )
+            return pulled(self._gradient, points, vector)
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""
         return unflatten(vector, self._phi)
-
-
-def _filled(parts: Sequence[Tensor | None], points: Sequence[Tensor]) -> list[Tensor]:
-    """Derivatives, zero where there is none."""
-    pairs = zip(points, parts, strict=True)
-    return [torch.zeros_like(leaf) if part is None else part for leaf, part in pairs]

@@ -25,6 +25,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from hypergrad.engine import filled
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.guards import resumed
 from hypergrad.implicit.curvature import Curvature, Hessian
@@ -34,7 +35,6 @@ from hypergrad.implicit.derivatives import (
     Tensors,
     applied,
     derivative,
-    filled,
     front,
     spread,
 )

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.engine import filled, pulled
 from hypergrad.equation import Equation, Saddle, called, stated, unpaired
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
@@ -280,12 +281,8 @@ def hypergradient(
     theta_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(theta)]
     phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
     values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
-    gradients = torch.autograd.grad(
-        values,
-        [*theta_leaves, *phi_leaves],
-        torch.ones_like(values),
-        materialize_grads=True,
-    )
+    points = [*theta_leaves, *phi_leaves]
+    gradients = filled(pulled(values, points, torch.ones_like(values), keep=False), points)
     direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]
     objective, point = stated(problem.lower, phi)
     _, indirect, certificate = pull(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypergrad.engine import filled, pulled
 from hypergrad.equation import Pair, Saddle, called
 from hypergrad.graph import custom_among, explained, no_dependence, refuse_error_node
 from hypergrad.guards import refuse_not_finite
@@ -76,27 +77,23 @@ class Jacobian:
     def transposed(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``A' v``, each task's own, by one backward pass through F."""
         parts = self._pulled(self._phi, vector)
-        return flatten(_filled(parts, self._phi), self.batch)
+        return flatten(filled(parts, self._phi), self.batch)
 
     def forward(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``A v``, each task's own: the derivative of the linear map ``w -> A' w``."""
         if self._linear is None:
             w = torch.zeros_like(self._residual, requires_grad=True)
             with torch.enable_grad(), explained(self._custom, instead=_INSTEAD):
-                parts: Sequence[Tensor | None] = torch.autograd.grad(
-                    self._residual, self._phi, w, create_graph=True, allow_unused=True
-                )
+                parts = pulled(self._residual, self._phi, w, record=True)
                 refuse_error_node(parts, self._custom, instead=_INSTEAD)
-                image = flatten(_filled(parts, self._phi), self.batch)
+                image = flatten(filled(parts, self._phi), self.batch)
             self._linear = w, image
         w, image = self._linear
         if not image.requires_grad:  # F does not depend on phi: A = 0
             return torch.zeros_like(vector)
         with explained(self._custom, instead=_INSTEAD):
-            (pushed,) = torch.autograd.grad(
-                image, [w], vector, retain_graph=True, materialize_grads=True
-            )
-        return pushed
+            parts = pulled(image, [w], vector)
+        return filled(parts, [w])[0]
 
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """``(dF/dtheta)' v`` for each needed leaf of theta.
@@ -109,15 +106,13 @@ class Jacobian:
         parts = self._pulled(self._theta, vector)
         if all(part is None for part in parts):
             raise no_dependence(self._subject, "phi")
-        return _filled(parts, self._theta)
+        return list(filled(parts, self._theta))
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
         if not self._residual.requires_grad:
             return [None] * len(points)
         with explained(self._custom):
-            return torch.autograd.grad(
-                self._residual, points, vector, retain_graph=True, allow_unused=True
-            )
+            return pulled(self._residual, points, vector)
 
     def operators(self) -> Halves:
         """A' and A, counting their products."""
@@ -125,12 +120,6 @@ class Jacobian:
             transposed=Operator(self.transposed, kind=Kind.GENERAL, transposed=True),
             forward=Operator(self.forward, kind=Kind.GENERAL),
         )
-
-
-def _filled(parts: Sequence[Tensor | None], points: Sequence[Tensor]) -> list[Tensor]:
-    """Derivatives, zero where there is none."""
-    pairs = zip(points, parts, strict=True)
-    return [torch.zeros_like(leaf) if part is None else part for leaf, part in pairs]
 
 
 def linearise(

@@ -1,4 +1,7 @@
-"""The solver that is chosen where none is given."""
+"""The solver that is chosen where none is given.
+
+Those for other matrices than positive definite ones are imported when one is met.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,9 @@ from torch import Size, Tensor
 
 from hypergrad.linear.cg import CG
 from hypergrad.linear.cholesky import Cholesky, columns_at_once
-from hypergrad.linear.gmres import GMRES, shortest
-from hypergrad.linear.lu import LU
-from hypergrad.linear.minres import MINRES
 from hypergrad.linear.operator import Kind, Operator
 from hypergrad.linear.solution import LinearSolver
 from hypergrad.linear.vectors import norm
-from hypergrad.linear.woodbury import Woodbury
 
 # A dense Hessian is formed where that costs no more than about 16 steps of CG, which is about what
 # kappa = 10 takes (`python -m benchmarks.crossover`): a single task's up to so many unknowns, those
@@ -31,19 +30,33 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     dense matrix made of rough products, which only a solver that restarts can make up for.
     """
     if operator.form is not None:
+        from hypergrad.linear.woodbury import Woodbury
+
         return Woodbury()
+    if operator.kind is not Kind.DEFINITE or operator.halves is not None:
+        return _of_others(operator, rhs)
     if operator.accuracy:
-        kind = CG if operator.kind is Kind.DEFINITE else MINRES
-        return kind(rtol=max(kind().rtol, operator.accuracy))
+        return CG(rtol=max(CG().rtol, operator.accuracy))
     if operator.rough:
-        return CG() if operator.kind is Kind.DEFINITE else MINRES()
+        return CG()
+    return Cholesky() if _is_small(rhs.shape) else CG()
+
+
+def _of_others(operator: Operator, rhs: Tensor) -> LinearSolver:
+    """The default for a matrix that need not be positive definite."""
+    from hypergrad.linear.gmres import GMRES
+    from hypergrad.linear.lu import LU
+    from hypergrad.linear.minres import MINRES
+
+    if operator.accuracy:
+        return MINRES(rtol=max(MINRES().rtol, operator.accuracy))
+    if operator.rough:
+        return MINRES()
     unknowns = rhs.shape[-1] if operator.halves is None else rhs.shape[-1] // 2
-    small = _is_small(Size((*rhs.shape[:-1], unknowns)))
-    if operator.halves is not None or operator.kind is Kind.GENERAL:
-        return LU() if small else GMRES()
-    if operator.kind is not Kind.DEFINITE:
-        return LU() if small else MINRES()
-    return Cholesky() if small else CG()
+    if _is_small(Size((*rhs.shape[:-1], unknowns))):
+        return LU()
+    is_general = operator.halves is not None or operator.kind is Kind.GENERAL
+    return GMRES() if is_general else MINRES()
 
 
 def _is_small(shape: Size) -> bool:
@@ -57,8 +70,11 @@ def least_length(operator: Operator, rhs: Tensor, products: int) -> Tensor:
     """A lower bound on ``|A^-1 rhs|``, about as large: by the closed form, or by few products."""
     if operator.form is not None:
         return norm(operator.form.inverse(rhs))
-    if operator.halves is not None:  # K^-1 (0, F) = (A^-1 F, 0)
+    if operator.halves is not None or operator.kind is not Kind.DEFINITE:
+        from hypergrad.linear.gmres import shortest
+
+        if operator.halves is None:
+            return shortest(operator, rhs, products)
+        # K^-1 (0, F) = (A^-1 F, 0)
         return shortest(operator.halves.transposed, rhs.chunk(2, dim=-1)[1], products)
-    if operator.kind is not Kind.DEFINITE:
-        return shortest(operator, rhs, products)
     return norm(CG(rtol=0.1, max_steps=products).solve(operator, rhs).x)

@@ -151,6 +151,7 @@ def _sweep(
         alpha = each(torch.where(active, rho / pap, nought))
         x.addcmul_(alpha, p)
         r.addcmul_(alpha, ap, value=-1)
+        del ap  # before the next product, at which memory peaks
         run.steps += active
         square = dot(r, r)
         active = active > (square <= limit)  # active and not there yet

@@ -53,6 +53,7 @@ def sweep_single(
         alpha = _held(rho / pap, kind)
         x.add_(p, alpha=alpha)
         r.add_(ap, alpha=-alpha)
+        del ap  # before the next product, at which memory peaks
         taken += 1
         square = float(dot(r, r))
         if square <= limit:

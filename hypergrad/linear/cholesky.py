@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.engine import vectorised
 from hypergrad.errors import InputError
 from hypergrad.guards import may_look, noting
 from hypergrad.linear.operator import Kind, LinearMap, Operator
@@ -113,17 +114,19 @@ def dense(
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
     if not n:
         return shaped_as.new_zeros(*batch, 0, 0)
-    units = _eye(shaped_as).view(n, *(1 for _ in batch), n).expand(n, *batch, n)
+    units = _eye(shaped_as)
+    if batch:
+        units = units.view(n, *(1 for _ in batch), n).expand(n, *batch, n)
 
     # The map may write into what it gets. partial: the tests' type checker wraps a function that
     # is defined here at each call.
     column = partial(_column, apply)
     together = columns_at_once(shaped_as.shape, at_once)
     if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
-        chunk = None if together == n else together  # one chunk is dearer than none
         try:
-            matrix: Tensor = torch.vmap(column, out_dims=-1, chunk_size=chunk)(units)
-            return matrix
+            if together == n:
+                return vectorised(column, units)
+            return torch.cat([vectorised(column, some) for some in units.split(together)], dim=-1)
         except Exception:  # whatever it is: one by one it works, or fails in its own words
             pass
     return torch.stack([column(unit) for unit in units], dim=-1)

@@ -54,14 +54,17 @@ class Run:
 
     @classmethod
     def begin(cls, b: Tensor, start: Tensor | None, product: Operator) -> Run:
-        """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero."""
+        """At ``start``, or at zero; a task with b = 0 always begins (and ends) at zero.
+
+        b becomes the run's own, so that no solve holds a vector that it does not need.
+        """
         zero = (b == 0).all(dim=-1, keepdim=True)
         x = product.zeros(b) if start is None else torch.where(zero, 0.0, start)
         each = zero[..., 0]  # one value for each task, also where a task has no unknown
         steps = torch.zeros_like(each, dtype=torch.int64)
         return cls(
             x=x,
-            residual=b.clone() if start is None else b - product.exact(x),
+            residual=b if start is None else b - product.exact(x),
             curvature=torch.full_like(each, torch.inf, dtype=b.dtype),
             steps=steps,
             ended=torch.full_like(steps, Status.OUT_OF_STEPS),
@@ -129,12 +132,13 @@ def iterate(
     goal = torch.clamp(rtol * size, min=floor).maximum(atol / scale[..., 0])
 
     run = Run.begin(b, None if start is None else start / scale, product)
+    del b
     true = norm(run.residual)
     again = true > goal
     budget, aim = limit, goal
     while check_every is None or (bool(again.any()) and budget > 0):
         sweep(product, run, aim, again, budget)
-        run.residual, previous = b - product.exact(run.x), true
+        run.residual, previous = rhs / scale - product.exact(run.x), true
         true = norm(run.residual)
         # The recurrence claims convergence, and the true residual is above the goal by more than
         # the two may differ: the recurrence has parted from x. Where the residual is below half

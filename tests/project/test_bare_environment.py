@@ -1,4 +1,4 @@
-"""``import hypergrad`` works with torch and jaxtyping alone."""
+"""``import hypergrad`` works with torch and jaxtyping alone, and loads little that is not used."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ for absent in ("numpy", "scipy", "beartype", "hypothesis", "tyro"):
     except ImportError:
         continue
     raise AssertionError(f"{absent} can be imported: the environment is not bare")
+for unused in (
+    *("conditions", "distributed", "solvers", "stochastic", "theory", "checks", "forward"),
+    *("objectives.ridge", "objectives.softmax", "objectives.modules", "lower.newton"),
+    *("linear.gmres", "linear.lu", "linear.minres", "linear.woodbury"),
+):
+    assert f"hypergrad.{unused}" not in sys.modules, unused
 print("bare")
 """
 

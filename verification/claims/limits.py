@@ -98,7 +98,7 @@ ATTAINED = Kind(
                 "R01",
                 "the residual reported is the recurrence's",
                 "linear.krylov",
-                "run.residual, previous = b - product.exact(run.x), true",
+                "run.residual, previous = rhs / scale - product.exact(run.x), true",
                 "previous = true",
             ),
             (

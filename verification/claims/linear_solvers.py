@@ -222,7 +222,7 @@ _BUGS = source_bugs(
             "L08",
             "the residual reported is the recurrence's",
             "linear.krylov",
-            "run.residual, previous = b - product.exact(run.x), true",
+            "run.residual, previous = rhs / scale - product.exact(run.x), true",
             "previous = true",
         ),
         (
