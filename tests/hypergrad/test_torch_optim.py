@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hypergrad import GradientDescent, TorchOptimiser
 from hypergrad.errors import InputError
+from tests.hypergrad.finite_sums import PHI, M, drawn, problem, ridge
+from tests.hypergrad.finite_sums import THETA as PENALTIES
 from tests.hypergrad.problems import Toy
-from tests.hypergrad.test_stochastic import PHI, M, drawn, problem, ridge
-from tests.hypergrad.test_stochastic import THETA as PENALTIES
 
 TOY = Toy((3,))
 THETA = torch.tensor([0.3, -0.2], dtype=torch.float64)
