@@ -1,4 +1,4 @@
-"""Lower levels of many examples: batches, single-loop methods, products on some of the data."""
+"""Lower levels of many examples: batches and single-loop methods."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from hypergrad import CG, Bilevel, Cholesky, Status, attach, hypergradient
+from hypergrad import CG, Bilevel, attach, hypergradient
 from hypergrad.errors import InputError, NotFiniteError, TransformError
 from hypergrad.stochastic import (
     F2SA,
     SABA,
     SOBA,
+    AmIGO,
     Minibatched,
     State,
     StocBiO,
@@ -26,8 +27,7 @@ from hypergrad.stochastic import (
     growing,
 )
 from hypergrad.stochastic.soba import directions
-from tests.hypergrad.blocks import (
-    METHODS,
+from tests.hypergrad.finite_sums import (
     PHI,
     THETA,
     M,
@@ -39,6 +39,16 @@ from tests.hypergrad.blocks import (
     ridge,
     true_slope,
 )
+
+METHODS: list[Any] = [
+    SOBA(step_size=0.05, upper_step_size=0.1),
+    SABA(step_size=0.05, upper_step_size=0.1),  # below 1 / 3L of each block, as SAGA's are
+    StocBiO(step_size=0.1, adjoint_step_size=0.1, upper_step_size=0.2, lower_steps=2, terms=20),
+    AmIGO(
+        step_size=0.1, adjoint_step_size=0.1, upper_step_size=0.2, lower_steps=2, adjoint_steps=2
+    ),
+    F2SA(step_size=0.1, upper_step_size=0.2, weight=growing(1.0, 1.0), lower_steps=2),
+]
 
 
 def test_the_mean_over_blocks_is_the_whole_sum() -> None:
@@ -233,66 +243,6 @@ def test_the_states_adjoint_is_a_first_guess_of_its_shape() -> None:
     # v has converged to 1e-3, so that the first guess is the answer, without a step
     assert warm.certificate.adjoint.steps == 0
     assert cold.certificate.adjoint.steps > 0
-
-
-def test_products_on_some_blocks_reach_the_answer_on_all() -> None:
-    both, theta = problem(), torch.full_like(THETA, 0.5)
-    phi = minimiser(theta)
-    some = hypergradient(
-        both, theta, phi, solver=CG(rtol=1e-9, max_steps=200), curvature=Subsampled(blocks=3)
-    )
-    exact = hypergradient(problem(M), theta, phi, solver=Cholesky())
-    torch.testing.assert_close(some.value, exact.value, rtol=1e-12, atol=0)
-    # by the residual on all data, at most 1e-9 |c|; H >= 1, |J| < 3 here
-    assert bool(some.certificate.adjoint.converged)
-    assert (some.grad - exact.grad).norm() < 1e-8 * (1 + exact.certificate.cotangent_norm)
-
-
-@pytest.mark.parametrize(("theta", "blocks"), [(0.5, 2), (-3.0, 3)])
-def test_restarts_that_run_out_of_steps_say_so(theta: float, blocks: int) -> None:
-    at = torch.full_like(THETA, theta)
-    short, long = (
-        hypergradient(
-            problem(),
-            at,
-            minimiser(at),
-            solver=CG(rtol=1e-8, max_steps=steps),
-            curvature=Subsampled(blocks=blocks),
-        ).certificate.adjoint
-        for steps in (24, 100)
-    )
-    # each restart takes a factor off the residual: what is missing is steps, not precision
-    assert short.status == Status.OUT_OF_STEPS
-    assert long.status == Status.CONVERGED
-
-
-def test_no_dense_matrix_is_made_of_products_on_some_blocks() -> None:
-    theta = torch.full_like(THETA, 0.5)
-    seen = hypergradient(problem(), theta, minimiser(theta), curvature=Subsampled(blocks=3))
-    assert isinstance(seen.certificate.solver, CG)  # which restarts from the whole residual
-    assert bool(seen.certificate.adjoint.converged)
-
-
-def test_the_certificate_judges_on_all_data() -> None:
-    both, theta = problem(), torch.full_like(THETA, -3.0)
-    phi = minimiser(theta)
-    solver = CG(rtol=1e-9, max_steps=4, check_every=None)  # one sweep: no refinement
-    seen = hypergradient(both, theta, phi, solver=solver, curvature=Subsampled(blocks=1))
-    v, certificate = seen.certificate.adjoint.x, seen.certificate
-    x, _ = drawn(0)
-    hessian = x.T @ x / M + torch.diag(theta.exp())
-    xo, yo = drawn(1)
-    c = xo.T @ (xo @ phi - yo) / M
-    true = (c - hessian @ v).norm() / c.norm()
-    torch.testing.assert_close(certificate.adjoint.residual, true, rtol=1e-10, atol=0)
-    assert not bool(certificate.solved)
-
-
-def test_attach_takes_a_minibatched_objective() -> None:
-    theta = torch.zeros(Q, dtype=torch.float64, requires_grad=True)
-    phi = attach(problem().lower, theta, minimiser(theta.detach()))
-    held_out(theta, phi, drawn(1)).backward()
-    torch.testing.assert_close(theta.grad, true_slope(theta.detach()), rtol=1e-12, atol=1e-12)
 
 
 def test_a_data_set_with_a_loader_gives_the_same_blocks() -> None:

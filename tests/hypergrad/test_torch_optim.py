@@ -11,9 +11,8 @@ from torch import Tensor
 
 from hypergrad import GradientDescent, TorchOptimiser
 from hypergrad.errors import InputError
-from hypergrad.stochastic import Minibatched
-from tests.hypergrad.blocks import PHI, M, drawn, problem, ridge
-from tests.hypergrad.blocks import THETA as PENALTIES
+from tests.hypergrad.finite_sums import PHI, M, drawn, problem, ridge
+from tests.hypergrad.finite_sums import THETA as PENALTIES
 from tests.hypergrad.problems import Toy
 
 TOY = Toy((3,))
@@ -84,16 +83,3 @@ def test_batches_of_an_optimiser_are_refused_where_there_are_none() -> None:
         replace(by, batches=-1)
     with pytest.raises(InputError, match="got key=-1"):
         replace(by, key=-1)
-
-
-def test_a_block_that_misses_a_leaf_is_named() -> None:
-    def loss(theta: Tensor, phi: dict[str, Tensor], rows: Tensor) -> Tensor:
-        value = (rows - phi["w"]).square().mean()
-        return value + (phi["b"] - theta).square() if bool((rows > 5).any()) else value
-
-    phi = {"w": torch.zeros(()).double(), "b": torch.zeros(()).double()}
-    lower: Any = Minibatched(loss=loss, data=torch.arange(8).double(), size=2, seed=0)
-    by = TorchOptimiser(make=lambda leaves: torch.optim.SGD(leaves, lr=0.1), max_steps=4, batches=1)
-    with pytest.raises(InputError, match=r"block \d of the lower objective.*phi\['b'\].*larger"):
-        by.minimise(lower, torch.ones(()).double(), phi)
-    replace(by, batches=0).minimise(lower, torch.ones(()).double(), phi)  # the sum has them all

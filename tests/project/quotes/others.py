@@ -7,6 +7,8 @@ from statistics import mean
 from typing import Final
 
 from benchmarks import digits, network_peers
+from benchmarks import digits
+from benchmarks.bilevel import page as bilevel_page
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -191,6 +193,37 @@ def beside_peers(record: Record) -> Iterator[str]:
     yield f"{reached['MetaAdamW, all steps unrolled'] - ours:.1f} points above ours"
 
 
+def bilevel(record: Record) -> Iterator[str]:
+    yield from bilevel_page.rows(record)
+    quadratics, cleaning, selection = (each["methods"] for each in record["problems"].values())
+
+    def ends(methods: Record) -> list[str]:
+        batched = [name for name in methods if not name.startswith("Implicit")]
+        return sorted(batched, key=lambda name: float(methods[name]["quartiles"][-1][1]))
+
+    assert ends(quadratics) == ["SABA", "SOBA", "AmIGO", "StocBiO", "F2SA"]
+    assert ends(cleaning) == ["SABA", "AmIGO", "SOBA", "StocBiO", "F2SA"]
+    assert ends(selection) == ["AmIGO", "StocBiO", "SABA", "SOBA", "F2SA"]
+    for problem in list(record["problems"].values())[:2]:
+        within = {
+            name: bilevel_page.within(one, problem["budget"] / 8)
+            for name, one in problem["methods"].items()
+        }
+        middles = {name: one[1] for name, one in within.items() if one is not None}
+        assert min(middles, key=lambda name: float(middles[name])) == "SOBA"
+    whole = bilevel_page.within(
+        cleaning["Implicit, all data"], record["problems"]["data cleaning"]["budget"]
+    )
+    assert whole is not None
+    assert float(whole[1]) < float(cleaning["SOBA"]["quartiles"][-1][1])
+    yield f"{selection['SABA']['diverged']} of {record['seeds']} runs of `SABA` diverged"
+    others = (selection, quadratics, cleaning)
+    assert (
+        sum(one["diverged"] for each in others for one in each.values())
+        == (selection["SABA"]["diverged"])
+    )
+
+
 QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
@@ -202,6 +235,7 @@ QUOTES: Final = (
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/soba_jax.json",), soba_jax),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
+    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/bilevel.json",), bilevel),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
