@@ -54,6 +54,10 @@ def reach(
     active set as it is, a longer one in ``direction`` changes it (docs/theory.md, section 12).
     So it is for quadratic g, with theta linear in g's linear part, in bounds or in strengths.
 
+    Of an entry with two sides (free between two bounds, or a zero of :class:`L1`) the side that is
+    nearer now is looked at. Where theta moves the bounds or strengths, the other side may come
+    first, and the distance is then too large.
+
     Costs an adjoint solve for each entry of each phi, all of them as one batch.
 
     Args:

@@ -195,3 +195,15 @@ def test_a_g_that_is_differentiable_once_is_told_what_serves_it() -> None:
     assert torch.allclose(found, T.sign() * (T.abs() - 0.5).clamp(min=0.0), atol=1e-10)
     with pytest.raises(InputError, match=told):
         attach(made, T.clone().requires_grad_(), found).sum().backward()
+
+
+def test_newton_goes_on_at_once_where_all_tasks_took_a_step() -> None:
+    def bent(t: Tensor, p: Tensor) -> Tensor:
+        apart = p - t
+        return ((EIGENVALUES * apart.square()).sum(-1) + (apart.exp() - apart).sum(-1) / 25) / 2
+
+    made: Any = Composite(bent, L1(torch.tensor([[0.1], [0.2]], dtype=D)))
+    by = ProximalGradient(rtol=1e-12, newton_after=20)
+    found = by.minimise(made, T, torch.zeros(2, 20, dtype=D))
+    assert bool(found.converged.all())  # type: ignore[union-attr]
+    assert found.steps < 30  # not another twenty proximal steps
