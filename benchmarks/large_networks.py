@@ -108,8 +108,8 @@ def transformer(
 NETWORKS: Final[dict[str, Callable[[], tuple[nn.Module, Tensor]]]] = {
     "ResNet, 10M": partial(residual_network, 64),
     "transformer, 10M": partial(transformer, 384, 5),
-    "ResNet, 100M": partial(residual_network, 192),
     "transformer, 100M": partial(transformer, 768, 14),
+    "ResNet, 100M": partial(residual_network, 192),
 }
 SOLVERS: Final[dict[str, LinearSolver]] = {
     "Neumann(step_size=0.1, max_steps=1)": Neumann(step_size=0.1, max_steps=1),
@@ -240,7 +240,7 @@ def main() -> None:
         found["networks"][name] = measured(NETWORKS[name])
         print("\n".join(rows({"networks": {name: found["networks"][name]}})), flush=True)
         print(f"bfloat16: {found['networks'][name]['bfloat16']:.1e}", flush=True)
-    write(asked.out, found)
+        write(asked.out, found)
 
 
 if __name__ == "__main__":
