@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Final
 
-from benchmarks import digits, network_peers
+from benchmarks import digits, large_networks, network_peers
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -184,6 +184,14 @@ def beside_peers(record: Record) -> Iterator[str]:
     yield f"{reached['MetaAdamW, all steps unrolled'] - ours:.1f} points above ours"
 
 
+def large(record: Record) -> Iterator[str]:
+    yield from large_networks.rows(record)
+    found = record["networks"].values()
+    weights = ", ".join(f"{one['weights']:,}" for one in found)
+    yield f"networks of {weights} weights"
+    yield f"an error of the hypergradient of {max(one['bfloat16'] for one in found):.0e} at most"
+
+
 QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
@@ -194,6 +202,7 @@ QUOTES: Final = (
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
+    Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
