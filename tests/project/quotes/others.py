@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Final
 
-from benchmarks import digits, network_peers
-from benchmarks import digits
+from benchmarks import digits, large_networks, network_peers
 from benchmarks.bilevel import page as bilevel_page
 from tests.project.quotes.quote import Quote, Record, percent, row
 
@@ -224,6 +223,14 @@ def bilevel(record: Record) -> Iterator[str]:
     )
 
 
+def large(record: Record) -> Iterator[str]:
+    yield from large_networks.rows(record)
+    found = record["networks"].values()
+    weights = ", ".join(f"{one['weights']:,}" for one in found)
+    yield f"networks of {weights} weights"
+    yield f"an error of the hypergradient of {max(one['bfloat16'] for one in found):.0e} at most"
+
+
 QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/allreduce.json",), allreduce),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/two_ranks.json",), two_ranks),
@@ -236,6 +243,7 @@ QUOTES: Final = (
     Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/soba_jax.json",), soba_jax),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
     Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/bilevel.json",), bilevel),
+    Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
