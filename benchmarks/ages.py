@@ -63,6 +63,12 @@ RECORDED: Final = (
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
+        files="results/fc100-5way-5shot-100steps/**/*.json",
+        command="python -m experiments fc100 --steps 100 --seeds 0 --methods memory-reduced "
+        "memory-reduced-exact itd-bio protonet",
+        code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
+    ),
+    Recorded(
         files="results/residual/study.json",
         command="python -m experiments residual",
         code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual.yaml"),

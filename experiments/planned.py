@@ -40,7 +40,7 @@ from verification.problems.head import Head
 SHARE: Final = 0.1
 """Error that is planned for, of the exact hypergradient's length."""
 TASKS: Final = 4
-_MOST: Final = 2**18  # lower steps that are taken; a plan of more is not tried
+_MOST: Final = 2**12  # steps that are taken of either kind; a plan of more is not tried
 _EXACT: Final = 1e-12
 
 
@@ -53,7 +53,7 @@ class Task:
         published: error at the published K, N and step size.
         K: lower steps of 1/L that the plan asks for.
         N: steps of conjugate gradients that it asks for.
-        planned: error at the plan's K and N; None if K is too large to be tried.
+        planned: error at the plan's K and N; None if they are too large to be tried.
         needed: least power of two with an error of at most the share for K = N, at steps of 1/L;
             None if none was found.
     """
@@ -101,7 +101,7 @@ def planned(
         published=error(PAPER_STEPS, PAPER_ADJOINT_STEPS, PAPER_STEP_SIZE),
         K=K,
         N=N,
-        planned=error(K, N, alpha) if K <= _MOST else None,
+        planned=error(K, N, alpha) if max(K, N) <= _MOST else None,
         needed=next((each for each in powers if error(each, each, alpha) <= share), None),
     )
 

@@ -11,10 +11,15 @@ import pytest
 
 from metalearn.report.collect import collect
 from metalearn.report.tables import accuracy_table, hypergradient_table
-from tests.project.quotes import experiments, others, performance
+from tests.project.quotes import comparisons, experiments, others, performance
 from tests.project.quotes.quote import ROOT, Quote, read
 
-QUOTES = (*performance.QUOTES, *experiments.QUOTES, *others.QUOTES)
+QUOTES = (
+    *performance.QUOTES,
+    *experiments.QUOTES,
+    *comparisons.QUOTES,
+    *others.QUOTES,
+)
 # Result files that pages take whole tables from, by commands: tests/benchmarks/test_pages.py.
 TABLES = {
     f"benchmarks/results/{name}.json"
@@ -83,8 +88,9 @@ def test_every_result_file_of_the_benchmarks_is_bound() -> None:
     assert files <= bound, f"a Quote for each in tests/project/quotes: {files - bound}"
 
 
-def test_the_tables_of_the_comparison_are_those_of_its_runs() -> None:
-    out = ROOT / experiments.CIFAR
+@pytest.mark.parametrize("folder", [experiments.CIFAR, comparisons.FC100])
+def test_the_tables_of_a_comparison_are_those_of_its_runs(folder: str) -> None:
+    out = ROOT / folder
     runs = collect(out)
     tables = {
         "accuracy": accuracy_table(runs, reference="memory-reduced"),

@@ -1,0 +1,60 @@
+"""What the page of the experiments quotes from comparisons under a small budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tests.project.quotes.quote import Quote, Record, row
+
+PAGE: Final = "docs/experiments.md"
+SHORT: Final = {
+    "memory-reduced": "memory-reduced, K = N = 20",
+    "memory-reduced-exact": "memory-reduced-exact",
+    "itd-bio": "ITD-BiO, K = 20",
+    "protonet": "ProtoNet",
+}
+FC100: Final = "results/fc100-5way-5shot-100steps"
+
+
+def shown(accuracy: Record, error: Record) -> Iterator[str]:
+    """The table of a comparison: paired differences, peaks and errors."""
+    for method, cells in accuracy.items():
+        apart = error.get(method, {}).get("median", "–")
+        yield row(
+            SHORT[method],
+            cells["accuracy"],
+            next(cell for name, cell in cells.items() if name.startswith("minus ")),
+            cells["step (MiB)"],
+            apart if apart == "–" else f"{float(apart):.2g}",
+        )
+
+
+def fc100(accuracy: Record, error: Record) -> Iterator[str]:
+    yield from shown(accuracy, error)
+    (peak,) = {cells["step (MiB)"] for cells in accuracy.values()}
+    yield f"all four take {peak} MiB a step"
+    reached = [float(cells["accuracy"].split(" ")[0]) for cells in accuracy.values()]
+    yield f"all methods within {max(reached) - min(reached):.2f} points of each other"
+    for cells in accuracy.values():  # "each difference is within its interval"
+        apart = cells["minus memory-reduced"]
+        if apart != "–":
+            difference, half = (float(each) for each in apart.split(" ± "))
+            assert abs(difference) < half
+        assert cells["passes a step"] == "1"
+    paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
+    yield (
+        f"the error falls from {float(paper):.2g} to {float(exact):.2g}, and accuracy rises by "
+        f"{accuracy['memory-reduced-exact']['minus memory-reduced'].lstrip('+')} points"
+    )
+
+
+def rates(found: Record) -> Iterator[str]:
+    best = ", ".join(f"{cells['best']} for {name}" for name, cells in found.items())
+    yield f"({best}; `rates.md`)"
+
+
+QUOTES: Final = (
+    Quote(PAGE, (f"{FC100}/accuracy.md", f"{FC100}/hypergradient.md"), fc100),
+    Quote(PAGE, (f"{FC100}/rates.md",), rates),
+)
