@@ -72,6 +72,16 @@ RECORDED: Final = (
         command="python -m experiments batches",
         code=(*_FEW_SHOT, "experiments/batches.py", "experiments/residual.yaml"),
     ),
+    Recorded(
+        files="results/normalisation/study.json",
+        command="python -m experiments normalisation",
+        code=(*_FEW_SHOT, "experiments/normalisation.py"),
+    ),
+    Recorded(
+        files="results/cross-domain/study.json",
+        command="python -m experiments cross-domain",
+        code=(*_FEW_SHOT, "experiments/normalisation.py", "experiments/cross_domain.py"),
+    ),
     Recorded(files="results/glyphs-5way-1shot/*.json", command="make train", code=_FEW_SHOT),
     Recorded(
         files="results/verification/full/report.json",
@@ -119,7 +129,6 @@ RECORDED: Final = (
     _bench("double_backward", code=("hypergrad",)),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("limit"),
-    _bench("normalisation", "--runs RUNS", code=_FEW_SHOT),
     _bench("numerics", code=("hypergrad",)),
     _bench("peers", "--rounds 9", code=("hypergrad", *_PEERS)),
     _bench("profile", module="step_profile"),
