@@ -117,7 +117,7 @@ def normalisation(record: Record) -> Iterator[str]:
     for each, way in ((each, kind) for each in sets for kind in ("stored", "group")):
         rival, whole = found[each, way, "alone"], found[each, "transductive", "together"]
         gap = abs(rival["accuracy"] - whole["accuracy"])
-        assert gap < rival["interval"] + whole["interval"]  # "the intervals overlap"
+        assert gap < rival["interval"] + whole["interval"]  # "overlap everywhere"
 
     def above(kind: str) -> list[float]:
         best = [found[each, "transductive", "together"]["accuracy"] for each in sets]
@@ -127,6 +127,18 @@ def normalisation(record: Record) -> Iterator[str]:
     words = [", ".join(f"{each:+.1f}" for each in above(kind)) for kind in ("stored", "group")]
     yield f"stored averages are {words[0]} points from the transductive run's whole episodes"
     yield f"groups {words[1]}"
+
+
+def cross_domain(record: Record) -> Iterator[str]:
+    found = {
+        r["normalisation"]: percent(r["accuracy"], 1)
+        for r in record["rows"]
+        if (r["trained_on"], r["tested_on"]) == ("omniglot", "glyphs")
+    }
+    yield (
+        f"groups give {found['group']} %, stored averages {found['stored']} and transductive "
+        f"statistics {found['transductive']}"
+    )
 
 
 def mutated_files(record: Record) -> Iterator[str]:
@@ -206,6 +218,7 @@ QUOTES: Final = (
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
+    Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
