@@ -78,6 +78,16 @@ RECORDED: Final = (
         command="python -m experiments batches",
         code=(*_FEW_SHOT, "experiments/batches.py", "experiments/residual.yaml"),
     ),
+    Recorded(
+        files="results/normalisation/study.json",
+        command="python -m experiments normalisation",
+        code=(*_FEW_SHOT, "experiments/normalisation.py"),
+    ),
+    Recorded(
+        files="results/cross-domain/study.json",
+        command="python -m experiments cross-domain",
+        code=(*_FEW_SHOT, "experiments/normalisation.py", "experiments/cross_domain.py"),
+    ),
     Recorded(files="results/glyphs-5way-1shot/*.json", command="make train", code=_FEW_SHOT),
     Recorded(
         files="results/verification/full/report.json",

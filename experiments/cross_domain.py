@@ -98,7 +98,7 @@ def table(record: Mapping[str, Any]) -> Rows:
     }
     rows = []
     for run in record["runs"]:
-        own = (run["data"], run["normalisation"], run["seed"])
+        own = (run["settings"]["data"], run["normalisation"], run["seed"])
         cells = [
             percent(found[*own, data]["accuracy"], found[*own, data]["interval"]) for data in sets
         ]

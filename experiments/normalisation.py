@@ -242,7 +242,8 @@ def table(record: Mapping[str, Any]) -> Rows:
     found = {(r["data"], r["trained"], r["seed"], r["way"]): r for r in record["rows"]}
     rows = []
     for run in record["runs"]:
-        key = (run["data"], run["normalisation"], run["seed"])
+        # the run's own name of the data says, too, if they are partial
+        key = (run["settings"]["data"], run["normalisation"], run["seed"])
         cells = []
         for way in WAYS:
             own = found.get((*key, way))

@@ -228,7 +228,8 @@ class BackboneSettings:
         drop_rate: Rate of DropBlock in resnet12.
         normalisation: Statistics that normalise activations: `transductive` (of the task's own
             batch, support and query apart), `stored` (running averages in testing) or `group` (of
-            each image by itself).
+            each image by itself). The accuracy that is printed is that of whole episodes with
+            `transductive`, and that of single pictures with the others.
         precision: Number format of the backbone's products. The lower level computes in float32,
             or in float64 if that is chosen here.
         channels_last: Memory layout of images and weights: channels last or not. Known to be faster

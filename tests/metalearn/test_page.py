@@ -44,6 +44,20 @@ def test_another_number_in_a_result_file_is_another_page(tmp_path: Path) -> None
         assert page.page(copied) != before
 
 
+def test_another_accuracy_on_another_domain_is_another_page(tmp_path: Path) -> None:
+    path = tmp_path / page.OTHER_DOMAINS
+    path.parent.mkdir()
+    record = json.loads((RESULTS / page.OTHER_DOMAINS).read_text(encoding="utf-8"))
+    without = page.page(tmp_path)
+    found = []
+    for shift in (0, 0.01):
+        record["rows"][0]["accuracy"] -= shift
+        path.write_text(json.dumps(record), encoding="utf-8")
+        found.append(page.page(tmp_path))
+    assert without in found[0]  # a section more
+    assert found[0] != found[1]
+
+
 def test_a_data_set_without_results_has_a_row_a_method_and_commands(tmp_path: Path) -> None:
     for part in page.DATA_SETS:
         (found,) = page.tables(part, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -121,6 +122,17 @@ def test_each_run_is_tested_on_each_data_set(
     cross_domain.write(found, tmp_path, console=quiet())
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "| glyphs, 5-way, 2 steps | group |" in text
+
+
+@pytest.mark.parametrize("study", [normalisation, cross_domain])
+def test_the_kept_tables_are_those_of_their_records(study: ModuleType) -> None:
+    kept = Path(__file__).parents[2] / "results" / study.__name__.split(".")[1].replace("_", "-")
+    record = json.loads((kept / "study.json").read_text(encoding="utf-8"))
+    assert (kept / "study.md").read_text(encoding="utf-8") == study.table(record).markdown()
+    # each cell of the record is in the table, under whatever name its run has the data
+    text = study.table(record).markdown()
+    shown = [f"{100 * r['accuracy']:.2f} ± {100 * r['interval']:.2f}" for r in record["rows"]]
+    assert all(cell in text for cell in shown)
 
 
 @pytest.mark.parametrize("name", normalisation.SHORT)

@@ -54,6 +54,15 @@ def omniglot_search(found: Record) -> Iterator[str]:
         assert cells["adjoint systems above tolerance"].startswith("0 of ")
 
 
+def drawings(found: Record) -> Iterator[str]:
+    for settings, cells in found.items():
+        yield row(settings, *cells.values())
+    grey, black_and_white = (float(c["validation"].split(" ")[0]) for c in found.values())
+    yield f"Grey is {grey - black_and_white:.1f} points better from this seed"
+    widths = [2 * float(cells["validation"].split(" ")[2]) for cells in found.values()]
+    assert max(widths) / 2 < grey - black_and_white < 0.6 * min(widths)  # "little more than half"
+
+
 def cifar_fs(accuracy: Record, error: Record) -> Iterator[str]:
     for method, name in METHODS.items():
         cells = accuracy[method]
@@ -251,6 +260,7 @@ QUOTES: Final = (
         omniglot,
     ),
     Quote(PAGE, ("results/omniglot-search.md",), omniglot_search),
+    Quote("docs/data.md", ("results/drawings.md",), drawings),
     Quote(PAGE, (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_fs),
     Quote(PAGE, (f"{CIFAR}/rates.md",), rates),
     Quote(PAGE, (f"{CIFAR}/memory.json",), memory),

@@ -94,19 +94,53 @@ def crossover(record: Record) -> Iterator[str]:
 
 
 def normalisation(record: Record) -> Iterator[str]:
-    found = {(r["trained with"], r["queries normalised"]): r for r in record["rows"]}
+    found = {(r["data"], r["trained"], r["way"]): r for r in record["rows"]}
 
-    def cell(r: Record) -> str:
-        return f"{percent(r['accuracy'])} ± {percent(r['interval'])}"
+    def cell(data: str, kind: str, way: str) -> str:
+        r = found.get((data, kind, way))
+        return "" if r is None else f"{percent(r['accuracy'])} ± {percent(r['interval'])}"
 
-    ways = ("together", "one class at a time", "each alone", "support only")
-    rows = [found["transductive", way] for way in ways]
-    yield row("transductive", cell(rows[0]["printed"]), *map(cell, rows))
-    stored = found["stored", "together"], found["stored", "each alone"]
-    shown = [cell(stored[0]["printed"]), cell(stored[0]), "the same", cell(stored[1])]
-    yield f"| stored | {' | '.join(shown)} | |"
-    lost = [100 * (rows[0]["accuracy"] - r["accuracy"]) for r in (rows[2], rows[1])]
-    yield f"loses {lost[0]:.0f} points where pictures come one by one"
+    ways = ("together", "one class at a time", "alone", "by the support")
+    for run in record["runs"]:
+        own = (run["settings"]["data"], run["normalisation"])
+        yield row(*own, *(cell(*own, way) for way in ways))
+    apart = {key: 100 * r["apart"] for key, r in found.items()}
+    sets = list(dict.fromkeys(r["data"] for r in record["rows"]))
+    lost = [[-apart[each, "transductive", way] for each in sets] for way in ways[1:]]
+    yield (
+        f"loses {min(lost[1]):.0f} to {max(lost[1]):.0f} points where pictures come one by one, "
+        f"and {min(lost[0]):.0f} to {max(lost[0]):.0f} where they come class by class"
+    )
+    yield f"keeps all but {min(lost[2]):.1f} to {max(lost[2]):.1f} points"
+    for each in sets:
+        for kind in ("stored", "group"):  # "the accuracy that it prints"
+            assert abs(apart[each, kind, "alone"]) < 0.01
+
+    for each, way in ((each, kind) for each in sets for kind in ("stored", "group")):
+        rival, whole = found[each, way, "alone"], found[each, "transductive", "together"]
+        gap = abs(rival["accuracy"] - whole["accuracy"])
+        assert gap < rival["interval"] + whole["interval"]  # "overlap everywhere"
+
+    def above(kind: str) -> list[float]:
+        best = [found[each, "transductive", "together"]["accuracy"] for each in sets]
+        own = [found[each, kind, "alone"]["accuracy"] for each in sets]
+        return [100 * (o - b) for o, b in zip(own, best, strict=True)]
+
+    words = [", ".join(f"{each:+.1f}" for each in above(kind)) for kind in ("stored", "group")]
+    yield f"stored averages are {words[0]} points from the transductive run's whole episodes"
+    yield f"groups {words[1]}"
+
+
+def cross_domain(record: Record) -> Iterator[str]:
+    found = {
+        r["normalisation"]: percent(r["accuracy"], 1)
+        for r in record["rows"]
+        if (r["trained_on"], r["tested_on"]) == ("omniglot", "glyphs")
+    }
+    yield (
+        f"groups give {found['group']} %, stored averages {found['stored']} and transductive "
+        f"statistics {found['transductive']}"
+    )
 
 
 def mutated_files(record: Record) -> Iterator[str]:
@@ -244,7 +278,8 @@ QUOTES: Final = (
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
     Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/bilevel.json",), bilevel),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
-    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
+    Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
+    Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),

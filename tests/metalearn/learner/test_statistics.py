@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.normalisation import ALONE, BY_CLASS, TOGETHER, parts
 from metalearn.learner.statistics import normalised_by, statistics
 from tests.metalearn.learner.subjects import pictures, trained
 
@@ -40,10 +39,3 @@ def test_the_support_by_its_own_statistics_is_the_support() -> None:
     # stored variances are unbiased: in the last block, of 12 images of 3 x 3 pixels, they are
     # 108 / 107 of the batch's own, half of which is in its root, in each of four blocks
     torch.testing.assert_close(stored, own, rtol=0.05, atol=0.05)
-
-
-def test_queries_are_parted_in_three_ways() -> None:
-    asked = torch.tensor([0, 1, 0])
-    assert [part.tolist() for part in parts(asked, TOGETHER)] == [[0, 1, 2]]
-    assert [part.tolist() for part in parts(asked, BY_CLASS)] == [[0, 2], [1]]
-    assert [part.tolist() for part in parts(asked, ALONE)] == [[0], [1], [2]]
