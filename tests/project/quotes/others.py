@@ -107,6 +107,14 @@ def normalisation(record: Record) -> Iterator[str]:
     yield f"loses {lost[0]:.0f} points where pictures come one by one"
 
 
+def first_use(record: Record) -> Iterator[str]:
+    seconds = [step["processor_seconds"] for step in record["commands"]]
+    yield (
+        f"took {seconds[0]:.0f}, {seconds[1]:.0f} and {seconds[2]:.0f} seconds of processor time, "
+        f"and answered {record['right']} of {record['asked']} new pictures right"
+    )
+
+
 def mutated_files(record: Record) -> Iterator[str]:
     slowest = record["slowest"]
     yield (
@@ -184,6 +192,7 @@ QUOTES: Final = (
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
+    Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
