@@ -143,6 +143,14 @@ def cross_domain(record: Record) -> Iterator[str]:
     )
 
 
+def first_use(record: Record) -> Iterator[str]:
+    seconds = [step["processor_seconds"] for step in record["commands"]]
+    yield (
+        f"took {seconds[0]:.0f}, {seconds[1]:.0f} and {seconds[2]:.0f} seconds of processor time, "
+        f"and answered {record['right']} of {record['asked']} new pictures right"
+    )
+
+
 def mutated_files(record: Record) -> Iterator[str]:
     slowest = record["slowest"]
     yield (
@@ -280,6 +288,8 @@ QUOTES: Final = (
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
     Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
+    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
+    Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
