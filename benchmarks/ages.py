@@ -109,6 +109,7 @@ RECORDED: Final = (
         code=("metalearn/data", "tests/metalearn/fuzz.py"),
     ),
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
+    _bench("backbone_profile", code=("metalearn/backbones",)),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("certified", code=("hypergrad",)),
