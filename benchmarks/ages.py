@@ -125,6 +125,7 @@ RECORDED: Final = (
         code=("metalearn/data", "tests/metalearn/fuzz.py"),
     ),
     _bench("allreduce", code=("metalearn/distributed", "metalearn/training")),
+    _bench("backbone_profile", code=("metalearn/backbones",)),
     _bench("behaviour", code=("hypergrad",)),
     _bench("beside", code=("hypergrad",), module="behaviour.beside"),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),

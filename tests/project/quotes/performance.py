@@ -156,6 +156,27 @@ def gate_repeated(record: Record) -> Iterator[str]:
     yield f"passed {record['passed']} times in a row at a load of {record['load']:.1f} on two cores"
 
 
+def backbone_profile(record: Record) -> Iterator[str]:
+    wide, narrow = (record["parts"][kind] for kind in ("float32", "bfloat16"))
+    for name, one in wide.items():
+        if name == "matrix product":
+            continue
+        each = [
+            cell
+            for part in (one, narrow[name])
+            for cell in (f"{part['time']:.3f}", f"{part['rate']:.2f}" if part["rate"] else "")
+        ]
+        yield row(name, *each)
+    sums = [
+        sum(part["time"] for name, part in parts.items() if name.startswith(what))
+        for what in ("convolution", "normalisation")
+        for parts in (wide, narrow)
+    ]
+    yield f"together they take {sums[0]:.2f} of a pass"
+    yield f"and in bfloat16 {sums[1]:.2f}."
+    yield f"take {sums[2]:.2f} of a pass in float32 and {sums[3]:.2f} in bfloat16"
+
+
 def certified(record: Record) -> Iterator[str]:
     loops = record["loops"]
     for name, loop in loops.items():
@@ -179,4 +200,5 @@ QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
     Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
     Quote(PAGE, (f"{RESULTS}/certified.json",), certified),
+    Quote(PAGE, (f"{RESULTS}/backbone_profile.json",), backbone_profile),
 )
