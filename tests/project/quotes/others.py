@@ -288,7 +288,6 @@ QUOTES: Final = (
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
     Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
-    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
