@@ -12,6 +12,7 @@ from hypergrad.conditions.parts import (
     Penalty,
     Set,
     check_parts,
+    far_sides_of,
     parts_of,
     proximal,
     reduced,
@@ -66,3 +67,7 @@ class Composite(Generic[Theta, Phi]):
     def slacks(self, theta: Theta, phi: Phi, gradient: Phi) -> Slacks:
         """Distances of zeros' subgradients to their limits, and of the others to zero."""
         return slacks_of(parts_of(self.plus, phi, "plus"), theta, phi, gradient)
+
+    def far_sides(self, theta: Theta, phi: Phi, gradient: Phi) -> list[Tensor]:
+        """For each leaf, slacks of entries' farther sides; infinite where there is one side."""
+        return far_sides_of(parts_of(self.plus, phi, "plus"), theta, phi, gradient)

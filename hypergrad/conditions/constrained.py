@@ -7,7 +7,15 @@ from typing import Generic
 
 from torch import Tensor
 
-from hypergrad.conditions.parts import Set, check_parts, parts_of, proximal, reduced, slacks_of
+from hypergrad.conditions.parts import (
+    Set,
+    check_parts,
+    far_sides_of,
+    parts_of,
+    proximal,
+    reduced,
+    slacks_of,
+)
 from hypergrad.equality import by_value
 from hypergrad.equation import Equation
 from hypergrad.errors import InputError
@@ -57,6 +65,10 @@ class Constrained(Generic[Theta, Phi]):
     def slacks(self, theta: Theta, phi: Phi, gradient: Phi) -> Slacks:
         """Multipliers of active bounds and distances to the others."""
         return slacks_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
+
+    def far_sides(self, theta: Theta, phi: Phi, gradient: Phi) -> list[Tensor]:
+        """For each leaf, slacks of entries' farther sides; infinite where there is one side."""
+        return far_sides_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
 
 
 def require_objective(owner: str, g: object) -> None:

@@ -237,6 +237,19 @@ def slacks_of(parts: Sequence[Part | None], theta: Any, phi: Any, gradient: Any)
     return multipliers, distances
 
 
+def far_sides_of(parts: Sequence[Part | None], theta: Any, phi: Any, gradient: Any) -> list[Tensor]:
+    """Each leaf's slacks of the farther side, where an entry has two; else infinite.
+
+    A part has them as ``far_side``. The nearer side is the slack; where theta moves the two at
+    different rates, the farther may be reached first.
+    """
+    found = []
+    for part, leaf, slope in zip(parts, leaves(phi), leaves(gradient), strict=True):
+        far = getattr(part, "far_side", None)
+        found.append(torch.full_like(leaf, torch.inf) if far is None else far(theta, leaf, slope))
+    return found
+
+
 def resolved(value: Value, theta: Any, x: Tensor, name: str, *, like_x: bool = True) -> Tensor:
     """A value at theta in x's dtype; of x's shape, unless that is not asked for.
 

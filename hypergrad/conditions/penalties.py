@@ -46,6 +46,11 @@ class L1:
         strength = resolved(self.strength, theta, x, "L1: strength")
         return _zero_or_not(x.detach() == 0, strength - gradient.abs(), x.abs())
 
+    def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        """``strength + |gradient|`` of a zero: the distance to the other limit."""
+        strength = resolved(self.strength, theta, x, "L1: strength")
+        return masked(x.detach() == 0, strength + gradient.abs(), torch.inf)
+
 
 @by_value
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +94,11 @@ class ElasticNet:
         """``l1 - |gradient|`` of a zero; else the distance to zero."""
         l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
         return _zero_or_not(x.detach() == 0, l1 - gradient.abs(), x.abs())
+
+    def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        """``l1 + |gradient|`` of a zero: the distance to the other limit."""
+        l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
+        return masked(x.detach() == 0, l1 + gradient.abs(), torch.inf)
 
 
 @by_value

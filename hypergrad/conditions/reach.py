@@ -54,9 +54,8 @@ def reach(
     active set as it is, a longer one in ``direction`` changes it (docs/theory.md, section 12).
     So it is for quadratic g, with theta linear in g's linear part, in bounds or in strengths.
 
-    Of an entry with two sides (free between two bounds, or a zero of :class:`L1`) the side that is
-    nearer now is looked at. Where theta moves the bounds or strengths, the other side may come
-    first, and the distance is then too large.
+    Of an entry with two sides (free between two bounds, or a zero of :class:`L1`) both are looked
+    at: where theta moves bounds or strengths, the one that is farther now may come first.
 
     Costs an adjoint solve for each entry of each phi, all of them as one batch.
 
@@ -89,7 +88,7 @@ def reach(
     sizes = slacks(at).detach()
     if not sizes.numel():
         raise InputError("reach got a phi without entries: no active set can change.")
-    rows: Tensor = torch.func.jacrev(slacks)(at)  # (*batch, 2 n, q)
+    rows: Tensor = torch.func.jacrev(slacks)(at)  # (*batch, 3 n, q)
     slopes = norm(rows)
     distances = torch.where(sizes.isinf(), torch.inf, ratio(sizes, slopes))
     distance, index = distances.min(dim=-1)
@@ -97,13 +96,16 @@ def reach(
     length = norm(row)[..., None]
     towards = -row / torch.where(length > 0, length, 1.0)
     direction = unflatten(towards, [leaf.expand((*batch, *leaf.shape)) for leaf in points])
-    return Reach(distance, like(theta, direction), index % (sizes.shape[-1] // 2))
+    return Reach(distance, like(theta, direction), index % (sizes.shape[-1] // 3))
 
 
 def _slacks(condition: NonSmooth, theta: Any, phi: Any, batch: Size) -> Tensor:
-    """Multipliers, then distances, ``(*batch, 2 n)``, as differentiable values."""
+    """Multipliers, distances and farther sides, ``(*batch, 3 n)``, as differentiable values."""
     problem = Problem(condition.smooth, detach(theta), detach(phi), noting())
     parts = derivative(problem, (*leaves(theta), *leaves(phi)), [])
     gradient = like(phi, parts[problem.counts[0] :])
     multipliers, distances = condition.slacks(theta, phi, gradient)
-    return torch.cat([flatten(multipliers, batch), flatten(distances, batch)], dim=-1)
+    far = [torch.full_like(leaf, torch.inf) for leaf in leaves(phi)]
+    if hasattr(condition, "far_sides"):  # a condition of one's own need not
+        far = condition.far_sides(theta, phi, gradient)
+    return torch.cat([flatten(part, batch) for part in (multipliers, distances, far)], dim=-1)

@@ -80,6 +80,12 @@ class Box:
             masked(at_low | at_high, torch.inf, distance),
         )
 
+    def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        """The distance of a free entry to the farther bound."""
+        low, high = self._bounds(theta, x)
+        held = _at(low - x, low) | _at(x - high, high)
+        return masked(held, torch.inf, torch.maximum(x - low, high - x))
+
     def _bounds(self, theta: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high

@@ -191,3 +191,15 @@ def test_reach_takes_numbers_without_dimensions() -> None:
     # the multiplier is 2 (t - t/4), zero at t = 0
     assert float(found.distance) == pytest.approx(2.0)
     assert float(found.direction) == -1.0
+
+
+def test_reach_looks_at_the_side_that_is_farther_now() -> None:
+    at = torch.zeros((), dtype=torch.float64)
+    # the limits of the zero are 0.9, whatever t, and 1.1 + t
+    pull: Any = Composite(lambda t, p: p.square() / 2 - (0.1 + t / 2) * p, L1(lambda t: 1 + t / 2))
+    found = reach(pull, at, at)
+    assert float(found.distance) == pytest.approx(1.1)
+    assert float(found.direction) == -1.0
+    # the lower bound is 1 below t, whatever t, and the upper one is 2 above
+    free: Any = Constrained(lambda t, p: (p - t).square() / 2, Box(lambda t: t - 1, 2.0))
+    assert float(reach(free, at, at).distance) == pytest.approx(2.0)
