@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Final
 
-from benchmarks import digits, large_networks, network_peers
+from benchmarks import digits, kronecker, large_networks, network_peers
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -203,6 +203,7 @@ QUOTES: Final = (
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
+    Quote("docs/solvers.md", (f"{BENCHMARKS}/kronecker.json",), kronecker.rows),
     Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
