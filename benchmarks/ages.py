@@ -140,6 +140,7 @@ RECORDED: Final = (
     _bench("first_use", code=(*_FEW_SHOT, "README.md")),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("large_networks", "--networks 'ResNet, 10M' 'transformer, 10M'", code=("hypergrad",)),
+    _bench("kronecker", "--seeds 2", code=("hypergrad",)),
     _bench("limit"),
     _bench("network_peers", code=("hypergrad",)),
     _bench("normalisation", "--runs RUNS", code=_FEW_SHOT),

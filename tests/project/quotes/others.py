@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Final
 
-from benchmarks import digits, large_networks, network_peers
+from benchmarks import digits, kronecker, large_networks, network_peers
 from benchmarks.bilevel import page as bilevel_page
 from tests.project.quotes.quote import Quote, Record, percent, row
 
@@ -289,6 +289,8 @@ QUOTES: Final = (
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
     Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
     Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
+    Quote("docs/solvers.md", (f"{BENCHMARKS}/kronecker.json",), kronecker.rows),
+    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
