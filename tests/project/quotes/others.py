@@ -290,7 +290,6 @@ QUOTES: Final = (
     Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
     Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
     Quote("docs/solvers.md", (f"{BENCHMARKS}/kronecker.json",), kronecker.rows),
-    Quote("docs/guides/learner.md", (f"{BENCHMARKS}/normalisation.json",), normalisation),
     Quote("docs/data.md", ("results/mutated-files.json",), mutated_files),
     Quote("docs/reliability.md", (f"{RELIABILITY}/kills.json",), kills),
     Quote("docs/reliability.md", (f"{RELIABILITY}/resumes.json",), resumes),
