@@ -143,7 +143,6 @@ RECORDED: Final = (
     _bench("kronecker", "--seeds 2", code=("hypergrad",)),
     _bench("limit"),
     _bench("network_peers", code=("hypergrad",)),
-    _bench("normalisation", "--runs RUNS", code=_FEW_SHOT),
     _bench("numerics", code=("hypergrad",)),
     _bench("peers", "--rounds 9", code=("hypergrad", *_PEERS)),
     _bench("profile", module="step_profile"),
