@@ -189,6 +189,7 @@ def verified(record: Record) -> Iterator[str]:
         f"{record['comparisons']:,} comparisons and {len(bugs)} planted bugs in "
         f"{record['seconds']:,.0f} s of one core"
     )
+    yield f"It was run at commit `{record['provenance']['commit'][:7]}`"
 
 
 def mutation(record: Record) -> Iterator[str]:
