@@ -1,17 +1,15 @@
 """Run an experiment from its settings in this folder, and keep its results.
 
-| `python -m experiments ...` | |
-| --- | --- |
-| `omniglot` | trains 20-way 1-shot, and tests it 20-way and 5-way |
-| `omniglot-search` | compares settings for it by validation |
-| `drawings` | compares two ways of resizing Omniglot's drawings, given as `--source` |
-| `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` | compares methods from several seeds |
-| `residual`, `residual-cifar-fs` | relates accuracy to the error of the hypergradient |
-| `batches` | relates accuracy and variance of the hypergradient to the tasks of a step |
-| `plan` | plans K and N for the kept runs of memory-reduced |
-| `normalisation` | tests single pictures of runs with each normalisation |
-| `cross-domain` | tests runs on glyphs with Omniglot, and the reverse |
-| `results` | writes the page of all results |
+- `omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
+- `omniglot-search` compares settings for it by validation;
+- `drawings` compares two ways of resizing Omniglot's drawings, given as `--source`;
+- `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` compare methods from several seeds;
+- `residual`, `residual-cifar-fs` relate accuracy to the error of the hypergradient;
+- `batches` relates accuracy and variance of the hypergradient to the tasks of a step;
+- `plan` plans K and N for the kept runs of memory-reduced;
+- `normalisation` tests single pictures of runs with each normalisation;
+- `cross-domain` tests runs on glyphs with Omniglot, and the reverse;
+- `results` writes the page of all results.
 
 To continue an experiment that was stopped, give the same command again: finished runs are kept. The
 data must be prepared in the cache folder (docs/data.md). A comparison under a small budget is asked
@@ -89,7 +87,7 @@ class ExperimentConfig:
     Attributes:
         name: Experiment to run, or `results` for the page of all.
         runs: Folder for the runs. Relative, since the runs' settings name it.
-        results: Folder for the files that are kept of them.
+        results: Folder for the result files that are kept.
         methods: Methods of a comparison. Others are subtracted from the first in its table.
         seeds: Seeds of a comparison.
         shot: Labelled images of each class, in a comparison's training and test.
@@ -301,7 +299,8 @@ def _say(message: str) -> None:
 
 if __name__ == "__main__":
     try:
-        run(tyro.cli(ExperimentConfig, description=__doc__), console=Console())
+        asked = tyro.cli(ExperimentConfig, prog="python -m experiments", description=__doc__)
+        run(asked, console=Console())
     except Stopped as stopped:
         _say(f"stopped: {stopped}, or this command again.")
         sys.exit(stopped.status)

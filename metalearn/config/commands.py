@@ -305,7 +305,7 @@ class EpisodeConfig:
 
     Attributes:
         run: Folder of a finished run.
-        index: Number of the episode, from 0.
+        index: Number of the test episode, from 0.
         backbone: Backbone of the run, if it is MODULE:FUNCTION.
         out: PNG to write.
     """
