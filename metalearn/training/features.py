@@ -61,7 +61,7 @@ def featured(sampler: Sampler, model: Model, config: TrainConfig) -> Sampler:
     if backbone.mixes:
         raise ConfigError(
             f"cache_features was given with backbone {config.backbone.name}, in which the pictures "
-            "of a batch meet: a picture has no features of its own."
+            "of a batch meet, so that a picture has no features of its own: leave it out."
         )
     if sampler.augmentation is not None:
         raise ConfigError(

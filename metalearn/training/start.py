@@ -41,11 +41,11 @@ def from_weights(
         return config, source
     if again is not None:
         raise RunError(
-            f"{again.folder} has no checkpoint, and of the weights that it starts from it has "
-            f"the {given[:19]} only: start a new run with --pretrained FILE."
+            f"{again.folder} has no checkpoint, and records its pretrained weights as "
+            f"{given[:19]} only: start a new run with --pretrained FILE."
         )
     if given.startswith(DIGEST):
-        raise ConfigError(f"pretrained was given as {given}, a recorded SHA-256: give the file.")
+        raise ConfigError(f"pretrained was given as {given}, which is a digest: give the file.")
     weights = read_weights(Path(given))
     if source is not None:
         source = starting_from(weights, source, name=name, seed=seed)
