@@ -1,4 +1,4 @@
-"""What stands between a backbone's pass and the rate of a large matrix product.
+"""Parts of a backbone's pass, against the rate of a large matrix product.
 
     python -m benchmarks.backbone_profile --out benchmarks/results/backbone_profile.json
 
@@ -50,7 +50,7 @@ class Part:
 
 
 def parts(setting: Setting) -> Iterator[Part]:
-    """All that is timed, for each precision."""
+    """The timed parts, for each precision."""
     filters = setting.filters
     assert filters is not None  # a Conv4
     count = setting.tasks * setting.images
@@ -120,7 +120,7 @@ def _cast(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def profile(setting: Setting, *, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """For each precision and part: its time over the pass in float32, its rate over a product's."""
+    """Times over the pass in float32, and rates over a product's, by precision and part."""
     every = list(parts(setting))
     for part in every:
         part.run()

@@ -36,7 +36,7 @@ _SKEW: Final = 2**1.5 / (6 * 3**0.5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """What a loop of upper steps took.
+    """Counts and errors of a loop of upper steps.
 
     Attributes:
         products: gradients of the lower objective and Hessian products.

@@ -99,7 +99,7 @@ def run(command: str, folder: Path) -> dict[str, Any]:
 
 
 def answers(file: Path) -> tuple[int, int]:
-    """How many answers name the class in the picture's name, and how many pictures there are."""
+    """Numbers of right answers (the class is in the picture's name) and of pictures."""
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     right = sum(row["answer"] == Path(row["file"]).name.partition(",")[0] for row in rows)

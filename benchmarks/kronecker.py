@@ -94,7 +94,7 @@ class Inverse:
     kind: str
 
     def solve(self, apply: LinearMap, rhs: Tensor, start: Tensor | None = None) -> Solution:
-        """See `LinearSolver`."""
+        """Solve by the factors' inverse."""
         x = factors(self.task, self.phi, self.damping, kind=self.kind)(rhs)
         residual = (rhs - apply(x)).norm(dim=-1) / rhs.norm(dim=-1)
         status = torch.full_like(residual, Status.OUT_OF_STEPS, dtype=torch.int64)

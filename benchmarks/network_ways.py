@@ -192,7 +192,7 @@ class Held(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(value.detach().clone()))
 
     def values(self) -> Phi:
-        """What is held now; an optimiser that is differentiated puts other tensors in."""
+        """The tensors held now; a differentiated optimiser exchanges them."""
         found: dict[str, Any] = {**self._parameters}
         return found
 

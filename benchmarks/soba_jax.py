@@ -86,7 +86,7 @@ def batches(steps: int = STEPS) -> Iterator[tuple[Batch, Batch]]:
 
 
 def iterates_of_jax(steps: int = STEPS) -> Tensor:
-    """The same of a program in JAX."""
+    """``(steps, 28)``: theta, phi and v after each step of a program in JAX."""
     jax, jnp = peer("jax"), peer("jax.numpy")
     theta, phi = moved(*start())
     minus_v = jnp.zeros_like(phi)

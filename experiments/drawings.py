@@ -91,7 +91,7 @@ def prepared(folder: Path, source: Sequence[Path], *, console: Console) -> dict[
 def variants(
     roots: Mapping[str, Path], *, seeds: Sequence[int] = SEEDS
 ) -> dict[str, dict[str, Any]]:
-    """The same settings from each seed, on the drawings of each way."""
+    """Settings of the runs: each seed on the drawings of each way."""
     return {
         f"{way}, seed {seed}": {"data_root": root, "seed": seed}
         for seed in seeds

@@ -1,4 +1,4 @@
-"""Which statistics give single pictures the accuracy that episodes have.
+"""Accuracy of single pictures beside that of episodes, by the statistics that normalise them.
 
 A run is trained with each kind of normalisation, and tested on the same episodes with the queries
 normalised in four ways: together, as a transductive run is tested; one class at a time; each by
@@ -208,7 +208,7 @@ def study(
 
 
 def described(run: Run) -> dict[str, Any]:
-    """What a record says of a run: its code, its settings and the accuracy that it printed."""
+    """The record of a run: its code, its settings and the accuracy that it printed."""
     result, config = run.result(), run.config()
     settings = {
         name: value

@@ -140,7 +140,7 @@ DATA_SETS: Final = (
 
 
 def tables(part: DataSet, results: Path) -> list[Rows]:
-    """The tables of a data set, one a folder; if there is none, one that says what is lacking."""
+    """The tables of a data set, one a folder; if there is none, one that says what is missing."""
     found = [
         folder for folder in sorted(results.glob(part.folders)) if any(folder.glob(part.files))
     ]
@@ -150,7 +150,7 @@ def tables(part: DataSet, results: Path) -> list[Rows]:
         Rows(
             title=f"5-way 5-shot; `{part.prepare}`, then `{part.command}`",
             columns=COLUMNS,
-            rows=[_not_run(name, part.needed) for name in METHODS],
+            rows=[_not_run(METHODS, part.needed)],
             notes=list(part.notes),
         )
     ]
@@ -163,8 +163,9 @@ def _table(part: DataSet, folder: Path) -> Rows:
     for path, run in sorted(runs, key=lambda found: found[1]["seed"]):
         methods.setdefault(run["method"], []).append((path, run))
     lines = [_row(name, own) for name, own in methods.items()]
-    if part.files == _COMPARED:
-        lines += [_not_run(name, part.needed) for name in METHODS if name not in methods]
+    missing = [name for name in METHODS if name not in methods]
+    if part.files == _COMPARED and missing:
+        lines.append(_not_run(missing, part.needed))
     for path in sorted(folder.glob("*way-*shot.json")):
         lines.append(_fewer(json.loads(path.read_text(encoding="utf-8"))))
     first = runs[0][1]
@@ -179,8 +180,9 @@ def _table(part: DataSet, folder: Path) -> Rows:
     )
 
 
-def _not_run(name: str, needed: str) -> list[str]:
-    return [name, f"not run here: {needed} needed", *["–"] * (len(COLUMNS) - 2)]
+def _not_run(names: Sequence[str], needed: str) -> list[str]:
+    """One row for all of them."""
+    return [", ".join(names), f"not run here: {needed} needed", *["–"] * (len(COLUMNS) - 2)]
 
 
 def _budget(result: Path) -> str:
@@ -254,8 +256,11 @@ def page(results: Path) -> str:
         "memory is the peak of live tensor bytes; seconds are of the whole run, median\nover the "
         "seeds, on a CPU that other work shared. The error of the hypergradient is |d − d\\*| / "
         "|d\\*|, the median over validations\nand seeds, where it was measured. Below the tables "
-        "of a comparison are its figures: the first two are those of the paper's\nFigures 1 and 2, "
-        "the third is ours.\n"
+        "of a comparison are its figures: the first two show what the paper's\nFigures 1 and 2 do, "
+        "the third is ours.\n\n"
+        "Not every accuracy can be held against the paper's. A table whose data are *partial* "
+        "compares its methods with each other only.\nSo do the glyphs, which are drawn here, and "
+        "the short runs on other domains.\n"
     ]
     for part in DATA_SETS:
         bodies = [found.markdown().strip() + "\n" for found in tables(part, results)]

@@ -1,7 +1,7 @@
 """Torch's engine for derivatives and its vmap, without the checks that their public faces make.
 
-Those checks take longer than the arithmetic of a small product, and a solve makes many. Names that
-torch does not publish, those of torch 2.6 to 2.13, stand here and in ``transforms.py`` only.
+Those checks are made in Python, for each of a solve's many products. Names that torch does not
+publish, those of torch 2.6 to 2.13, stand here and in ``transforms.py`` only.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def across_ranks(lower: object) -> AcrossRanks | None:
 
 
 def _is_across_ranks(lower: object) -> TypeGuard[AcrossRanks]:
-    """Whether an objective is AcrossRanks; quicker than ``isinstance`` of a protocol."""
+    """Recognise an AcrossRanks; ``isinstance`` would look at each member of the protocol."""
     return hasattr(lower, "require_alike") and hasattr(lower, "on_any")
 
 

@@ -63,7 +63,7 @@ Record = dict[str, Any]
 
 
 def tables() -> Record:
-    """By library: packages, setup and rows."""
+    """Packages, setup and rows of each library."""
     with ROWS.open("rb") as file:
         return tomllib.load(file)
 
@@ -90,7 +90,7 @@ def value(setup: str, code: str) -> list[float | None]:
 
 
 def numbers(found: Any) -> Iterator[float | None]:
-    """All entries of tensors, arrays, or lists of them."""
+    """Entries of tensors, arrays, or lists of them."""
     if isinstance(found, list | tuple):
         for part in found:
             yield from numbers(part)

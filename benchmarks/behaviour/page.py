@@ -91,7 +91,7 @@ def _answers(name: str, libraries: dict[str, Any]) -> str:
 
 
 def _calls(name: str) -> str:
-    """Of a library whose calls are not run beside ours, see beside.py."""
+    """The table of calls of a library; empty if they are run beside ours (beside.py)."""
     with CALLS.open("rb") as file:
         table = tomllib.load(file)
     if name not in table:

@@ -104,7 +104,7 @@ class Value:
 
 @dataclass
 class Logistic:
-    """The same of regularisation selection, by dense Newton steps, whose Hessian is 22 x 22."""
+    """The value function of regularisation selection, by dense Newton steps (H is 22 x 22)."""
 
     train: tuple[Tensor, Tensor]
     held: tuple[Tensor, Tensor]

@@ -20,7 +20,7 @@ UPPER: Final = (1.0, 3.0, 10.0, 30.0)  # step sizes of theta to choose from, ove
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What one problem's grids are multiples of.
+    """Units of one problem's grids of step sizes.
 
     Attributes:
         step: of phi and v, about 1/L of a batch.
@@ -80,7 +80,7 @@ def trace(
 def chosen(
     name: str, problem: Problem, scale: Scale, budget: int
 ) -> tuple[float, float, list[dict[str, Any]]]:
-    """The step sizes with the least gap after the budget on one seed, and all that were tried."""
+    """The step sizes with the least gap on one seed, and all that were tried."""
     method, marks = METHODS[name], [4 * problem.size * budget]
     tried: list[dict[str, Any]] = []
     for factor, multiple in itertools.product(method.steps, UPPER):
@@ -95,7 +95,7 @@ def chosen(
 
 
 def study(problem: Problem, scale: Scale, *, seeds: int) -> dict[str, Any]:
-    """All methods on one problem."""
+    """Run all methods on one problem."""
     marks = checkpoints(problem, scale.budget)
     found: dict[str, Any] = {}
     for name, method in METHODS.items():

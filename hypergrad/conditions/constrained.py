@@ -67,7 +67,7 @@ class Constrained(Generic[Theta, Phi]):
         return slacks_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
 
     def far_sides(self, theta: Theta, phi: Phi, gradient: Phi) -> list[Tensor]:
-        """For each leaf, slacks of entries' farther sides; infinite where there is one side."""
+        """Slacks of entries' farther sides, leaf by leaf; infinite where there is one side."""
         return far_sides_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
 
 

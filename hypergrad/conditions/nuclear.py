@@ -71,7 +71,7 @@ class NuclearNorm:
         return found
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Both for the whole matrix.
+        """Multiplier and distance, the same for all entries of a matrix.
 
         ``strength`` less the gradient's largest singular value outside of x's row and column
         space, unless x has full rank; and x's least singular value that is not zero.
@@ -95,7 +95,7 @@ class _Blocks:
     """A matrix in the bases of its values' singular vectors; see the module's text.
 
     Attributes:
-        active: ``(*batch, k)`` which singular values are not zero, ``k = min(m, n)``.
+        active: ``(*batch, k)`` true for singular values that are not zero, ``k = min(m, n)``.
         tall: ``(*batch, m, k)`` ``[P; R] P^-1``; zero in columns that are not active.
         down: ``(*batch, k, n)`` ``[P, Q]``; zero in rows that are not active.
     """
@@ -132,7 +132,7 @@ class _Blocks:
         return found
 
     def nuclear_norm(self) -> Tensor:
-        """``(*batch,)`` of the matrix's part of x's rank."""
+        """``(*batch,)`` the nuclear norm of the matrix of x's rank."""
         first = torch.linalg.cholesky_ex(self.tall.mT @ self.tall + self._eye).L
         second = torch.linalg.cholesky_ex(self._wide @ self._wide.mT + self._eye).L
         square = first.mT @ self._core @ second
@@ -162,5 +162,5 @@ def _is_finite(x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """The same; zero where a matrix is not finite, which no singular value decomposition takes."""
+    """x, zero where a matrix is not finite: ``svd`` raises for such a matrix."""
     return masked(_is_finite(x), x, 0.0)

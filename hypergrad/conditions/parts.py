@@ -94,7 +94,7 @@ Part: TypeAlias = Set | Penalty
 
 
 def is_penalty(part: Part | None) -> TypeGuard[Penalty]:
-    """Whether a part is a Penalty; quicker than ``isinstance`` of a protocol."""
+    """Tell a Penalty from a Set; ``isinstance`` would look at each member of the protocol."""
     return hasattr(part, "prox") and hasattr(part, "value")  # a set may have a prox, its projection
 
 

@@ -181,7 +181,7 @@ def _is_right(error: Tensor, distance: Tensor) -> bool:
 
 
 def _compared(product: Tensor, whole: Tensor, half: Tensor, step: Tensor) -> Tensor:
-    """How far a product is from differences with two steps, beyond what they explain."""
+    """The distance of a product from differences with two steps, beyond what they explain."""
     gap, doubt = norm(product - whole), norm(whole - half)
     return unexplained(gap, doubt, size=norm(product), step=step)
 

@@ -55,7 +55,7 @@ def _probe(
     pulled: Tensor,
     crossed: Sequence[Tensor],
 ) -> Float[Tensor, "*batch"]:
-    """See `Probe`; with ``A' v`` and ``(dF/dtheta)' v``, by eight evaluations of F."""
+    """Compare ``A' v`` and ``(dF/dtheta)' v`` with differences, by eight evaluations of F."""
     step, flat = step_length(phi), flatten(leaves(phi), batch)
     along = _direction(pulled, flat)
 
@@ -88,7 +88,7 @@ def _in_theta(
     crossed: Sequence[Tensor],
     step: float,
 ) -> Float[Tensor, ""]:
-    """How wrong ``(dF/dtheta)' v`` is at least, over all tasks and leaves of theta together."""
+    """The least error of ``(dF/dtheta)' v``, over all tasks and leaves of theta together."""
     own = [leaf for leaf, need in zip(leaves(theta), needed, strict=True) if need]
     product, point = (torch.cat([part.reshape(-1) for part in parts]) for parts in (crossed, own))
     along = _direction(product, point)
@@ -121,7 +121,7 @@ def _direction(product: Tensor, at: Tensor) -> Tensor:
 
 
 def _slope(moved: Callable[[float], Tensor], distance: float) -> Tensor:
-    """The central difference of a function of how far something was moved."""
+    """The central difference of a function of a distance."""
     apart: Tensor = moved(distance) - moved(-distance)
     return apart / (2 * distance)
 

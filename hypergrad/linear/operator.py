@@ -198,7 +198,7 @@ class Operator:
         return self._memory.inverse_transposed
 
     def leave(self, inverse: LinearMap, transposed: LinearMap) -> None:
-        """Keep the products with ``A^-1`` and ``A'^-1`` of a direct solve, for who asks next."""
+        """Keep the products with ``A^-1`` and ``A'^-1`` of a direct solve, for later reads."""
         self._memory.inverse, self._memory.inverse_transposed = inverse, transposed
 
     def diagonal(self) -> Tensor | None:

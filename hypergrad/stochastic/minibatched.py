@@ -155,7 +155,7 @@ class Block(Generic[Theta, Phi]):
 
     @property
     def block_name(self) -> str:
-        """What messages call it."""
+        """The block's name in messages."""
         return f"block {self.index}"
 
     def __call__(self, theta: Theta, phi: Phi) -> Float[Tensor, ""]:

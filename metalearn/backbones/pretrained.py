@@ -94,19 +94,19 @@ def put(weights: Weights, net: nn.Module) -> None:
     """Put weights into a module.
 
     Raises:
-        ConfigError: the file lacks one of the module's, or has it in another shape.
+        ConfigError: one of the module's is missing in the file, or has another shape there.
     """
     wanted = net.state_dict()
-    lacking = [
+    missing = [
         name
         for name in wanted
         if name not in weights.tensors and not name.endswith("num_batches_tracked")
     ]
-    if lacking:
+    if missing:
         raise ConfigError(
-            f"pretrained {weights.file} lacks {len(lacking)} of the backbone's {len(wanted)} "
-            f"weights, such as {lacking[0]}; it has {', '.join(list(weights.tensors)[:3])}: give "
-            "the weights of this backbone, under its own names."
+            f"in pretrained {weights.file}, {len(missing)} of the backbone's {len(wanted)} weights "
+            f"are missing, such as {missing[0]}; it has {', '.join(list(weights.tensors)[:3])}: "
+            "give the weights of this backbone, under its own names."
         )
     for name, value in wanted.items():
         found = weights.tensors.get(name, value)

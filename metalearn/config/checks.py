@@ -80,7 +80,7 @@ def parse_rate(text: str) -> tuple[str, float]:
 
 
 def recorded_weights(given: str | None) -> str | None:
-    """A file of weights as it is recorded: by its SHA-256. What is recorded already stays.
+    """Name a file of weights by its SHA-256; leave a name of that kind as it is.
 
     Raises:
         ConfigError: the file can't be read.

@@ -301,7 +301,7 @@ class AdaptationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeConfig:
-    """One test episode of a run: labelled pictures, questions, probabilities of the answers.
+    """One test episode of a run: labelled pictures, query pictures, probabilities of the classes.
 
     Attributes:
         run: Folder of a finished run.

@@ -74,7 +74,7 @@ def _answer_by_head(
     values: Mapping[str, Tensor],
     images: Float[Tensor, "Q C H W"],
 ) -> Float[Tensor, "Q c"]:
-    """The scores of a linear head, which is what all methods of this file come down to."""
+    """The scores of a linear head: every method of this file adapts one."""
     return scores(values[HEAD], model.features(images[None], len(images))[0])
 
 

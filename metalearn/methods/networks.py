@@ -169,11 +169,11 @@ def _adapt(part: _Part, by: LowerSolver) -> Weights:
 
 @runtime_checkable
 class _BySteps(Protocol):
-    """A method whose tasks are adapted to by the lower steps alone."""
+    """A method that adapts to a task by its lower steps alone."""
 
     @property
     def lower(self) -> Lower:
-        """Adapts the weights."""
+        """The steps that adapt the weights."""
 
 
 @torch.no_grad()

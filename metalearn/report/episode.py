@@ -1,4 +1,4 @@
-"""Figure of one test episode: labelled pictures, questions, and a trained learner's answers."""
+"""Figure of one test episode: labelled pictures, query pictures, and a learner's probabilities."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from metalearn.learner.learner import load
 from metalearn.runs.folder import Run
 from metalearn.training.build import evaluation_sampler
 
-_ROWS: Final = 8  # questions that are shown
+_ROWS: Final = 8  # query pictures that are shown
 _WIDEST: Final = 20  # classes whose pictures can still be seen
 
 
 def episode_figure(folder: Path, path: Path, *, index: int, backbone: str | None) -> None:
-    """One test episode of a run as a table, as a PNG: columns are classes, rows are questions.
+    """Draw one test episode of a run as a table: columns are classes, rows are query pictures.
 
-    Above each column is the first labelled picture of the class, left of each row the picture that
-    is asked for. A cell is the probability of the class; a frame marks the right one.
+    Above each column is the first labelled picture of the class, left of each row the query
+    picture. A cell is the probability of the class; a frame marks the right one.
 
     Args:
         folder: folder of a finished run.
-        path: file to write.
+        path: PNG to write.
         index: number of the episode among those of the recorded test.
         backbone: name of the run's backbone, where it is none of the built-in ones.
 
@@ -52,7 +52,7 @@ def episode_figure(folder: Path, path: Path, *, index: int, backbone: str | None
     if config.test.way > _WIDEST:
         raise ConfigError(
             f"the run was tested on episodes of {config.test.way} classes, and at most {_WIDEST} "
-            "can be drawn."
+            "can be drawn: give a run that was tested on fewer."
         )
     episode = evaluation_sampler("test", config, device=trained.device).sample(index, 1)
     scores = trained.method().predict(trained.model, episode)[0].double()

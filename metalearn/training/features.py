@@ -82,7 +82,7 @@ def featured(sampler: Sampler, model: Model, config: TrainConfig) -> Sampler:
 
 
 def _key(pool: Pool, backbone: PerTask, config: TrainConfig) -> dict[str, Any]:
-    """All that the features depend on."""
+    """Everything that the features depend on."""
     pictures = hashlib.sha256(pool.images.cpu().numpy().data).hexdigest()
     weights = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
@@ -105,7 +105,7 @@ def _digest(key: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def _computed(pool: Pool, model: Model) -> Float[Tensor, "classes examples D"]:
-    """Features of all pictures, on the CPU; of padding, too."""
+    """Features of all pictures and of padding, on the CPU."""
     training = model.training
     model.eval()
     try:
@@ -122,7 +122,7 @@ def _computed(pool: Pool, model: Model) -> Float[Tensor, "classes examples D"]:
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
-    """The features of a file; None if there is none, or it is damaged, which is said."""
+    """The features of a file; None if there is none, or, with a warning, if it is damaged."""
     if not path.exists():
         return None
     try:

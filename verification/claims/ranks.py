@@ -131,7 +131,7 @@ def _slope(exact: Thresholded, task: Task) -> np.ndarray:
 
 
 def _bounds(exact: Thresholded, task: Task) -> tuple[float, float]:
-    """Of the error of phi, and of that of the derivative's entries together."""
+    """Tolerances on phi and on the derivative's entries together."""
     size = float(np.linalg.norm(exact.values))
     least = float(exact.kept[exact.rank - 1]) if exact.rank else 1.0
     kappa = 1 + exact.strength / least
