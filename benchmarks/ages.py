@@ -148,6 +148,7 @@ RECORDED: Final = (
     _bench("profile", module="step_profile"),
     _bench("published", "--tasks 2", code=(*_STEP, "benchmarks/published_methods.py")),
     _bench("scaling", code=("metalearn/backbones",)),
+    _bench("second_derivatives", "--problems 10000", code=("hypergrad", "verification/problems")),
     _bench("soba_jax", code=("hypergrad",)),
     _bench("stationarity", "--problems 10000", code=("hypergrad", "verification/problems")),
     _bench("steps", "--settings cifar-conv4-64 mini-conv4-32 --tasks 1 --rounds 3"),

@@ -168,8 +168,8 @@ def called(lower: object, role: str = "lower") -> str:
     """What a message calls an objective, or the function of an equation in its place."""
     if isinstance(lower, Saddle):
         return f"the function of {type(lower.equation).__name__}"
-    part = getattr(lower, "part", None)  # of a finite sum
-    return f"the {role} objective" if part is None else f"{part} of the {role} objective"
+    block = getattr(lower, "block_name", None)  # of a finite sum
+    return f"the {role} objective" if block is None else f"{block} of the {role} objective"
 
 
 def no_objective(kind: str) -> InputError:

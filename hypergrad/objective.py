@@ -137,7 +137,7 @@ def evaluate_with_graph(
             advice = (
                 "so that a step on it alone has no derivative there; make the blocks larger, or "
                 "let the loss use every leaf of phi, by weight decay say."
-                if hasattr(objective, "part")
+                if hasattr(objective, "block_name")
                 else "so that nothing determines it; use it (without detach or no_grad), or leave "
                 "it out of phi."
             )

@@ -29,6 +29,29 @@ def check_step_size(solver: str, step_size: object, *, limit: str) -> None:
         )
 
 
+def check_weight(weight: object, step: int) -> None:
+    """Raise unless the weight of a step is one positive finite number.
+
+    Raises:
+        InputError: naming the step.
+    """
+    if not _is_real(weight) or not 0 < weight < inf:
+        raise InputError(
+            f"weight is {_shown(weight)} at step {step}; give a positive finite number, or a "
+            "function of the step that returns one, such as growing(1.0)."
+        )
+
+
+def check_power(schedule: str, power: object) -> None:
+    """Raise unless the power of a schedule is a number of [0, 1].
+
+    Raises:
+        InputError: naming the schedule.
+    """
+    if not _is_real(power) or not 0 <= power <= 1:
+        raise InputError(f"{schedule} got power={_shown(power)}; it must be in [0, 1].")
+
+
 def check_max_steps(solver: str, max_steps: object, *, least: int, name: str = "max_steps") -> None:
     """Raise unless the number of steps is a whole number of at least ``least``.
 

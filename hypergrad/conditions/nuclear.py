@@ -76,6 +76,8 @@ class NuclearNorm:
         ``strength`` less the gradient's largest singular value outside of x's row and column
         space, unless x has full rank; and x's least singular value that is not zero.
         """
+        if not x.numel():
+            return torch.full_like(x, torch.inf), torch.full_like(x, torch.inf)
         at = _Blocks(x)
         outside = gradient - at.columns() @ gradient
         outside = outside - outside @ at.rows()
@@ -102,11 +104,13 @@ class _Blocks:
         constant = _finite(x.detach())
         u, s, vh = torch.linalg.svd(constant, full_matrices=False)
         least = _ROUNDINGS * max(x.shape[-2:]) * torch.finfo(x.dtype).eps
-        self.active = s > least * s[..., :1]
+        largest = s[..., :1] if s.shape[-1] else s.new_zeros(*s.shape[:-1], 1)
+        self.active = s > least * largest
         u, v = u * self.active[..., None, :], vh.mT * self.active[..., None, :]
         # of tasks of lower rank: the largest value, so that it widens no spectrum
-        scale = masked(s[..., :1] > 0, s[..., :1], 1.0)
-        self._range = masked(self.active, s, scale).amin(dim=-1), scale[..., 0]
+        scale = masked(largest > 0, largest, 1.0)
+        lengths = torch.cat([masked(self.active, s, scale), scale], dim=-1)
+        self._range = lengths.amin(dim=-1), scale[..., 0]
         filled = torch.diag_embed(masked(self.active, 0.0, scale))
         self.down = u.mT @ x
         self._core = self.down @ v + filled

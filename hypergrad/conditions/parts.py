@@ -95,7 +95,7 @@ Part: TypeAlias = Set | Penalty
 
 def is_penalty(part: Part | None) -> TypeGuard[Penalty]:
     """Tell a Penalty from a Set; ``isinstance`` would look at each member of the protocol."""
-    return hasattr(part, "prox")
+    return hasattr(part, "prox") and hasattr(part, "value")  # a set may have a prox, its projection
 
 
 def check_parts(owner: str, given: Tree, name: str, kinds: tuple[type, ...], wanted: str) -> None:

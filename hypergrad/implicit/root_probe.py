@@ -4,7 +4,9 @@ A hypergradient through ``F(theta, phi) = 0`` is made of ``A' v`` and ``(dF/dthe
 custom function whose backward is wrong makes them wrong, and the adjoint system is solved all the
 same. F's values need no backward: for a direction u, ``<A' v, u>`` is ``<v, A u>``, and ``A u`` a
 central difference of F along u. One direction is tried in phi and one in theta, each the sum of the
-product's own direction and of a fixed one, so that an error normal to the product is seen, too.
+product's own direction and of a fixed one, so that an error normal to the product is seen, too. An
+entry moves by a share of itself, for entries may have units of their own, and limits: positive ones
+stay positive, and zeros stay.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.equation import Equation, Pair, Saddle, aligned
-from hypergrad.implicit.differences import length_of, step_length
+from hypergrad.implicit.differences import step_length
 from hypergrad.implicit.probe import Probe, Probing, settle, to_probe, unexplained
 from hypergrad.linear.vectors import dot, norm
-from hypergrad.tree import detach, flatten, leaves, like, unflatten
+from hypergrad.tree import detach, flatten, fresh_leaf, leaves, like, unflatten
 
 
 def root_probe(
@@ -55,25 +57,24 @@ def _probe(
 ) -> Float[Tensor, "*batch"]:
     """Compare ``A' v`` and ``(dF/dtheta)' v`` with differences, by eight evaluations of F."""
     step, flat = step_length(phi), flatten(leaves(phi), batch)
-    length = length_of(flat)
+    along = _direction(pulled, flat)
 
-    def moved(distance: Tensor) -> Tensor:
-        there = like(phi, unflatten(flat + distance[..., None] * along, leaves(phi)))
-        return _residual(equation, theta, there, batch)
+    def moved(distance: float) -> Tensor:
+        there = like(phi, unflatten(flat + distance * along, leaves(phi)))
+        return _residual(equation, theta, there, batch, needed)
 
-    along = _unit(pulled) + _unit(_fixed(pulled))
-    whole, half = (_slope(moved, share * step * length) for share in (1.0, 0.5))
+    whole, half = (_slope(moved, share * step) for share in (1.0, 0.5))
     error = unexplained(
         dot(pulled, along) - dot(v, whole),
         norm(v) * norm(whole - half),
-        size=norm(pulled),
+        size=norm(pulled) * norm(along),
         step=step,
     )
     if crossed:
         error = torch.maximum(
             error, _in_theta(equation, theta, phi, batch, needed, v, crossed, step)
         )
-    settle(kind, error, length * norm(v))
+    settle(kind, error, norm(along) * norm(v))
     return error
 
 
@@ -90,40 +91,58 @@ def _in_theta(
     """The least error of ``(dF/dtheta)' v``, over all tasks and leaves of theta together."""
     own = [leaf for leaf, need in zip(leaves(theta), needed, strict=True) if need]
     product, point = (torch.cat([part.reshape(-1) for part in parts]) for parts in (crossed, own))
-    along = _unit(product) + _unit(_fixed(product))
+    along = _direction(product, point)
 
-    def moved(distance: Tensor) -> Tensor:
+    def moved(distance: float) -> Tensor:
         parts = iter((point + distance * along).split([leaf.numel() for leaf in own]))
         there = [
             next(parts).reshape(leaf.shape).to(leaf.dtype) if need else leaf
             for leaf, need in zip(leaves(theta), needed, strict=True)
         ]
-        return _residual(equation, like(theta, there), phi, batch)
+        return _residual(equation, like(theta, there), phi, batch, needed)
 
-    whole, half = (_slope(moved, share * step * norm(point)) for share in (1.0, 0.5))
+    whole, half = (_slope(moved, share * step) for share in (1.0, 0.5))
     return unexplained(
         dot(product, along) - dot(v, whole).sum(),
         (norm(v) * norm(whole - half)).sum(),
-        size=norm(product),
+        size=norm(product) * norm(along),
         step=step,
     )
 
 
-def _slope(moved: Callable[[Tensor], Tensor], distance: Tensor) -> Tensor:
+def _direction(product: Tensor, at: Tensor) -> Tensor:
+    """Where to move, no entry by more than itself; zero at a point of zero."""
+    scale = at.abs()
+    fixed = _unit(_fixed(product))
+    # with the product's signs, so that neither cancels the other, in one entry or in the sum
+    shares = _unit(scale * product) + torch.where(product < 0, -fixed, fixed)
+    largest = shares.abs().amax(dim=-1, keepdim=True) if at.shape[-1] else 1.0
+    return scale * shares / largest
+
+
+def _slope(moved: Callable[[float], Tensor], distance: float) -> Tensor:
     """The central difference of a function of a distance."""
     apart: Tensor = moved(distance) - moved(-distance)
-    return apart / (2 * distance)[..., None]
+    return apart / (2 * distance)
 
 
-def _residual(equation: Equation[Any, Any], theta: Any, phi: Any, batch: Size) -> Tensor:
-    with torch.no_grad():
-        found = equation.residual(theta, phi)
-    return flatten(aligned(found, phi, type(equation).__name__), batch)
+def _residual(
+    equation: Equation[Any, Any], theta: Any, phi: Any, batch: Size, needed: Sequence[bool]
+) -> Tensor:
+    """F's values, with theta and phi as they are given to it elsewhere: F may differentiate."""
+    upper = [
+        fresh_leaf(leaf, requires_grad=need)
+        for leaf, need in zip(leaves(theta), needed, strict=True)
+    ]
+    lower = [fresh_leaf(leaf) for leaf in leaves(phi)]
+    with torch.enable_grad():
+        found = equation.residual(like(theta, upper), like(phi, lower))
+    return flatten(aligned(found, phi, type(equation).__name__), batch).detach()
 
 
 def _fixed(shaped_as: Tensor) -> Tensor:
     count = torch.arange(shaped_as.shape[-1], device=shaped_as.device, dtype=shaped_as.dtype)
-    return count.cos().expand_as(shaped_as)
+    return count.cos().abs().expand_as(shaped_as)
 
 
 def _unit(vector: Tensor) -> Tensor:

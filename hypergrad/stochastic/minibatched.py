@@ -154,7 +154,7 @@ class Block(Generic[Theta, Phi]):
     index: int
 
     @property
-    def part(self) -> str:
+    def block_name(self) -> str:
         """The block's name in messages."""
         return f"block {self.index}"
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from hypergrad.errors import InputError
-from hypergrad.settings import check_step_size
+from hypergrad.settings import check_power, check_step_size, check_weight
 
 Schedule: TypeAlias = float | Callable[[int], float]
 """A step size or a weight: one number, or a function of the step, counted from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Power:
+    """A power of the step, counted from 1; a value, so that methods can be compared and pickled."""
+
+    rate: float
+    power: float
+    falls: bool
+
+    def __call__(self, step: int) -> float:
+        growth: float = float(step + 1) ** self.power
+        return self.rate / growth if self.falls else self.rate * growth
 
 
 def decaying(rate: float, power: float = 0.5) -> Callable[[int], float]:
@@ -20,7 +32,7 @@ def decaying(rate: float, power: float = 0.5) -> Callable[[int], float]:
         InputError: a rate that is not positive, or a power outside [0, 1].
     """
     _check("decaying", rate, power)
-    return lambda step: rate / float(step + 1) ** power
+    return _Power(rate, power, falls=True)
 
 
 def growing(rate: float, power: float = 1 / 7) -> Callable[[int], float]:
@@ -30,13 +42,12 @@ def growing(rate: float, power: float = 1 / 7) -> Callable[[int], float]:
         InputError: a rate that is not positive, or a power outside [0, 1].
     """
     _check("growing", rate, power)
-    return lambda step: rate * float(step + 1) ** power
+    return _Power(rate, power, falls=False)
 
 
 def _check(name: str, rate: float, power: float) -> None:
     check_step_size(name, rate, limit="a rate")
-    if not 0 <= power <= 1:
-        raise InputError(f"{name} got power={power}; it must be in [0, 1].")
+    check_power(name, power)
 
 
 def check_schedule(method: str, schedule: Schedule) -> None:
@@ -69,9 +80,5 @@ def weight_at(weight: Schedule, step: int) -> float:
         InputError: it is not positive and finite.
     """
     value = weight(step) if callable(weight) else weight
-    if not 0 < value < inf:
-        raise InputError(
-            f"weight is {value} at step {step}; give a positive finite number, or a function of "
-            "the step that returns one, such as growing(1.0)."
-        )
+    check_weight(value, step)
     return value

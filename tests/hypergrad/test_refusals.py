@@ -131,6 +131,17 @@ def test_a_lower_objective_that_ignores_phi() -> None:
         attached(lambda theta, phi: theta.sum().expand(3))
 
 
+def test_an_attribute_of_ones_own_is_no_word_of_the_message() -> None:
+    class Objective:
+        part = "a part"
+
+        def __call__(self, theta: Tensor, phi: Tensor) -> Tensor:
+            return theta.sum().expand(3)
+
+    with pytest.raises(InputError, match=r"^the lower objective does not .*nothing determines it"):
+        attached(Objective())
+
+
 def test_a_cotangent_of_another_shape() -> None:
     with pytest.raises(InputError, match=r"the cotangent has shape \(3, 4\)"):
         pullback(TOY.lower, TOY.theta, PHI, PHI[:, :4], solver=CG())

@@ -211,3 +211,73 @@ def test_the_factor_of_a_dense_solve_gives_newtons_step(
     # the condition number is below 20, and rounding of F relative to its terms
     assert torch.allclose(seen[0].newton_step, exact, rtol=100 * 20 * torch.finfo(dtype).eps)
     assert bool((seen[1].newton_step <= exact * (1 + 1e-4)).all())  # a bound from below
+
+
+def evidence(
+    equations: Callable[[Any, Tensor], Tensor], theta: Any, phi: Tensor
+) -> tuple[Certificate, Any]:
+    """A root's certificate, and the hypergradient of its sum."""
+    tree = {"a": theta} if isinstance(theta, Tensor) else theta
+    upper = {name: leaf.clone().requires_grad_() for name, leaf in tree.items()}
+    seen: list[Certificate] = []
+
+    def residual(theta: dict[str, Tensor], phi: Tensor) -> Tensor:
+        return equations(theta if len(theta) > 1 else theta["a"], phi)
+
+    attach(Root(residual), upper, phi, watch=seen.append).sum().backward()
+    return seen[0], {name: leaf.grad for name, leaf in upper.items()}
+
+
+def test_equations_may_be_derivatives_themselves() -> None:
+    """F that calls torch.autograd.grad needs a phi that requires grad, and a recorded graph."""
+
+    def slope(theta: Tensor, phi: Tensor) -> Tensor:
+        value = (phi - theta).square().sum() / 2 + phi.pow(4).sum() / 4
+        return torch.autograd.grad(value, phi, create_graph=True)[0]
+
+    phi = torch.tensor([0.5, -0.3], dtype=torch.float64)
+    certificate, gradient = evidence(slope, phi + phi**3, phi)
+    assert certificate.second_derivative_error == 0.0
+    torch.testing.assert_close(gradient["a"], 1 / (1 + 3 * phi**2))
+
+
+@BOTH
+def test_leaves_of_other_units_are_no_false_alarm(dtype: torch.dtype) -> None:
+    """A step relative to all of theta moves a sine's small argument by a radian and more."""
+    a, b = (torch.tensor(values, dtype=dtype) for values in ([1e6, 2e6], [2e-3, 3.0]))
+    found, _ = evidence(
+        lambda theta, phi: phi - theta["a"] - theta["b"].sin(), {"a": a, "b": b}, a + b.sin()
+    )
+    assert found.second_derivative_error == 0.0
+
+
+def test_what_is_positive_stays_positive() -> None:
+    """As a user's own check of a scale demands."""
+
+    def equations(theta: dict[str, Tensor], phi: Tensor) -> Tensor:
+        assert bool((theta["b"] > 0).all())
+        return phi - theta["a"] - theta["b"].log()
+
+    a, b = torch.tensor([1e6, 2e6]), torch.tensor([2e-3, 3.0])
+    assert evidence(equations, {"a": a, "b": b}, a + b.log())[0].second_derivative_error == 0.0
+
+
+@BOTH
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("right", [[], [1.0, 2.0]])
+def test_wrong_signs_do_not_cancel(dtype: torch.dtype, sign: float, right: list[float]) -> None:
+    """In the direction that is tried, neither of one unknown nor of some entries among others."""
+    wrong = torch.ones(1 if not right else 2, dtype=dtype)
+
+    def late(part: Tensor) -> Tensor:
+        found: Tensor = Late.apply(torch.zeros_like(part), part)  # type: ignore[no-untyped-call]
+        return found
+
+    theta = torch.cat([torch.tensor(right, dtype=dtype), wrong])
+    certificate, _ = evidence(
+        lambda theta, phi: phi - sign * torch.cat([theta[: len(right)], late(theta[len(right) :])]),
+        theta,
+        sign * theta,
+    )
+    assert certificate.second_derivative_error is not None
+    assert float(certificate.second_derivative_error) > 0.01

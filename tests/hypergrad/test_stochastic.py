@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hypergrad import CG, Bilevel, attach, hypergradient
 from hypergrad.errors import InputError, NotFiniteError, TransformError
+from hypergrad.settings import check_power, check_weight
 from hypergrad.stochastic import (
     F2SA,
     SABA,
@@ -204,6 +206,14 @@ def test_schedules_are_powers_of_the_step_counted_from_one() -> None:
     assert by_default(127) == pytest.approx(2, rel=1e-14)  # the seventh root of 128
 
 
+def test_methods_are_values() -> None:
+    """Equal if their settings are, and pickled, as a run's settings may be."""
+    method = F2SA(step_size=decaying(0.1), upper_step_size=0.1)
+    assert method == F2SA(step_size=decaying(0.1), upper_step_size=0.1)
+    assert method != F2SA(step_size=decaying(0.2), upper_step_size=0.1)
+    assert pickle.loads(pickle.dumps(method)) == method
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_restored_state_goes_on_to_the_bit(method: Any) -> None:
     both = problem()
@@ -313,6 +323,14 @@ def test_what_is_refused() -> None:
     half = State.begin(THETA.float(), PHI.float()).state_dict()
     with pytest.raises(InputError, match=r"phi.0, theta.0, v are .*dtype"):
         State.begin(THETA, PHI).restored(half)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    for value in ("1", None, torch.ones(2), True):
+        with pytest.raises(InputError, match="weight is .* at step 3; give a positive"):
+            check_weight(value, 3)
+        with pytest.raises(InputError, match="growing got power="):
+            check_power("growing", value)
 
 
 def held(y: Tensor) -> Any:

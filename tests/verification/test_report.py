@@ -115,8 +115,8 @@ def test_tightness_is_a_distribution_and_a_wrong_answer_is_beyond_it() -> None:
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write("one", path)
-    with pytest.raises(TypeError):
-        write(b"two", path)  # type: ignore[arg-type]
+    with pytest.raises(UnicodeEncodeError):
+        write("a half of a pair \ud800", path)
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -244,3 +244,25 @@ def test_an_infeasible_point_is_no_solution() -> None:
     for within in (Box(-1.0, 1.0), L2Ball(1.0), Simplex()):
         found = certificate(Constrained(pull, within), [3.0, 0.5], [2.0, 0.5])
         assert not bool(found.at_minimiser), within
+
+
+def test_a_set_may_have_a_prox_as_well() -> None:
+    class Positive:
+        """A user's: its prox is its projection, and it has no value."""
+
+        dims = 0
+
+        def project(self, theta: Any, x: Tensor) -> Tensor:
+            return NonNegative().project(theta, x)
+
+        def prox(self, theta: Any, x: Tensor, step: Tensor) -> Tensor:
+            return self.project(theta, x)
+
+        def manifold(self, theta: Any, x: Tensor) -> Tensor:
+            return NonNegative().manifold(theta, x)
+
+        def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+            return NonNegative().slacks(theta, x, gradient)
+
+    found = certificate(Constrained(pull, Positive()), [3.0, -4.0], [3.0, 0.0])
+    assert bool(found.solved)

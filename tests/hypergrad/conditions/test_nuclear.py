@@ -169,3 +169,11 @@ def test_what_is_no_penalty_or_no_matrix_is_refused() -> None:
     entries: Any = Composite(near, NuclearNorm(torch.ones(2, 2)))
     with pytest.raises(InputError, match=r"NuclearNorm: strength has shape \(2, 2\)"):
         by.minimise(entries, matrix, matrix)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0)])
+def test_a_matrix_without_entries_has_no_derivative_to_miss(shape: tuple[int, ...]) -> None:
+    theta = torch.zeros(shape, requires_grad=True)
+    attach(prox(), theta, torch.zeros(shape), watch=strict).sum().backward()
+    assert theta.grad is not None
+    assert theta.grad.shape == shape

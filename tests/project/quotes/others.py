@@ -83,6 +83,22 @@ def stationarity(record: Record) -> Iterator[str]:
     yield f"{off[0]:,} in float64 and {off[1]:,} in float32, were all called no minimiser"
 
 
+def second_derivatives(record: Record) -> Iterator[str]:
+    counts = [record[f"torch.{name}"]["counts"] for name in ("float64", "float32")]
+
+    def added(ending: str) -> list[int]:
+        return [sum(n for key, n in each.items() if key.endswith(ending)) for each in counts]
+
+    alarms, judged = (
+        added("called wrong"),
+        counts[0]["right, start"] + counts[0]["right, minimiser"],
+    )
+    yield f"{alarms[0]} of {judged:,} in float64 and {alarms[1]} of {judged:,} in float32"
+    off, missed = added(": off"), added(": missed")
+    assert missed == [0, 0]
+    yield f"{off[0]:,} in float64 and {off[1]:,} in float32, none was missed"
+
+
 def crossover(record: Record) -> Iterator[str]:
     names = {"quadratic": "quadratic", "regression": "ridge regression on 1,000 examples"}
     for size in record["sizes"]:
@@ -293,6 +309,7 @@ QUOTES: Final = (
     Quote("docs/scaling.md", (f"{BENCHMARKS}/scaling.json",), scaling),
     Quote("docs/scaling.md", (f"{BENCHMARKS}/beyond_memory.json",), beyond_memory),
     Quote("docs/theory.md", (f"{BENCHMARKS}/stationarity.json",), stationarity),
+    Quote("docs/theory.md", (f"{BENCHMARKS}/second_derivatives.json",), second_derivatives),
     Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
