@@ -167,8 +167,8 @@ KIND = Kind(
                 "N03",
                 "the rank is wrong by one",
                 "conditions.nuclear",
-                "self.active = s > least * s[..., :1]",
-                "self.active = (s > least * s[..., :1]).roll(1, -1)",
+                "self.active = s > least * largest",
+                "self.active = (s > least * largest).roll(1, -1)",
             ),
             (
                 "N04",
