@@ -28,7 +28,8 @@ def install() -> None:
 def _checked(fn: Any = None, *, typechecker: Any = None) -> Any:
     if fn is None:
         return lambda function: _checked(function, typechecker=typechecker)
-    if isinstance(fn, FunctionType) and not names_shapes(fn):
+    # beartype would keep a function made within another, and with it the tensors that it holds
+    if isinstance(fn, FunctionType) and fn.__closure__ is None and not names_shapes(fn):
         return beartype(fn)
     return _whole(fn, typechecker=typechecker)
 
