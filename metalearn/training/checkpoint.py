@@ -140,7 +140,8 @@ def digest(model: nn.Module) -> bytes:
     """SHA-256 of a model's weights, bit by bit."""
     found = hashlib.sha256()
     for value in model.state_dict().values():
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # as bytes: numpy has no bfloat16
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.digest()
 
 
