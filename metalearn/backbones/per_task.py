@@ -79,12 +79,12 @@ class PerTask(nn.Module):
         self._norms = batch_norms(net)
         self._shape = (channels, size, size)
         self._require_norms()
+        _require_tensors(net)
         self.structure = structure(net)
         if normalisation == "transductive":
             for norm in self._norms.values():
                 norm.track_running_stats = False
         self.features, self.mixes = _examine(net, channels, size, normed=bool(self._norms))
-        _require_tensors(net)
 
     @property
     def stores(self) -> bool:

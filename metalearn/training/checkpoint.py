@@ -45,13 +45,13 @@ class RunKey:
 
     Attributes:
         config: SHA-256 of the settings.
-        preset: the preset they lead to, with its numbers.
+        configured: the preset they lead to, with its numbers.
         backbone: its name, with its structure if it is not built in.
         data: SHA-256 of the data.
     """
 
     config: str
-    preset: str
+    configured: str
     backbone: str
     data: str
 
@@ -140,7 +140,8 @@ def digest(model: nn.Module) -> bytes:
     """SHA-256 of a model's weights, bit by bit."""
     found = hashlib.sha256()
     for value in model.state_dict().values():
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # as bytes: numpy has no bfloat16
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.digest()
 
 
@@ -161,10 +162,10 @@ def require_same_run(path: Path, before: RunKey, now: RunKey, config: TrainConfi
             f"{path} belongs to other settings than those in {path.parent}: "
             "put config.json back as it was."
         )
-    if before.preset != now.preset:
+    if before.configured != now.configured:
         raise RunError(
-            f"{path} was made when method {config.method.name} meant {before.preset}; it now "
-            f"means {now.preset}: go on with the code of then."
+            f"{path} was made when method {config.method.name} meant {before.configured}; it now "
+            f"means {now.configured}: go on with the code of then."
         )
     if before.backbone != now.backbone:
         raise RunError(

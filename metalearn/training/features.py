@@ -87,7 +87,8 @@ def _key(pool: Pool, backbone: PerTask, config: TrainConfig) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
         weights.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        weights.update(value.detach().cpu().contiguous().numpy().data)
+        # as bytes: numpy has no bfloat16
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return {
         "pictures": f"{tuple(pool.images.shape)} {pictures}",
         "backbone": f"{config.backbone.name}, structure {backbone.structure}",

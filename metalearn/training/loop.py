@@ -227,7 +227,7 @@ class _Job:
     def _key(self, run: Run) -> RunKey:
         return RunKey(
             config=run.config_digest(),
-            preset=describe(self.training.preset),
+            configured=describe(self.training.preset),
             backbone=recorded(self.config, self.training.model)["backbone"],
             data=self.data.sha256,
         )

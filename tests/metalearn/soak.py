@@ -32,7 +32,7 @@ from metalearn.training.state import Training
 
 EVERY = 20
 MOST = 2**20  # bytes of growth in 1,000 steps
-_KEY = RunKey(config="", preset="", backbone="", data="")
+_KEY = RunKey(config="", configured="", backbone="", data="")
 
 
 @dataclass(frozen=True, slots=True)

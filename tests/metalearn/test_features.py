@@ -41,6 +41,14 @@ class Small(nn.Module):
         return torch.tanh(self.norm(self.conv(images))).mean((2, 3))
 
 
+class Halved(Small):
+    """Has a buffer in bfloat16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+
+
 class Centred(Small):
     """Takes the mean of its batch away."""
 
@@ -130,6 +138,11 @@ def test_other_weights_or_pictures_have_other_features(
         net.get_parameter("conv.bias")[0] += 1e-6
     trained(root, tmp_path / "five", backbone=net, steps=0)
     assert len(list(cache.iterdir())) == 10
+
+
+def test_a_buffer_of_a_format_that_numpy_has_not(root: Path, cache: Path, tmp_path: Path) -> None:
+    trained(root, tmp_path / "run", backbone=Halved(3), steps=0)
+    assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])

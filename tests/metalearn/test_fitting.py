@@ -17,7 +17,7 @@ from metalearn.training.state import Training
 CONFIG = TrainConfig().replace(
     steps=4, filters=4, tasks_per_step=1, validation_episodes=2, schedule="cosine", threads=1
 )
-KEY = RunKey(config="c", preset="m", backbone="b", data="d")
+KEY = RunKey(config="c", configured="m", backbone="b", data="d")
 
 
 @pytest.fixture(scope="module")

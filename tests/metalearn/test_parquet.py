@@ -114,6 +114,9 @@ def test_a_copy_in_two_files_is_refused_by_row(arrow: Any, tmp_path: Path) -> No
         ([(b"<html>", "a")], ("image", "label"), r"parquet\[0\] 0.png is an HTML page"),
         ([(None, "a"), (b"x", "a")], ("image", "label"), r"row 0 holds no picture"),
         ([(b"x", None)], ("image", "label"), "no label in row 0"),
+        ([(b"x", "a"), (b"x", " ")], ("image", "label"), "no label in row 1"),
+        ([(b"x", [0, 1])], ("image", "label"), "a list for a label in row 0"),
+        ([(b"x", float("nan"))], ("image", "label"), "a float for a label in row 0"),
         ([(b"x", "a")], ("image", "text"), "the columns image, text, id, where one of pictures"),
     ],
 )

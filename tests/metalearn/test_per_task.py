@@ -259,3 +259,12 @@ def test_the_structure_tells_modules_apart() -> None:
     wrapped(net, "stored")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_state_that_is_no_tensor_is_refused_with_the_remedy() -> None:
+    class Counted(nn.Flatten):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 1}
+
+    with pytest.raises(ConfigError, match="_extra_state is a dict: .* keep it outside"):
+        PerTask(Counted(), channels=1, size=4)

@@ -173,7 +173,7 @@ def test_every_step_can_be_the_last_one_before_a_kill(tmp_path: Path) -> None:
     device = torch.device("cpu")
     whole = Training(config, device)
 
-    key = checkpoint.RunKey(config="c", preset="m", backbone="b", data="d")
+    key = checkpoint.RunKey(config="c", configured="m", backbone="b", data="d")
 
     def save(training: Training, name: str) -> Path:
         path = tmp_path / name
@@ -275,6 +275,16 @@ def test_a_checkpoint_of_other_settings_is_refused(
     path = stopped / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"l2": 0.02}))
     assert "belongs to other settings" in refused(["train", f"--resume={stopped}"], capsys)
+
+
+def test_the_names_in_a_checkpoint_stay() -> None:
+    """A renamed one would make every earlier checkpoint unreadable."""
+    names = [field.name for field in dataclasses.fields(checkpoint.RunKey)]
+    assert names == ["config", "configured", "backbone", "data"]
+    assert [field.name for field in dataclasses.fields(checkpoint.Progress)] == [
+        "key", "origin", "step", "seen", "metrics", "validated", "stale", "seconds", "best",
+        "optimiser", "schedule", "scaler",
+    ]  # fmt: skip
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(

@@ -120,12 +120,18 @@ def _named(values: list[Any], names: list[str] | None, file: str) -> list[str]:
     """The class of each row.
 
     Raises:
-        DataError: a row has none.
+        DataError: a row has none, or something else.
     """
     found = []
     for row, value in enumerate(values):
-        if value is None or (isinstance(value, int) and value < 0):
+        blank = isinstance(value, str) and not value.strip()
+        if value is None or blank or (isinstance(value, int) and value < 0):
             raise DataError(f"{file} has no label in row {row}: give each picture a class.")
+        if not isinstance(value, int | str):
+            raise DataError(
+                f"{file} has a {type(value).__name__} for a label in row {row}, where the number "
+                "or the name of one class was expected: write that in its place."
+            )
         if names is not None and isinstance(value, int):
             value = names[value]
         found.append(str(value).strip())

@@ -18,7 +18,7 @@ from metalearn.training.state import Training
 # What float32's tolerance of 3e-5 is in float64, their roundings being 6e-8 and 1.1e-16. A solve to
 # a looser one amplifies rounding, and ends anywhere within its tolerance.
 TIGHT = 3e-5 * 1.1e-16 / 6e-8
-KEY = RunKey(config="c", preset="m", backbone="b", data="d")
+KEY = RunKey(config="c", configured="m", backbone="b", data="d")
 
 
 def train(configs: dict[str, TrainConfig], steps: int, start: Path | None, out: Path) -> None:
