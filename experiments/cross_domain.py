@@ -105,7 +105,7 @@ def table(record: Mapping[str, Any]) -> Rows:
         at = f"{run['data']}, {run['settings']['train']['way']}-way, {run['steps']} steps"
         rows.append([at, run["normalisation"], *cells])
     protocol = record["protocol"]
-    commits = dict.fromkeys(run["commit"] for run in record["runs"])
+    commits = dict.fromkeys(run["commit"][:7] for run in record["runs"])
     return Rows(
         title=f"Accuracy (%), {protocol['shape']}, {protocol['episodes']} test episodes",
         columns=["trained on", "normalisation", *(f"tested on {data}" for data in sets)],
@@ -113,7 +113,7 @@ def table(record: Mapping[str, Any]) -> Rows:
         notes=[
             f"seed {record['rows'][0]['seed']}; {record['runs'][0]['backbone']}; `metalearn test "
             "RUN --data NAME` is such a test",
-            f"trained at commit {', then '.join(commits)}, tested at {record['commit']}, torch "
+            f"trained at commit {', then '.join(commits)}, tested at {record['commit'][:7]}, torch "
             f"{record['versions']['torch']}, {record['device']}",
         ],
     )

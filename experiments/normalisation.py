@@ -250,7 +250,7 @@ def table(record: Mapping[str, Any]) -> Rows:
             cells.append("" if own is None else percent(own["accuracy"], own["interval"]))
         at = f"{run['data']}, {run['episodes'].split(',')[0]}, {run['steps']} steps"
         rows.append([at, str(run["seed"]), run["normalisation"], *cells])
-    commits = dict.fromkeys(run["commit"] for run in record["runs"])
+    commits = dict.fromkeys(run["commit"][:7] for run in record["runs"])
     return Rows(
         title=(
             f"Accuracy (%) of {record['episodes']} test episodes by what the queries are "
@@ -262,7 +262,7 @@ def table(record: Mapping[str, Any]) -> Rows:
             "together: all queries of an episode; alone: each query by itself, as a single picture "
             "comes; by the support: each by the statistics of its task's labelled pictures; empty: "
             "the same as alone, since no other picture matters",
-            f"trained at commit {', then '.join(commits)}, tested at {record['commit']}, torch "
+            f"trained at commit {', then '.join(commits)}, tested at {record['commit'][:7]}, torch "
             f"{record['versions']['torch']}, {record['device']}",
         ],
     )
