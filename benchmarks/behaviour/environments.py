@@ -161,6 +161,7 @@ def installed(
     python = folder / "bin" / "python"
     if python.exists():
         return python, None
+    folder.parent.mkdir(parents=True, exist_ok=True)
     install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
     commands: list[tuple[str | Path, ...]] = [
         (sys.executable, "-m", "venv", folder),
