@@ -15,7 +15,7 @@ from benchmarks.conditions.ways import OURS, Problem, Way, jax, peer
 from benchmarks.provenance import SEED
 from hypergrad import Implicit, argmin
 from hypergrad.conditions import FixedPoint, Root
-from hypergrad.solvers import GMRES, Anderson, Iteration, NewtonKrylov
+from hypergrad.solvers import GMRES, LU, Anderson, Iteration, NewtonKrylov
 
 WIDTH, TASKS = 64, 64
 RTOL, LIMIT = 1e-10, 200
@@ -68,10 +68,10 @@ class _Layer:
         return z.detach(), torch.autograd.grad(z.square().sum() / 2, w)[0]
 
     def ours(self) -> Iterator[Way]:
-        """Anderson with the default for the adjoint; plain iteration with GMRES."""
+        """Anderson with LU for the adjoint; plain iteration with GMRES."""
         point: Any = FixedPoint(lambda theta, z: _layer(theta, self.u, z), tasks=1)
         for how, by, adjoint in (
-            ("Anderson", Anderson(rtol=RTOL), Implicit()),
+            ("Anderson, LU", Anderson(rtol=RTOL), Implicit(LU())),
             ("Iteration, GMRES", Iteration(rtol=RTOL), Implicit(GMRES(rtol=RTOL))),
         ):
 
@@ -149,15 +149,15 @@ class _Layer:
         return Way(package="jaxopt", how="AndersonAcceleration", run=run)
 
     def as_root(self) -> Way:
-        """Newton-Krylov, and the default for the adjoint."""
+        """Newton-Krylov, and LU for the adjoint."""
         root: Any = Root(lambda theta, z: z - _layer(theta, self.u, z), tasks=1)
 
         def run() -> tuple[Tensor, Tensor]:
             w = self.w.clone().requires_grad_()
             by, start = NewtonKrylov(rtol=RTOL), torch.zeros_like(self.u)
-            return self._pulled(argmin(root, w, start, by=by, adjoint=Implicit()), w)
+            return self._pulled(argmin(root, w, start, by=by, adjoint=Implicit(LU())), w)
 
-        return Way(package=OURS, how="Root, NewtonKrylov", run=run)
+        return Way(package=OURS, how="Root, NewtonKrylov, LU", run=run)
 
     def optimistix(self, name: str) -> Way:
         """``root_find`` of each task, by vmap, with its implicit adjoint."""
