@@ -37,7 +37,7 @@ class Part:
     """A piece of work.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in tables.
         kind: its precision.
         run: does it once.
         work: floating-point operations of its convolutions or matrix product; 0 if it has none.

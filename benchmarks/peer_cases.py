@@ -22,7 +22,7 @@ class Case:
     """One problem at one point. All that a method may use is lower, upper, theta and phi.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in tables.
         lower: g(theta, phi), one number.
         upper: f(theta, phi), one number.
         theta: where the hypergradient is taken.

@@ -56,7 +56,7 @@ class Row:
     """One problem, and the ways to its answer.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in tables.
         about: what must be known of it beside the times.
         error: of an answer, relative to the exact one's norm.
         methods: makes every method that is installed and can do this; a library's first one with

@@ -5,7 +5,6 @@ The runs are those of the study of normalisation. All are tested on episodes of 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 
-from experiments.normalisation import KINDS, described
-from metalearn.cli.compare import ensure
+from experiments.normalisation import KINDS, described, trained
 from metalearn.cli.test import test
 from metalearn.config.choices import DataName, Normalisation
 from metalearn.config.commands import TestConfig
@@ -24,7 +22,6 @@ from metalearn.config.train import TrainConfig
 from metalearn.files import write_atomically, write_json
 from metalearn.report.tables import Rows, percent
 from metalearn.runs import provenance
-from metalearn.runs.folder import Run
 from metalearn.testing.accuracy import INTERVAL
 
 SHAPE: Final = EpisodeShape(way=5, shot=1, query=5)
@@ -52,9 +49,7 @@ def study(
     sets: list[DataName] = [each.data.name for each in asked]
     rows: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
-    for each, kind in itertools.product(asked, kinds):
-        run = Run(folder / f"{each.data.name}-{kind}-{each.run.seed}")
-        ensure(each.replace(run=run.folder, normalisation=kind), console=console)
+    for each, kind, run in trained(folder, asked, kinds, console=console):
         runs.append(described(run))
         for data in sets:
             (point,) = test(

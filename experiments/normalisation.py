@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -171,6 +171,16 @@ def tested(run: Run, *, episodes: int) -> list[Tested]:
     ]
 
 
+def trained(
+    folder: Path, asked: Sequence[TrainConfig], kinds: Sequence[Normalisation], *, console: Console
+) -> Iterator[tuple[TrainConfig, Normalisation, Run]]:
+    """Each setting's run with each kind, trained where it is missing."""
+    for each, kind in itertools.product(asked, kinds):
+        run = Run(folder / f"{each.data.name}-{kind}-{each.run.seed}")
+        ensure(each.replace(run=run.folder, normalisation=kind), console=console)
+        yield each, kind, run
+
+
 def study(
     folder: Path,
     asked: Sequence[TrainConfig],
@@ -191,9 +201,7 @@ def study(
     """
     found: list[Tested] = []
     runs: list[dict[str, Any]] = []
-    for each, kind in itertools.product(asked, kinds):
-        run = Run(folder / f"{each.data.name}-{kind}-{each.run.seed}")
-        ensure(each.replace(run=run.folder, normalisation=kind), console=console)
+    for _, _, run in trained(folder, asked, kinds, console=console):
         found += tested(run, episodes=episodes)
         runs.append(described(run))
     return {

@@ -33,11 +33,11 @@ def pulled(
 
     Args:
         output: a tensor with a graph.
-        points: what to differentiate in.
+        points: leaves or intermediate tensors, in which it is differentiated.
         vector: like the output.
-        keep: whether the output's graph is kept for another product.
-        record: whether the result has a graph, too.
-        unused: whether a point may play no part, which gives None; torch raises if not.
+        keep: true keeps the output's graph for another product.
+        record: true gives the result a graph, too.
+        unused: true allows a point that plays no part, and gives None; torch raises if false.
 
     Raises:
         InputError: a vector of another shape, which the engine would sum until it fits.

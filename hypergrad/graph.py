@@ -46,10 +46,10 @@ def recorded_gradient(
 
     Args:
         values: ``(*batch,)``, each task's own.
-        points: what to differentiate in.
+        points: leaves or intermediate tensors, in which it is differentiated.
         custom: the :func:`custom_functions` in the graph of ``values``.
         within: tensors beyond which the graph is none of the values' own.
-        instead: what to use instead, for the message.
+        instead: the way round, for the message.
 
     Raises:
         InputError: naming the custom functions.

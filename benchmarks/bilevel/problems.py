@@ -32,7 +32,7 @@ class Problem:
     """Two finite sums, a start, and the gap of the value function.
 
     Attributes:
-        name: what the tables call it.
+        name: its name in tables.
         about: its size in words.
         lower: loss of the lower level and its examples.
         upper: loss of the upper level and its examples.

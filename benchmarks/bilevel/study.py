@@ -23,8 +23,8 @@ class Scale:
     """Units of one problem's grids of step sizes.
 
     Attributes:
-        step: of phi and v, about 1/L of a batch.
-        upper: of theta.
+        step: step size of phi and v, about 1/L of a batch.
+        upper: step size of theta.
         budget: computations, in steps of SOBA.
     """
 

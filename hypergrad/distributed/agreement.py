@@ -57,7 +57,7 @@ def require_equal(
     Args:
         group: the ranks.
         named: tensors of one device, with their names.
-        instead: what to do about a difference.
+        instead: the remedy for a difference.
 
     Raises:
         RankError: naming the first tensor that differs.

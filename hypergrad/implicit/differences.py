@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
+from hypergrad.engine import filled
 from hypergrad.errors import InputError
 from hypergrad.graph import no_dependence
 from hypergrad.guards import refuse
@@ -92,11 +93,10 @@ class Differences:
                 if part is not None:
                     depends, crossed[index] = True, crossed[index] + part
             if in_phi:
-                pairs = zip(moved, parts[len(wanted) :], strict=True)
-                filled = [torch.zeros_like(p) if part is None else part for p, part in pairs]
+                own = filled(parts[len(wanted) :], moved)
                 del moved, parts, total, values  # each as large as phi, or holding what is
-                gradient = flatten(filled, self._batch)
-                del filled
+                gradient = flatten(own, self._batch)
+                del own
                 curved = gradient if curved is None else curved + gradient
                 del gradient
         if not depends:

@@ -70,7 +70,7 @@ class Linearisation(Generic[Theta, Phi]):
             phi: lower variable, leading dimensions = tasks.
             needed: for each leaf of theta, whether :meth:`cross` must serve it (default: all).
             twice: whether the gradient will be differentiated; if not, no graph is kept.
-            instead: what to use where g can't be differentiated twice, for the message.
+            instead: the way round where g can't be differentiated twice, for the message.
 
         Raises:
             InputError: see :func:`hypergrad.objective.evaluate`.

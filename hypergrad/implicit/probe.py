@@ -154,7 +154,7 @@ def settle(kind: Hashable, error: Tensor, distance: Tensor) -> None:
     """Remember a kind that was found right; where checks wait, the first certificate must do.
 
     Args:
-        kind: of objective.
+        kind: the kind of objective, as `to_probe` names it.
         error: ``(*batch,)`` what the probe found.
         distance: ``(*batch,)`` how far phi was moved, up to a factor.
     """
@@ -195,8 +195,8 @@ def unexplained(gap: Tensor, doubt: Tensor, *, size: Tensor, step: Tensor | floa
     Args:
         gap: between a product and a difference.
         doubt: between differences with the whole step and half of it.
-        size: of the product.
-        step: relative.
+        size: the product's norm.
+        step: the differences' relative step.
     """
     share = (gap.abs() - _UNEXPLAINED * doubt) / size - _ROUNDING * step
     return share.clamp(min=0.0).nan_to_num(nan=0.0)
