@@ -11,6 +11,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test worker: two workers on two cores.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# A test that neither ends nor lets itself be interrupted: every thread's stack, and its name among the failures.
+WATCHED := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .PHONY: train test lint format verify mutants bench bench-check bench-baseline bench-gpu docs clean
 .PHONY: experiments-omniglot experiments-cifarfs
@@ -20,7 +22,7 @@ train: $(READY)  ## the main job: a few-shot learner on the built-in glyphs, tra
 
 test: $(READY)  ## the verification suite at small size, then every test
 	$(TEST_THREADS) $(BIN)/python -m verification run --size small --workers $(WORKERS) --out build/verification-small
-	$(TEST_THREADS) $(BIN)/python -m pytest -n $(WORKERS)
+	$(TEST_THREADS) $(BIN)/python -m pytest -n $(WORKERS) $(WATCHED)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
