@@ -58,6 +58,23 @@ def _weight_normed(x: Tensor) -> Tensor:
     return output.square()
 
 
+def _spectral(x: Tensor) -> Tensor:
+    torch.manual_seed(SEED)
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2), n_power_iterations=100)
+    module = module.double()
+    name = "parametrizations.weight.original"
+    inputs = torch.linspace(-1, 1, 12).double().reshape(4, 3)
+    torch.func.functional_call(module, {name: x}, (inputs,))  # to the singular vectors of x
+    output: Tensor = torch.func.functional_call(module.eval(), {name: x}, (inputs,))
+    return output.square()
+
+
+def _sparse(x: Tensor) -> Tensor:
+    places = torch.tensor([[0, 1, 2, 2], [1, 0, 1, 2]])
+    matrix = torch.sparse_coo_tensor(places, x.sin(), (3, 3), check_invariants=True)
+    return torch.sparse.mm(matrix, torch.linspace(-1, 1, 6).double().reshape(3, 2)).square()
+
+
 def _attention(x: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(x, x.sin(), x.cos())
 
@@ -138,6 +155,16 @@ OPERATIONS: tuple[Operation, ...] = (
         (2, 3),
         _weight_normed,
         "`v * (g / v.norm(dim=1))` by hand",
+    ),
+    Operation(
+        "`parametrizations.spectral_norm`",
+        (2, 3),
+        _spectral,
+        "`w / linalg.matrix_norm(w, 2)` by hand",
+    ),
+    Operation("values of a `sparse_coo_tensor`", (4,), _sparse, "`index_put`, or `index_add`"),
+    Operation(
+        "`sinc` at zero", (3,), torch.sinc, "its series near zero", point=torch.zeros(3).double()
     ),
     Operation("`layer_norm`", (4, 3), lambda x: functional.layer_norm(x, (3,))),
     Operation(

@@ -260,8 +260,8 @@ class Certificate:
             f"{_index(worst, bad)} products with them differ from differences of its gradient by "
             f"{_at(self.second_derivative_error, worst):.0%}. An operation in it has a wrong "
             "second derivative (a custom autograd.Function that keeps intermediates, or torch's "
-            "weight_norm): write it by other operations, or use curvature=FiniteDifference(), "
-            "which needs first derivatives only."
+            "weight_norm, spectral_norm or sparse tensors): write it by other operations, or use "
+            "curvature=FiniteDifference(), which needs first derivatives only."
         )
 
 

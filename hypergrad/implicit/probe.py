@@ -1,9 +1,10 @@
 """A probe of second derivatives: products with H and J against differences of first derivatives.
 
-An operation whose first derivative is right and whose second is not (torch's weight_norm, or a
-custom function that keeps intermediates for its backward) gives a wrong H and J, and an adjoint
-system that is solved all the same. A central difference of the gradient along v has neither: it is
-compared with ``H v`` and with ``J v``, which are all that a hypergradient is made of.
+An operation whose first derivative is right and whose second is not (torch's weight_norm,
+spectral_norm and sparse tensors, or a custom function that keeps intermediates for its backward)
+gives a wrong H and J, and an adjoint system that is solved all the same. A central difference of
+the gradient along v has neither: it is compared with ``H v`` and with ``J v``, which are all that a
+hypergradient is made of.
 """
 
 from __future__ import annotations

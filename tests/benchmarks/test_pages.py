@@ -161,6 +161,8 @@ def test_the_questions_have_the_table_of_second_derivatives() -> None:
     [
         ("`layer_norm`", "yes"),
         ("`parametrizations.weight_norm`", "wrong"),
+        ("`parametrizations.spectral_norm`", "wrong"),
+        ("values of a `sparse_coo_tensor`", "wrong"),
         ("`embedding_bag`", "none"),
     ],
 )

@@ -104,11 +104,33 @@ def test_a_wrong_cross_derivative_is_noticed(dtype: torch.dtype) -> None:
     assert right.solved
 
 
+class Sparse(nn.Module):
+    """A layer whose weight has a sparse layout while it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        places = torch.cartesian_prod(torch.arange(3), torch.arange(4)).mT
+        weight = torch.sparse_coo_tensor(places, self.weight, (3, 4), check_invariants=False)
+        return torch.sparse.mm(weight, inputs.mT).mT
+
+
+LAYERS = {
+    "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
+    "spectral_norm": lambda: nn.utils.parametrizations.spectral_norm(
+        nn.Linear(4, 3), n_power_iterations=50
+    ),
+    "sparse tensors": Sparse,
+}
+
+
 @BOTH
-def test_torchs_weight_norm_is_noticed(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", LAYERS)
+def test_torchs_wrong_second_derivatives_are_noticed(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
-    net = nn.Sequential(layer, nn.Tanh(), nn.Linear(3, 2)).to(dtype)
+    net = nn.Sequential(LAYERS[name](), nn.Tanh(), nn.Linear(3, 2)).to(dtype)
     inputs = torch.randn(40, 4, dtype=dtype)
     phi = {name: leaf.detach().clone() for name, leaf in net.named_parameters()}
     labels = net(inputs).detach()
@@ -137,7 +159,8 @@ def test_torchs_weight_norm_is_noticed(dtype: torch.dtype) -> None:
         )  # fmt: skip
         weighted = [leaf.flatten() @ torch.arange(leaf.numel()).to(leaf) for leaf in moved.values()]
         torch.stack(weighted).sum().backward()
-    assert "torch's weight_norm" in str(seen[0])
+    assert not seen[0].second_derivatives_right.any()
+    assert name in str(seen[0])
     assert seen[1].solved
 
 
