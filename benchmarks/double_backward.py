@@ -72,7 +72,8 @@ def _spectral(x: Tensor) -> Tensor:
 def _sparse(x: Tensor) -> Tensor:
     places = torch.tensor([[0, 1, 2, 2], [1, 0, 1, 2]])
     matrix = torch.sparse_coo_tensor(places, x.sin(), (3, 3), check_invariants=True)
-    return torch.sparse.mm(matrix, torch.linspace(-1, 1, 6).double().reshape(3, 2)).square()
+    product: Tensor = torch.sparse.mm(matrix, torch.linspace(-1, 1, 6).double().reshape(3, 2))
+    return product.square()
 
 
 def _attention(x: Tensor) -> Tensor:

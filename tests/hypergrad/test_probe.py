@@ -114,7 +114,8 @@ class Sparse(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         places = torch.cartesian_prod(torch.arange(3), torch.arange(4)).mT
         weight = torch.sparse_coo_tensor(places, self.weight, (3, 4), check_invariants=False)
-        return torch.sparse.mm(weight, inputs.mT).mT
+        product: Tensor = torch.sparse.mm(weight, inputs.mT)
+        return product.mT
 
 
 LAYERS = {
