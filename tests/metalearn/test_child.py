@@ -1,5 +1,6 @@
 """Files are read in a child process: what it may use, how it ends, and that it leaves nothing."""
 
+import fcntl
 import os
 import sys
 import time
@@ -37,9 +38,9 @@ def test_a_child_has_nothing_of_its_parent_s(
 ) -> None:
     monkeypatch.setenv("SECRET", "1")
     with (tmp_path / "file").open("wb") as file:
-        os.set_inheritable(file.fileno(), True)
-        # three streams are always open
-        number = os.dup2(file.fileno(), 20, inheritable=True)
+        # A number that is free here, and that a child's own files don't come to. One that is taken,
+        # by multiprocessing's tracker say, would be closed, and be somebody else's later.
+        number = fcntl.fcntl(file, fcntl.F_DUPFD, 100)  # inherited by whoever does not close it
         try:
             seen = asked(tmp_path / "own", children.surroundings, number)
         finally:
