@@ -5,6 +5,7 @@ from hypergrad.linear.gmres import GMRES
 from hypergrad.linear.lu import LU
 from hypergrad.lower.anderson import Anderson
 from hypergrad.lower.broyden import Broyden
+from hypergrad.lower.coordinate_descent import CoordinateDescent
 from hypergrad.lower.iteration import Iteration
 from hypergrad.lower.minimum import RootSolver
 from hypergrad.lower.newton_krylov import NewtonKrylov
@@ -16,6 +17,7 @@ __all__ = [
     "Anderson",
     "BiCGStab",
     "Broyden",
+    "CoordinateDescent",
     "Iteration",
     "NewtonKrylov",
     "ProximalGradient",

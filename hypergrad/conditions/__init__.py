@@ -11,6 +11,7 @@ from hypergrad.conditions.root import Root
 from hypergrad.conditions.sets import Affine, Box, L2Ball, NonNegative, Simplex
 from hypergrad.conditions.stationary import Stationary
 from hypergrad.implicit.active import ActiveSet
+from hypergrad.implicit.entrywise import Entrywise
 
 __all__ = [
     "L1",
@@ -20,6 +21,7 @@ __all__ = [
     "Composite",
     "Constrained",
     "ElasticNet",
+    "Entrywise",
     "FixedPoint",
     "GroupL2",
     "L2Ball",

@@ -12,6 +12,7 @@ from hypergrad.conditions.parts import (
     Penalty,
     Set,
     check_parts,
+    entrywise_of,
     far_sides_of,
     parts_of,
     proximal,
@@ -20,6 +21,7 @@ from hypergrad.conditions.parts import (
 )
 from hypergrad.equality import by_value
 from hypergrad.implicit.active import Slacks
+from hypergrad.implicit.entrywise import Entrywise
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
@@ -71,3 +73,7 @@ class Composite(Generic[Theta, Phi]):
     def far_sides(self, theta: Theta, phi: Phi, gradient: Phi) -> list[Tensor]:
         """Slacks of entries' farther sides, leaf by leaf; infinite where there is one side."""
         return far_sides_of(parts_of(self.plus, phi, "plus"), theta, phi, gradient)
+
+    def entrywise(self, theta: Theta, phi: Phi) -> list[Entrywise]:
+        """What holds the entries of each leaf; raises where a part ties entries together."""
+        return entrywise_of(parts_of(self.plus, phi, "plus"), theta, phi)

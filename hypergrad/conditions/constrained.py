@@ -10,6 +10,7 @@ from torch import Tensor
 from hypergrad.conditions.parts import (
     Set,
     check_parts,
+    entrywise_of,
     far_sides_of,
     parts_of,
     proximal,
@@ -20,6 +21,7 @@ from hypergrad.equality import by_value
 from hypergrad.equation import Equation
 from hypergrad.errors import InputError
 from hypergrad.implicit.active import NonSmooth, Slacks
+from hypergrad.implicit.entrywise import Entrywise
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree
 
@@ -69,6 +71,10 @@ class Constrained(Generic[Theta, Phi]):
     def far_sides(self, theta: Theta, phi: Phi, gradient: Phi) -> list[Tensor]:
         """Slacks of entries' farther sides, leaf by leaf; infinite where there is one side."""
         return far_sides_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
+
+    def entrywise(self, theta: Theta, phi: Phi) -> list[Entrywise]:
+        """What holds the entries of each leaf; raises where a part ties entries together."""
+        return entrywise_of(parts_of(self.within, phi, "within"), theta, phi)
 
 
 def require_objective(owner: str, g: object) -> None:

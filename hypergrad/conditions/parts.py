@@ -21,6 +21,7 @@ from torch import Size, Tensor
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse
 from hypergrad.implicit.active import Slacks
+from hypergrad.implicit.entrywise import Entrywise
 from hypergrad.objective import Objective
 from hypergrad.transforms import transforming
 from hypergrad.tree import Tree, detach, entries, leaves, like, names
@@ -247,6 +248,25 @@ def far_sides_of(parts: Sequence[Part | None], theta: Any, phi: Any, gradient: A
     for part, leaf, slope in zip(parts, leaves(phi), leaves(gradient), strict=True):
         far = getattr(part, "far_side", None)
         found.append(torch.full_like(leaf, torch.inf) if far is None else far(theta, leaf, slope))
+    return found
+
+
+def entrywise_of(parts: Sequence[Part | None], theta: Any, phi: Any) -> list[Entrywise]:
+    """What holds the entries of each leaf, where a part has it as ``entrywise(theta, x)``.
+
+    Raises:
+        InputError: a part ties entries together.
+    """
+    found = []
+    for label, part, leaf in zip(names(phi, "phi"), parts, leaves(phi), strict=True):
+        own = getattr(part, "entrywise", None)
+        if part is not None and own is None:
+            raise InputError(
+                f"{label} has {type(part).__name__}, which has no entrywise(theta, x) that says "
+                "what holds each entry by itself (L1, ElasticNet, Box and NonNegative have it); "
+                "use solvers.ProximalGradient()."
+            )
+        found.append(Entrywise.of(leaf) if own is None else own(theta, leaf))
     return found
 
 

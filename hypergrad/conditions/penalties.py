@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
 from hypergrad.equality import by_value
+from hypergrad.implicit.entrywise import Entrywise
 
 
 @by_value
@@ -50,6 +51,10 @@ class L1:
         """``strength + |gradient|`` of a zero: the distance to the other limit."""
         strength = resolved(self.strength, theta, x, "L1: strength")
         return masked(x.detach() == 0, strength + gradient.abs(), torch.inf)
+
+    def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
+        """``strength |x|`` of each entry."""
+        return Entrywise.of(x, l1=_strength("L1", self.strength, theta, x))
 
 
 @by_value
@@ -99,6 +104,11 @@ class ElasticNet:
         """``l1 + |gradient|`` of a zero: the distance to the other limit."""
         l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
         return masked(x.detach() == 0, l1 + gradient.abs(), torch.inf)
+
+    def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
+        """``l1 |x| + l2/2 x^2`` of each entry."""
+        l1 = _strength("ElasticNet", self.l1, theta, x)
+        return Entrywise.of(x, l1=l1, l2=_strength("ElasticNet", self.l2, theta, x))
 
 
 @by_value

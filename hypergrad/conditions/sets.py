@@ -11,6 +11,7 @@ from torch import Tensor
 from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
 from hypergrad.equality import by_value
 from hypergrad.errors import InputError
+from hypergrad.implicit.entrywise import Entrywise
 
 # A point is at a bound if it equals the bound up to so many roundings: of the bound itself, which
 # may be computed in another order, and of a norm.
@@ -54,12 +55,7 @@ class Box:
 
     def project(self, theta: Any, x: Tensor) -> Tensor:
         """``x`` clamped to the bounds."""
-        low, high = self._bounds(theta, x)
-        require(
-            low <= high,
-            "Box: low exceeds high at this theta, so that nothing is feasible; mend the functions "
-            "of theta that give them.",
-        )
+        low, high = self._feasible(theta, x)
         return torch.minimum(torch.maximum(x, low), high)
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
@@ -86,6 +82,20 @@ class Box:
         held = _at(low - x, low) | _at(x - high, high)
         return masked(held, torch.inf, torch.maximum(x - low, high - x))
 
+    def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
+        """The bounds of each entry."""
+        low, high = self._feasible(theta, x)
+        return Entrywise.of(x, low=low, high=high)
+
+    def _feasible(self, theta: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self._bounds(theta, x)
+        require(
+            low <= high,
+            "Box: low exceeds high at this theta, so that nothing is feasible; mend the functions "
+            "of theta that give them.",
+        )
+        return low, high
+
     def _bounds(self, theta: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high
@@ -110,6 +120,10 @@ class NonNegative:
         """The multiplier of a zero; else the distance to zero."""
         active = x.detach() <= 0
         return masked(active, gradient, torch.inf), masked(active, torch.inf, x)
+
+    def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
+        """The bound of each entry."""
+        return Entrywise.of(x, low=0.0)
 
 
 @by_value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -108,15 +109,27 @@ def columns_at_once(shape: Size, limit: int) -> int:
 
 
 def dense(
-    apply: LinearMap, shaped_as: Float[Tensor, "*batch n"], *, at_once: int = 128
-) -> Float[Tensor, "*batch n n"]:
-    """The matrices of a linear map, so many columns at once where the map can be vectorised."""
+    apply: LinearMap,
+    shaped_as: Float[Tensor, "*batch n"],
+    *,
+    at_once: int = 128,
+    only: Sequence[int] | None = None,
+) -> Float[Tensor, "*batch n k"]:
+    """The matrices of a linear map, so many columns at once where the map can be vectorised.
+
+    Args:
+        apply: the map.
+        shaped_as: a vector of its size and dtype.
+        at_once: so many.
+        only: these columns; None for all.
+    """
     n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
-    if not n:
-        return shaped_as.new_zeros(*batch, 0, 0)
-    units = _eye(shaped_as)
+    units = _eye(shaped_as) if only is None else _eye(shaped_as)[list(only)]
+    count = len(units)
+    if not count:
+        return shaped_as.new_zeros(*batch, n, 0)
     if batch:
-        units = units.view(n, *(1 for _ in batch), n).expand(n, *batch, n)
+        units = units.view(count, *(1 for _ in batch), n).expand(count, *batch, n)
 
     # The map may write into what it gets. partial: the tests' type checker wraps a function that
     # is defined here at each call.
@@ -124,7 +137,7 @@ def dense(
     together = columns_at_once(shaped_as.shape, at_once)
     if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
         try:
-            if together == n:
+            if together >= count:
                 return vectorised(column, units)
             return torch.cat([vectorised(column, some) for some in units.split(together)], dim=-1)
         except Exception:  # whatever it is: one by one it works, or fails in its own words

@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from hypergrad import Bilevel, Cholesky, hypergradient
+from hypergrad import Bilevel, Cholesky, LowerSolver, hypergradient
 from hypergrad.conditions import reach
-from hypergrad.solvers import ProximalGradient
+from hypergrad.solvers import CoordinateDescent, ProximalGradient
 from verification.claims.evidence import Evidence, worst
 from verification.oracles import active_sets
 from verification.oracles.active_sets import floats
@@ -29,7 +29,7 @@ from verification.problems.kinked import (
     degenerate,
     kinked,
 )
-from verification.problems.kinks import Kinked
+from verification.problems.kinks import Condition, Kinked
 from verification.subjects.bug import Kind, source_bugs
 
 TensorBilevel = Bilevel[torch.Tensor, torch.Tensor]
@@ -40,6 +40,9 @@ _U = float(np.finfo(np.float64).eps)
 # a condition number of at most 1e3 or so.
 _NEAR = 1e-8
 _LESS, _MORE = 0.999, 1.001
+# draws of their own for coordinate descent, of the kinds that hold each entry by itself
+_OTHERS = 1_000_000
+ENTRYWISE: tuple[Condition, ...] = ("box", "lasso")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,21 @@ class KinkSubject(Protocol):
 
 def solved(problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor, *, far: bool) -> Answer:
     """The library's `ProximalGradient`, `hypergradient` with `Cholesky`, and `reach`."""
+    return _solved(ProximalGradient(rtol=RTOL, max_steps=3_000), problem, theta, phi0, far)
+
+
+def descended(
+    problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor, *, far: bool
+) -> Answer:
+    """The same with `CoordinateDescent`."""
+    return _solved(CoordinateDescent(rtol=RTOL, max_steps=3_000), problem, theta, phi0, far)
+
+
+def _solved(
+    by: LowerSolver, problem: TensorBilevel, theta: torch.Tensor, phi0: torch.Tensor, far: bool
+) -> Answer:
     lower: Any = problem.lower
-    phi = ProximalGradient(rtol=RTOL, max_steps=3_000).minimise(lower, theta, phi0).phi
+    phi = by.minimise(lower, theta, phi0).phi
     found = hypergradient(problem, theta, phi, solver=Cholesky())
     answer = Answer(phi, found.grad, found.certificate.solved)
     if not far:
@@ -94,6 +110,14 @@ def active_sets_solved(subject: KinkSubject, seed: int) -> Evidence:
     kind = MOVING[seed % 3]
     pieces.append(_on_active_sets(subject, degenerate(seed, kind)))
     return worst([*pieces, _on_balls(subject, balls(seed))])
+
+
+def coordinates_solved(subject: KinkSubject, seed: int) -> Evidence:
+    """Coordinate descent ends at the exact solutions of boxes and lassos."""
+    draws = (_OTHERS + 2 * seed, _OTHERS + 2 * seed + 1)
+    return worst(
+        _on_active_sets(subject, kinked(draw, kind)) for draw in draws for kind in ENTRYWISE
+    )
 
 
 def reach_is_true(subject: KinkSubject, seed: int) -> Evidence:
@@ -312,6 +336,45 @@ KIND = Kind(
                 "implicit.active",
                 "slacks = torch.cat(relative, dim=-1)",
                 "slacks = torch.cat(relative, dim=-1).abs() + 1e-6",
+            ),
+        ),
+    ),
+)
+
+COORDINATES = Kind(
+    "coordinate descent",
+    descended,
+    source_bugs(
+        descended,
+        "coordinates",
+        (
+            (
+                "D01",
+                "an entry forgets its own curvature",
+                "lower.coordinate_descent",
+                "pull = bend * here - r",
+                "pull = here - r",
+            ),
+            (
+                "D02",
+                "an entry shrinks by half",
+                "lower.coordinate_descent",
+                "torch.clamp(pull, -l1, l1)",
+                "torch.clamp(pull, -l1 / 2, l1 / 2)",
+            ),
+            (
+                "D03",
+                "columns are other entries'",
+                "lower.coordinate_descent",
+                "zip(new, rows, strict=True)",
+                "zip(reversed(new), rows, strict=True)",
+            ),
+            (
+                "D04",
+                "a zero whose subgradient is beyond one limit counts as solved",
+                "implicit.entrywise",
+                "_sign(x, at_zero=1)",
+                "_sign(x, at_zero=9)",
             ),
         ),
     ),

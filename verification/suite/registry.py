@@ -102,6 +102,7 @@ ENTRIES: tuple[Entry, ...] = (
     _claim("roots", roots.exact_roots, roots.KIND, small=10, full=2_000),
     _claim("Hessian of F", second_order.hessian_of_F, second_order.KIND, small=8, full=2_000),
     _claim("active sets", kinks.active_sets_solved, kinks.KIND, small=4, full=150),
+    _claim("coordinates", kinks.coordinates_solved, kinks.COORDINATES, small=1, full=150),
     _claim("reach", kinks.reach_is_true, kinks.KIND, small=2, full=100, shown="K04 K05"),
     _claim("low rank", ranks.low_rank_solved, ranks.KIND, full=700),
     # it notices all but what only costs time
