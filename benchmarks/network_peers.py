@@ -7,7 +7,7 @@ run over that of training without weights in the same round, a round for each se
 is the most bytes of tensors that are alive at a time, over training's. Accuracies are compared
 with the highest mean, seed by seed, with the interval of 95 %.
 
-    python -m benchmarks.network_peers --seeds 15 --out benchmarks/results/network_peers.json
+    python -m benchmarks.network_peers --seeds 10 --out benchmarks/results/network_peers.json
 
 Runs in the environment for peers, see benchmarks/peers.py; needs scikit-learn there, too.
 """
