@@ -11,15 +11,17 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.digits import SIZE, TRAIN, Data, Phi, initial, loss, network
 from benchmarks.peer_entries import peer
-from hypergrad import CG, GradientDescent, Neumann, Unrolled, argmin, attach, curvature
+from hypergrad import CG, GradientDescent, Neumann, Unrolled, argmin, attach, curvature, updates
 from hypergrad.stochastic import Minibatched, Subsampled
 
 EPOCHS: Final = 2  # between upper steps
@@ -129,6 +131,39 @@ def looped(derivative: Derivative | None) -> Run:
     return run
 
 
+def stepped(window: int, *, rerun: bool = False) -> Run:
+    """AdamW's own steps as a pure function, the last few before each pause differentiated.
+
+    With `rerun` a step keeps its start only, and backward takes the step again.
+    """
+    adamw = updates.AdamW(step_size=RATE)
+
+    def step(theta: Tensor, batch: Examples, count: int, phi: Phi, memory: Any) -> Any:
+        slopes = torch.autograd.grad(loss(theta, phi, batch), list(phi.values()), create_graph=True)
+        gradient = dict(zip(phi, slopes, strict=True))
+        return adamw(phi, gradient, memory, torch.tensor(count))
+
+    def run(task: Task) -> tuple[Tensor, Phi]:
+        theta, phi = task.start()
+        memory: tuple[Tensor, ...] = ()
+        optimiser = torch.optim.Adam([theta], lr=UPPER_RATE)
+        for count, batch in enumerate(task.batches, start=1):
+            left = -count % task.between  # steps before the next pause
+            seen = theta if left < window else theta.detach()
+            taken = partial(step, seen, batch, count, phi, memory)
+            phi, memory = checkpoint(taken, use_reentrant=False) if rerun else taken()
+            if left == 0 and count <= task.steps * task.between:
+                optimiser.zero_grad()
+                task.upper(phi).backward()
+                optimiser.step()
+            if left == 0 or left >= window:
+                phi = {name: leaf.detach().requires_grad_() for name, leaf in phi.items()}
+                memory = tuple(part.detach() for part in memory)
+        return theta, phi
+
+    return run
+
+
 def ways() -> Iterator[Way]:
     """No weights, the first; then this library's ways, and those of the peers that are there."""
     yield Way(package="", how="no weights", run=looped(None))
@@ -181,6 +216,14 @@ def _ours() -> Iterator[Way]:
         run=looped(differences),
     )
     yield Way(package="hypergrad", how="Unrolled(), 10 gradient steps", run=looped(unrolled))
+    for how, run in {
+        "updates.AdamW, all 16 steps": stepped(16),
+        "updates.AdamW, all 16 steps, each in a checkpoint": stepped(16, rerun=True),
+        "updates.AdamW, the last 12 steps": stepped(12),
+        "updates.AdamW, the last 8 steps": stepped(8),
+        "updates.AdamW, the last 4 steps": stepped(4),
+    }.items():
+        yield Way(package="hypergrad", how=how, run=run)
 
 
 class Held(torch.nn.Module):

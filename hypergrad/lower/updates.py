@@ -1,7 +1,7 @@
 """Lower steps by a pure function, as those of ``torch.optim`` but with nothing hidden.
 
-The rules here are torch's own (plain, with momentum, Adam), written so that every setting that is a
-tensor can be differentiated by :class:`Unrolled`.
+The rules here are torch's own (plain, with momentum, Adam, AdamW), written so that every setting
+that is a tensor can be differentiated by :class:`Unrolled`.
 """
 
 from __future__ import annotations
@@ -262,6 +262,52 @@ class Adam:
             first.append(m)
             second.append(v)
         return like(phi, moved), (*first, *second)
+
+
+@by_value
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AdamW:
+    """Adam after ``phi <- (1 - step_size weight_decay) phi``, as ``torch.optim.AdamW`` does.
+
+    The shrinking is a part of the step and of no objective (Loshchilov and Hutter 2019). So the
+    steps end at no minimiser of the lower objective: differentiate them by :class:`Unrolled` or
+    :class:`Truncated`, and not by :class:`Implicit`.
+
+    Attributes:
+        step_size: see :class:`Scaled`.
+        weight_decay: a number, or a tensor without dimensions.
+        decay: of the mean of gradients.
+        square_decay: of the mean of their squares.
+        eps: added to the root of that mean.
+    """
+
+    step_size: float | Tree
+    weight_decay: float | Tensor = 1e-2
+    decay: float | Tensor = 0.9
+    square_decay: float | Tensor = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check("AdamW", self.step_size)
+        _check_decays("AdamW", decay=self.decay, square_decay=self.square_decay)
+        _check_decays("AdamW", weight_decay=self.weight_decay)
+
+    def __call__(
+        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
+    ) -> tuple[Phi, Memory]:
+        """See :class:`Update`."""
+        sizes = _each(self.step_size, phi)
+        kept = [
+            point * (1 - size * self.weight_decay)
+            for point, size in zip(leaves(phi), sizes, strict=True)
+        ]
+        adam = Adam(
+            step_size=self.step_size,
+            decay=self.decay,
+            square_decay=self.square_decay,
+            eps=self.eps,
+        )
+        return adam(like(phi, kept), gradient, memory, step)
 
 
 def _check_decays(owner: str, **decays: float | Tensor) -> None:

@@ -31,6 +31,10 @@ RULES: list[tuple[updates.Update, Callable[[list[Tensor]], torch.optim.Optimizer
     (updates.Scaled(step_size=SIZE), lambda p: torch.optim.SGD(p, lr=SIZE)),
     (updates.Momentum(step_size=SIZE), lambda p: torch.optim.SGD(p, lr=SIZE, momentum=0.9)),
     (updates.Adam(step_size=SIZE), lambda p: torch.optim.Adam(p, lr=SIZE)),
+    (
+        updates.AdamW(step_size=SIZE, weight_decay=0.5),
+        lambda p: torch.optim.AdamW(p, lr=SIZE, weight_decay=0.5),
+    ),
 ]
 
 
@@ -119,10 +123,11 @@ def settings(step_size: Tensor, decay: Tensor) -> list[updates.Update]:
         updates.Scaled(step_size=step_size),
         updates.Momentum(step_size=step_size, decay=decay),
         updates.Adam(step_size=step_size, decay=decay, square_decay=decay + 0.05),
+        updates.AdamW(step_size=step_size, weight_decay=decay),
     ]
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_unrolled_differentiates_step_sizes_and_decays(which: int) -> None:
     sizes = torch.linspace(0.02, 0.08, 5, dtype=torch.float64, requires_grad=True)
     decay = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
@@ -248,12 +253,16 @@ def test_decays_that_divide_by_zero_or_grow_are_refused(decay: float) -> None:
         updates.Adam(step_size=SIZE, decay=decay)
     with pytest.raises(InputError, match="Adam got square_decay="):
         updates.Adam(step_size=SIZE, square_decay=decay)
+    with pytest.raises(InputError, match="AdamW got square_decay="):
+        updates.AdamW(step_size=SIZE, square_decay=decay)
+    with pytest.raises(InputError, match="AdamW got weight_decay="):
+        updates.AdamW(step_size=SIZE, weight_decay=decay)
 
 
 @pytest.mark.parametrize(
     "wrong", [torch.tensor(-1.0), torch.tensor([0.1, float("nan")]), {"a": torch.tensor(-1e-30)}]
 )
-@pytest.mark.parametrize("update", [updates.Scaled, updates.Momentum, updates.Adam])
+@pytest.mark.parametrize("update", [updates.Scaled, updates.Momentum, updates.Adam, updates.AdamW])
 def test_tensors_of_step_sizes_with_a_negative_entry_are_refused(update: Any, wrong: Any) -> None:
     with pytest.raises(InputError, match=rf"{update.__name__} got step_size.*negative or not fin"):
         update(step_size=wrong)

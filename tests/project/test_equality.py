@@ -28,7 +28,7 @@ from hypergrad.conditions import (
     NuclearNorm,
     Simplex,
 )
-from hypergrad.lower.updates import Adam, Momentum, Scaled
+from hypergrad.lower.updates import Adam, AdamW, Momentum, Scaled
 from hypergrad.objectives import Quadratic
 from hypergrad.theory import Estimated, Proven
 
@@ -129,6 +129,7 @@ MADE: dict[str, Callable[[Tensor], Any]] = {
     "Scaled": lambda t: Scaled(step_size={"w": t, "b": (t, 2 * t)}),
     "Momentum": lambda t: Momentum(step_size=t, decay=0.5),
     "Adam": lambda t: Adam(step_size=0.1, decay=t[0] / 8),
+    "AdamW": lambda t: AdamW(step_size=0.1, weight_decay=t[0] / 8),
     "Descent": lambda t: Descent(update=Scaled(step_size=t), max_steps=3),
     "Implicit": lambda t: Implicit(CG(), start={"w": t}),
 }
