@@ -106,6 +106,7 @@ def trained(root: Path, *, steps: int) -> Trained:
         method="protonet",
         train=EpisodeShape(way=5, shot=1, query=3),
         tasks_per_step=2,
+        normalisation="transductive",
         steps=steps + 1,
         threads=1,
         device="cpu",

@@ -25,7 +25,9 @@ from metalearn.files import write_json
 from metalearn.runs import provenance
 from metalearn.training.state import Training
 
-CONFIG = TrainConfig().replace(tasks_per_step=8, steps=1000, threads=1, device="cpu")
+CONFIG = TrainConfig().replace(
+    tasks_per_step=8, steps=1000, normalisation="transductive", threads=1, device="cpu"
+)
 
 
 def tasks_per_second(world: World, steps: int) -> float:

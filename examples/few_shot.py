@@ -27,7 +27,6 @@ def main(
             run=out / "run",
             data="folders",
             data_root=out / "data",
-            normalisation="stored",  # so that one picture has the same answer as many
             train=EpisodeShape(way=5, shot=shots, query=5),
             test=EpisodeShape(way=5, shot=shots, query=5),
             steps=steps,

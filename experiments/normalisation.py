@@ -149,7 +149,7 @@ def tested(run: Run, *, episodes: int) -> list[Tested]:
     sampler = evaluation_sampler("test", settings, device=device)
     model = build_model(settings, sampler.pool, device=device).eval()
     model.load_state_dict(run.weights())
-    method, kind = settings.preset().method, settings.backbone.normalisation
+    method, kind = settings.preset().method, settings.preset().normalisation
     batch = sampler.sample(0, episodes)
     ways = WAYS if kind == "transductive" else (TOGETHER, ALONE)
     right = {

@@ -156,7 +156,7 @@ class PerTask(nn.Module):
         for name, norm in self._norms.items():
             if self.normalisation == "stored" and norm.running_mean is None:
                 raise ConfigError(
-                    f"normalisation stored was given, but the backbone's {name} keeps no running "
+                    f"normalisation is stored, but the backbone's {name} keeps no running "
                     "statistics: make it with track_running_stats=True, or give normalisation "
                     "transductive."
                 )

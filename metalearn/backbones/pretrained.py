@@ -94,7 +94,8 @@ def put(weights: Weights, net: nn.Module) -> None:
     """Put weights into a module.
 
     Raises:
-        ConfigError: one of the module's is missing in the file, or has another shape there.
+        ConfigError: one of the module's is missing in the file, or has another shape or kind of
+            number there, or values that are not finite.
     """
     wanted = net.state_dict()
     missing = [
@@ -116,4 +117,20 @@ def put(weights: Weights, net: nn.Module) -> None:
                 f"backbone for these images {tuple(value.shape)}: give weights that were trained "
                 "on images of as many channels and this size, or other images."
             )
+        if _kind(found) != _kind(value):  # copy_ would drop what does not fit
+            raise ConfigError(
+                f"pretrained {weights.file} has {name} in {found.dtype}, and the backbone in "
+                f"{value.dtype}: give weights of {_kind(value)} numbers."
+            )
+        if not found.isfinite().all():
+            raise ConfigError(
+                f"pretrained {weights.file} holds NaN or inf in {name}: give weights of a training "
+                "that did not fail."
+            )
         value.copy_(found)
+
+
+def _kind(values: Tensor) -> str:
+    if values.is_complex():
+        return "complex"
+    return "floating-point" if values.is_floating_point() else "whole"

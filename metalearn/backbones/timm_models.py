@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metalearn.config.choices import TIMM
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, install_extra
 
 
 class Standardised(nn.Module):
@@ -54,7 +54,7 @@ def timm_model(name: str) -> Callable[..., nn.Module]:
     except ImportError as error:
         raise ConfigError(
             f"backbone {name} needs the package timm, which can't be imported ({error}): "
-            "pip install 'hypergradients[timm]'."
+            f"{install_extra('timm')}."
         ) from error
     except Exception as error:  # as of a torchvision that is made for another torch
         raise ConfigError(

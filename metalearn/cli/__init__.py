@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from metalearn.errors import install_extra
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; see `commands.run`.
@@ -25,6 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.stderr.write(
             f"The command metalearn needs {error.name}, which is not installed: "
-            "pip install 'hypergradients[train]'\n"
+            f"{install_extra('train')}\n"
         )
         sys.exit(1)

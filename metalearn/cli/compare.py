@@ -12,6 +12,7 @@ from metalearn.config.choices import BudgetKind, MethodName
 from metalearn.config.commands import CompareConfig
 from metalearn.config.train import TrainConfig
 from metalearn.errors import ConfigError, RunError
+from metalearn.methods.presets import shared_normalisation
 from metalearn.report.collect import collect
 from metalearn.report.tables import accuracy_table
 from metalearn.runs.folder import CONFIG, Run
@@ -40,9 +41,12 @@ def compare(config: CompareConfig, *, console: Console) -> None:
                 f"{name} was given with compare, which makes its runs in --out: give it to "
                 "`metalearn train`."
             )
+    settings = config.settings
+    if settings.backbone.normalisation is None:
+        settings = settings.replace(normalisation=shared_normalisation(config.methods))
     for seed in config.seeds:
         for method in config.methods:
-            asked = member(config.out, config.settings, method, seed)
+            asked = member(config.out, settings, method, seed)
             ensure(within(config.budget, asked), console=console)
     asked_for = {f"{method}-{seed}" for method in config.methods for seed in config.seeds}
     runs = [run for run in collect(config.out) if run.folder.name in asked_for]

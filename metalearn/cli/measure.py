@@ -15,6 +15,7 @@ from metalearn.config.train import TrainConfig
 from metalearn.errors import RunError
 from metalearn.files import write_json
 from metalearn.methods.overrides import numbers
+from metalearn.methods.presets import shared_normalisation
 from metalearn.runs import provenance
 from metalearn.runs.records import Measured
 from metalearn.training.budget import predicted_bytes
@@ -31,6 +32,8 @@ def measure(config: MeasureConfig, *, console: Console) -> Measured:
         MetalearnError: a setting or the data can't be used.
     """
     usual = config.settings
+    if usual.backbone.normalisation is None:
+        usual = usual.replace(normalisation=shared_normalisation(config.methods))
     device = usual.place()
     tasks = usual.optimisation.tasks_per_step or 4
     peaks: dict[str, dict[str, int]] = {}

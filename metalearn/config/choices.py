@@ -81,6 +81,7 @@ CAME_LATER: Final[dict[str, object]] = {
     "frozen": False,
     "jitter": False,
     "layer_rates": (),
+    "normalisation": "transductive",
     "pretrained": None,
     "seconds": None,
     "wide_heads": False,

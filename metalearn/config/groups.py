@@ -229,7 +229,8 @@ class BackboneSettings:
         normalisation: Statistics that normalise activations: `transductive` (of the task's own
             batch, support and query apart), `stored` (running averages in testing) or `group` (of
             each image by itself). The accuracy that is printed is that of whole episodes with
-            `transductive`, and that of single pictures with the others.
+            `transductive`, and that of single pictures with the others. Without it: `stored`, or
+            `transductive` for methods that adapt the whole network, such as maml.
         precision: Number format of the backbone's products. The lower level computes in float32,
             or in float64 if that is chosen here.
         channels_last: Memory layout of images and weights: channels last or not. Known to be faster
@@ -244,14 +245,15 @@ class BackboneSettings:
     cache_features: bool = False
     filters: int = 32
     drop_rate: float = 0.1
-    normalisation: Normalisation = "transductive"
+    normalisation: Annotated[Normalisation | None, unset("{transductive,stored,group}")] = None
     precision: Precision = "float32"
     channels_last: Annotated[bool | None, unset("{True,False}", "where it is faster")] = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\s:]+:[^\s:]+", self.name):
             require_one_of("backbone", self.name, BackboneName, beside="timm:name, module:function")
-        require_one_of("normalisation", self.normalisation, Normalisation)
+        if self.normalisation is not None:
+            require_one_of("normalisation", self.normalisation, Normalisation)
         require_one_of("precision", self.precision, Precision)
         require_at_least("filters", self.filters, 1)
         if not 0 <= self.drop_rate < 1:

@@ -111,8 +111,8 @@ class TrainConfig:
     def answers(self, asked: TrainConfig) -> bool:
         """Whether a run with these recorded settings is the run that `asked` describes.
 
-        A device `auto` and a memory budget are recorded as what was chosen for them, and a file of
-        weights as its SHA-256.
+        A device `auto`, a memory budget and a missing normalisation are recorded as what was chosen
+        for them, and a file of weights as its SHA-256.
 
         Raises:
             ConfigError: the file of weights can't be read.
@@ -126,6 +126,7 @@ class TrainConfig:
             memory_budget=None,
             tasks_per_chunk=recorded if budget else asked.memory.tasks_per_chunk,
             pretrained=recorded_weights(asked.backbone.pretrained),
+            normalisation=asked.preset().normalisation,
         )
 
     def require_nothing_with_resume(self) -> None:
@@ -163,6 +164,7 @@ class TrainConfig:
             learning_rate=upper.learning_rate or chosen.learning_rate,
             tasks_per_step=upper.tasks_per_step or chosen.tasks_per_step,
             schedule=upper.schedule or chosen.schedule,
+            normalisation=self.backbone.normalisation or chosen.normalisation,
             layer_rates=upper.layer_rates,
             departures=self._departures(chosen),
         )

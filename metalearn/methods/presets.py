@@ -7,13 +7,14 @@ method is not quite the source's, `departures` says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import torch
 
 from hypergrad import Detached, GradientDescent, TorchOptimiser, Unrolled
-from metalearn.config.choices import Optimiser, Schedule
+from metalearn.config.choices import MethodName, Normalisation, Optimiser, Schedule
 from metalearn.errors import ConfigError
 from metalearn.methods.heads import LinearHeads, ProtoNet, RidgeHeads
 from metalearn.methods.lower import Lower, exact, paper, steps_of_cg
@@ -34,6 +35,9 @@ class Preset:
         learning_rate: the optimiser's.
         tasks_per_step: tasks of an upper step (B).
         schedule: the learning rate's course, constant or to 0 along a cosine.
+        normalisation: statistics that normalise the backbone's activations, see `Normalisation`:
+            stored ones, with which the accuracy of whole episodes is that of single pictures, too;
+            those of the batch at hand where each lower step changes the statistics.
         layer_rates: factors of the learning rate for parts of the model, each as NAME=FACTOR.
         source: the paper or script of method and numbers.
         departures: differences from the source; empty if there are none.
@@ -44,6 +48,7 @@ class Preset:
     learning_rate: float
     tasks_per_step: int
     schedule: Schedule = "constant"
+    normalisation: Normalisation = "stored"
     layer_rates: tuple[str, ...] = ()
     source: str
     departures: str = ""
@@ -107,6 +112,7 @@ PRESETS: Final[dict[str, Preset]] = {
         method=Maml(lower=_unrolled(_descent(5, 0.01), test=_descent(10, 0.01))),
         learning_rate=1e-3,
         tasks_per_step=4,
+        normalisation="transductive",
         source="Finn, Abbeel and Levine 2017, miniImageNet 1-shot",
         departures="Their clipping of the upper gradient to [-10, 10] is left to the optimiser.",
     ),
@@ -114,18 +120,21 @@ PRESETS: Final[dict[str, Preset]] = {
         method=Maml(lower=_unrolled(_descent(1, 0.4), test=_descent(3, 0.4))),
         learning_rate=1e-3,
         tasks_per_step=32,
+        normalisation="transductive",
         source="Finn, Abbeel and Levine 2017, Omniglot 5-way",
     ),
     "maml-omniglot-20way": Preset(
         method=Maml(lower=_unrolled(_descent(5, 0.1))),
         learning_rate=1e-3,
         tasks_per_step=16,
+        normalisation="transductive",
         source="Finn, Abbeel and Levine 2017, Omniglot 20-way",
     ),
     "maml-baseline": Preset(
         method=Maml(lower=_unrolled(_descent(3, 0.5))),
         learning_rate=5e-3,
         tasks_per_step=4,
+        normalisation="transductive",
         source=_PAPER,
         departures=(
             "The steps are of the mean loss; the learn2learn script divides the mean by the number "
@@ -137,6 +146,7 @@ PRESETS: Final[dict[str, Preset]] = {
         method=Maml(lower=_unrolled(_descent(1, 0.5 / 25))),
         learning_rate=3e-3,
         tasks_per_step=32,
+        normalisation="transductive",
         source="learn2learn's script for miniImageNet, 5-way 5-shot",
         departures="The step size is that of 5-way 5-shot, whatever the tasks.",
     ),
@@ -144,6 +154,7 @@ PRESETS: Final[dict[str, Preset]] = {
         method=Maml(lower=Lower(by=_descent(5, 0.01), adjoint=Detached(), test=_descent(10, 0.01))),
         learning_rate=1e-3,
         tasks_per_step=4,
+        normalisation="transductive",
         source="Finn, Abbeel and Levine 2017, miniImageNet 1-shot, first order",
         departures="Their clipping of the upper gradient to [-10, 10] is left to the optimiser.",
     ),
@@ -154,6 +165,7 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
         learning_rate=1e-3,
         tasks_per_step=32,
+        normalisation="transductive",
         source="Rajeswaran et al. 2019, the authors' command for Omniglot 5-way",
         departures=(
             "All 16 steps are of the tied objective (there 16 of the loss, one of the tie), and "
@@ -172,6 +184,7 @@ PRESETS: Final[dict[str, Preset]] = {
         optimiser="sgd",
         learning_rate=1.0,
         tasks_per_step=5,
+        normalisation="transductive",
         source="Nichol, Achiam and Schulman 2018, the authors' command for miniImageNet 5-shot",
         departures=(
             "Each lower step takes all images of the task (there 10 of them). Their upper step "
@@ -209,3 +222,9 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ConfigError(f"preset was given as {name!r}: it is one of {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def shared_normalisation(names: Sequence[MethodName]) -> Normalisation:
+    """One normalisation for several methods: their own, or `transductive`, which all can have."""
+    own = {preset(name).normalisation for name in names}
+    return own.pop() if len(own) == 1 else "transductive"

@@ -85,7 +85,7 @@ class Card:
             ),
             data=config.data.name,
             classes=list(pool.names),
-            normalisation=config.backbone.normalisation,
+            normalisation=config.preset().normalisation,
             versions=provenance.versions() | {"hypergradients": __version__},
         )
 

@@ -111,6 +111,7 @@ def build_model(
                 f"{name} was given with backbone {network.name}, which is built in: it is for "
                 "timm:NAME and MODULE:FUNCTION. Parts of any backbone are frozen by --layer-rates."
             )
+    normalisation = config.preset().normalisation
     channels, size = pool.images.shape[2], pool.images.shape[-1]
     generator = torch.Generator().manual_seed(config.run.seed)
     backbone: Conv4 | ResNet12 | PerTask
@@ -124,14 +125,14 @@ def build_model(
             net,
             channels=channels,
             size=size,
-            normalisation=network.normalisation,
+            normalisation=normalisation,
             recompute=memory.recompute,
         )
     elif network.name == "resnet12":
         backbone = ResNet12(
             channels=channels,
             size=size,
-            normalisation=network.normalisation,
+            normalisation=normalisation,
             drop_rate=network.drop_rate,
             block=5 if size >= 80 else 2,  # as published for 84 and for 32 pixels
             recompute=memory.recompute,
@@ -142,7 +143,7 @@ def build_model(
             filters=network.filters if network.name == "conv4" else (96, 192, 384, 512),
             channels=channels,
             size=size,
-            normalisation=network.normalisation,
+            normalisation=normalisation,
             recompute=memory.recompute,
             generator=generator,
         )
@@ -180,7 +181,7 @@ def recorded(config: TrainConfig, model: Model) -> dict[str, Any]:
 
     The name of a backbone that is not built in goes with the digest of its structure.
     """
-    name, normalisation = str(config.backbone), str(config.backbone.normalisation)
+    name, normalisation = str(config.backbone), str(config.preset().normalisation)
     backbone = model.backbone
     if isinstance(backbone, PerTask):
         name, normalisation = f"{name}, structure {backbone.structure}", backbone.statistics

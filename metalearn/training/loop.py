@@ -162,10 +162,10 @@ class _Job:
         source: Source | None = None,
     ) -> _Job:
         torch.manual_seed(config.run.seed)
-        # Recorded as what it was: a test elsewhere mustn't take auto for another device.
+        # Recorded as what they were: elsewhere or later they may be chosen otherwise.
         recorded: Device = "cuda" if device.type == "cuda" else "cpu"
-        heard = console if world.leads else Console(quiet=True)
-        return cls(config.replace(device=recorded), device, world, heard, source)
+        chosen = config.replace(device=recorded, normalisation=config.preset().normalisation)
+        return cls(chosen, device, world, console if world.leads else Console(quiet=True), source)
 
     def settle(self, console: Console) -> None:
         """Find the chunks that a budget leads to, and count the bytes of an upper step."""

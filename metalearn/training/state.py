@@ -54,11 +54,11 @@ def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
             "clocks differ: give --steps."
         )
     chunks = config.memory.tasks_per_chunk is not None or config.memory.budget is not None
-    if world.size > 1 and config.backbone.normalisation == "stored" and chunks:
+    if world.size > 1 and config.preset().normalisation == "stored" and chunks:
         raise ConfigError(
-            "normalisation stored was given with tasks_per_chunk, or a memory_budget, to several "
-            "ranks: running averages move once for each chunk, so that chunks of several ranks "
-            "would give others. Leave it out."
+            "tasks_per_chunk, or a memory_budget, was given to several ranks with normalisation "
+            "stored: running averages move once for each chunk, so that chunks of several ranks "
+            "would give others. Leave it out, or give --normalisation transductive or group."
         )
 
 
@@ -67,9 +67,9 @@ def _require_one_rank(world: World, model: Model) -> None:
     backbone = model.backbone
     if world.size > 1 and isinstance(backbone, PerTask) and backbone.stores:
         raise ConfigError(
-            f"normalisation stored was given to {world.size} ranks with a backbone of your own, "
-            "whose running statistics move task by task, in order: start one rank, or give "
-            "normalisation transductive."
+            f"{world.size} ranks were started for a backbone of your own with normalisation "
+            "stored, whose running statistics move task by task, in order: start one rank, or give "
+            "--normalisation transductive."
         )
 
 

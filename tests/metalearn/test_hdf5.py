@@ -172,5 +172,5 @@ def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not hasattr(hdf5, "h5py")  # imported when such a file is read
     content = legacy.hdf5({"a/x": PIXELS})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DataError, match=r"pip install 'hypergradients\[hdf5\]'"):
+    with pytest.raises(DataError, match=r"pip install '\.\[hdf5\]'"):
         read_hdf5(io.BytesIO(content), "file", ["a/x"], (9, 9))

@@ -57,7 +57,7 @@ def test_a_named_function_is_trained_resumed_and_tested(
     run = Run(folder)
     found = run.result()
     assert re.fullmatch(rf"{RESNET}, structure [0-9a-f]{{12}}", found.backbone)
-    assert found.normalisation == "transductive"
+    assert found.normalisation == "stored"
     assert run.config().backbone.name == RESNET
     assert found.parameters == sum(p.numel() for p in own.resnet().parameters())
     capsys.readouterr()

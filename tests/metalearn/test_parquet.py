@@ -23,7 +23,7 @@ from tests.metalearn.test_own_pictures import SHARES, classes, made
 
 @pytest.fixture
 def arrow() -> Any:
-    pytest.importorskip("pyarrow", reason="pyarrow is an optional extra: hypergradients[parquet]")
+    pytest.importorskip("pyarrow", reason="pyarrow is an optional extra: .[parquet]")
     return pytest.importorskip("pyarrow.parquet")
 
 
@@ -161,5 +161,5 @@ def test_without_pyarrow_its_extra_is_named(
 
     monkeypatch.setattr(builtins, "__import__", without)
     legacy.put(tmp_path / "photos", {"train.parquet": b"PAR1"})
-    with pytest.raises(DataError, match=r"pip install 'hypergradients\[parquet\]'"):
+    with pytest.raises(DataError, match=r"pip install '\.\[parquet\]'"):
         made(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,9 @@ def test_fine_tuning_is_a_method_without_steps(tmp_path: Path) -> None:
         (b"<html>", "is no file of weights"),
         ({"0.conv.weight": torch.zeros(4, 1, 3, 3)}, "1[0-9] of .* 16 weights are missing"),
         ({"0.conv.weight": torch.zeros(4, 3, 3, 3)}, r"of shape \(4, 3, 3, 3\), .* \(4, 1, 3, 3\)"),
+        ({"0.conv.weight": torch.zeros(4, 1, 3, 3) + 1j}, "0.conv.weight in torch.complex64"),
+        ({"0.conv.weight": torch.zeros(4, 1, 3, 3, dtype=torch.int8)}, "floating-point numbers"),
+        ({"0.conv.weight": torch.full((4, 1, 3, 3), math.nan)}, "NaN or inf in 0.conv.weight"),
         ([1, 2], "holds list, where a state dict was expected"),
     ],
 )
@@ -144,7 +148,7 @@ def test_without_timm_its_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     said = refused(["train", "--dry-run", f"--backbone={NAME}", *SMALL], capsys)
-    assert "pip install 'hypergradients[timm]'" in said
+    assert "pip install '.[timm]'" in said
 
 
 def test_images_are_standardised_as_the_weights_ask() -> None:
@@ -163,7 +167,7 @@ def named(folder: Path, **changes: Any) -> Run:
 
 @pytest.fixture
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is an optional extra: hypergradients[timm]")
+    return pytest.importorskip("timm", reason="timm is an optional extra: .[timm]")
 
 
 def test_a_timm_model_is_trained_resumed_tested_and_used(timm: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from metalearn.data.untrusted.damage import reading
-from metalearn.errors import DataError
+from metalearn.errors import DataError, install_extra
 
 
 def _h5py(name: str) -> Any:
@@ -18,8 +18,8 @@ def _h5py(name: str) -> Any:
         import h5py
     except ImportError as error:
         raise DataError(
-            f"{name} is an HDF5 file, which needs h5py: pip install 'hypergradients[hdf5]', or "
-            "give the files that it was made from."
+            f"{name} is an HDF5 file, which needs h5py: {install_extra('hdf5')}, or give the files "
+            "that it was made from."
         ) from error
     return h5py
 

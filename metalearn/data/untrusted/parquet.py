@@ -8,7 +8,7 @@ from io import BufferedIOBase
 from typing import Any, Final
 
 from metalearn.data.untrusted.damage import reading
-from metalearn.errors import DataError
+from metalearn.errors import DataError, install_extra
 
 LABELS: Final = ("label", "labels", "fine_label", "class_name", "category")
 _PICTURE: Final = "bytes"  # the field of a picture's column that holds its file
@@ -46,8 +46,8 @@ def _pyarrow(name: str) -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise DataError(
-            f"{name} is a Parquet file, which needs pyarrow: pip install "
-            "'hypergradients[parquet]', or write its pictures to files."
+            f"{name} is a Parquet file, which needs pyarrow: {install_extra('parquet')}, or write "
+            "its pictures to files."
         ) from error
     # the others reserve more address space than the process may have
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())

@@ -32,7 +32,13 @@ COMMON: dict[str, Any] = {
 CONFIGS = {
     "paper": TrainConfig().replace(method="memory-reduced", precision="float64", **COMMON),
     "solved": TrainConfig().replace(precision="float64", normalisation="stored", **COMMON),
-    "ridge": TrainConfig().replace(method="r2d2", precision="float64", tasks_per_chunk=2, **COMMON),
+    "ridge": TrainConfig().replace(
+        method="r2d2",
+        precision="float64",
+        tasks_per_chunk=2,
+        normalisation="transductive",
+        **COMMON,
+    ),
     "float32": TrainConfig().replace(method="memory-reduced", **COMMON),
     "float32, solved to its tolerance": TrainConfig().replace(**COMMON),
 }
