@@ -76,7 +76,11 @@ class Anderson:
             there = torch.where(active[..., None], x - mixed, x)
             image = torch.where(active[..., None], residual.at(there), f)
             slot = steps % moved.shape[-2]
-            # what rounding alone changed has no direction
+            # What rounding alone changed has no direction. In a long stall rounding grows by
+            # |I - A| a step, until it gives one by chance. A threshold of sqrt(eps) |f| would
+            # keep that out, and was measured in float32: it harms. Contractions that leave more
+            # than 1 - sqrt(eps) a step are then never accelerated, and stalls are never left,
+            # which the chance direction ends.
             noise = 10 * torch.finfo(x.dtype).eps * (norm(there) + norm(image))
             known = (norm(image - f) > noise)[..., None]
             moved[..., slot, :] = torch.where(known, there - x, 0.0)

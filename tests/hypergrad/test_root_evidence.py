@@ -115,6 +115,78 @@ def test_kinks_are_no_wrong_backward(dtype: torch.dtype) -> None:
     assert all(bool(each.second_derivatives_right) for each in seen)
 
 
+def at_zeros(
+    image: Callable[[Tensor, Tensor], Tensor], theta: Tensor, dtype: torch.dtype
+) -> Certificate:
+    theta = theta.to(dtype)
+    phi = torch.zeros(2, 5, dtype=dtype)
+    for _ in range(60):
+        phi = image(theta, phi)
+    seen: list[Certificate] = []
+    by = curvature.Hessian(probe="always")
+    at = theta.requires_grad_()
+    attach(FixedPoint(image, tasks=1), at, phi, curvature=by, watch=seen.append).sum().backward()
+    return seen[0]
+
+
+ZEROS = {"all": torch.zeros(5), "some": torch.tensor([0.0, 0.7, 0.0, -0.4, 0.0])}
+
+
+@BOTH
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_a_wrong_backward_at_zeros_is_noticed(zeros: str, dtype: torch.dtype) -> None:
+    theta = ZEROS[zeros]
+    hit = (theta == 0).double()
+    offset = torch.tensor([0.5, -0.3, 0.2, 0.1, 0.4], dtype=torch.float64)
+
+    class Zeroed(torch.autograd.Function):
+        """``x + y``, whose backward gives those entries of y nine tenths that are zero."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+            return cotangent, (1 - 0.1 * hit).to(cotangent) * cotangent
+
+    for add in (torch.add, Zeroed.apply):
+        plain = layer(torch.tanh, add)
+
+        def image(
+            t: Tensor, p: Tensor, plain: Callable[[Tensor, Tensor], Tensor] = plain
+        ) -> Tensor:
+            return plain(t, p) + offset.to(p)
+
+        found = at_zeros(image, theta.clone(), dtype)
+        assert bool(found.second_derivatives_right.all()) is (add is torch.add)
+
+
+@BOTH
+def test_zeros_at_a_kink_or_where_the_domain_ends_raise_no_alarm(dtype: torch.dtype) -> None:
+    wild: dict[str, Callable[[Tensor], Tensor]] = {
+        "kink": torch.relu,
+        "kink both ways": torch.abs,
+        "end": lambda t: t.pow(1.5),
+    }
+    theta = ZEROS["some"].abs()
+    for tanh in (torch.tanh, Tanh.apply):
+        plain = layer(tanh, torch.add)
+        for name, of in wild.items():
+
+            def image(
+                t: Tensor,
+                p: Tensor,
+                of: Callable[[Tensor], Tensor] = of,
+                plain: Callable[[Tensor, Tensor], Tensor] = plain,
+            ) -> Tensor:
+                return plain(of(t), p)
+
+            found = at_zeros(image, theta.clone(), dtype)
+            # and they hide nothing
+            assert bool(found.second_derivatives_right.all()) is (tanh is torch.tanh), name
+
+
 def test_a_kind_of_equation_is_probed_once_and_a_wrong_one_always() -> None:
     calls: list[int] = []
     right, wrong = layer(torch.tanh, torch.add), layer(Tanh.apply, torch.add)

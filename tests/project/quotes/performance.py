@@ -113,9 +113,17 @@ def profile(record: Record) -> Iterator[str]:
 
 
 def coordinates(record: Record) -> Iterator[str]:
-    ten, fifty, many = (entry["ratio"] for entry in record["rows"])
-    yield f"takes {ten:.2f} of `ProximalGradient`'s time at 10 features, {fifty:.2f} at 50"
-    yield f"and {many:.1f} times it at 500"
+    ten, fifty, many, sparse, *logistic = (entry["ratio"] for entry in record["rows"])
+    yield (
+        f"it takes {ten:.2f} of the other's time at 10 features, {fifty:.2f} at 50 and "
+        f"{many:.1f} times it at 500"
+    )
+    few = record["rows"][3]["ever_nonzero"]
+    yield (
+        f"{sparse:.1f} times at 500 where the least strength is three tenths and {few} entries are "
+        "ever not zero"
+    )
+    yield f"{logistic[0]:.1f} times it at 10 and {logistic[1]:.1f} times at 50"
 
 
 def torch_compile(record: Record) -> Iterator[str]:
