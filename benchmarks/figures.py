@@ -15,8 +15,10 @@ from torch import Tensor
 
 from benchmarks.costs import Cost, calls, cost
 from benchmarks.fewshot import METHODS, Setting, Step, backbone_pass, method, takes_steps
+from benchmarks.imports import modules
 from benchmarks.provenance import SEED
 from benchmarks.timing import interleaved, ratios
+from benchmarks.vectors import measured
 from hypergrad import CG, Bilevel, hypergradient
 from metalearn.memory import LiveBytes
 from metalearn.methods import Method
@@ -44,6 +46,7 @@ SMALL: Final = Setting(name="small", filters=16, side=16, tasks=4, shot=1, query
 TIMED: Final = Setting(name="timed", filters=32, side=32, tasks=8)
 FEW, MORE = 2, 6  # K of the two runs that a slope is taken from
 LARGE: Final = 10_000  # unknowns, beside which numbers are nothing
+NETWORK: Final = (1000, 300, 10)  # widths of a network whose vectors are counted
 STEPS: Final = 20  # K = N of the timed steps
 ROUNDS: Final = 15
 # Not the one that solves to round-off: how many steps that takes is decided by rounding, and so by
@@ -117,7 +120,7 @@ def generic() -> dict[str, Figure]:
         chosen()
     run(few)
     (operations, products), (later, more_products) = run(few), run(more)
-    steps = more - few
+    steps, network = more - few, measured(NETWORK)
     each = (later - operations) / steps
     return {
         "CG: Hessian products of a step": Figure((more_products - products) / steps, "count"),
@@ -127,6 +130,17 @@ def generic() -> dict[str, Figure]:
         "hypergradient: calls of autograd": Figure(whole.autograd, "count"),
         "hypergradient: operations": Figure(done.operations, "operations"),
         "CG: bytes alive at a product": Figure(_alive_at_a_product(), "bytes"),
+        "network: vectors of a first hypergradient": Figure(network["first"], "bytes"),
+        "network: vectors of a hypergradient": Figure(network["later"], "bytes"),
+    }
+
+
+def imported() -> dict[str, Figure]:
+    """Modules that an import loads beside torch's own."""
+    ours, theirs = modules()
+    return {
+        "import hypergrad: modules": Figure(ours, "count"),
+        "import metalearn: modules": Figure(theirs, "count"),
     }
 
 

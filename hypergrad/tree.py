@@ -235,6 +235,15 @@ def flatten(tensors: Sequence[Tensor], batch: Size) -> Float[Tensor, "*batch n"]
     return vector.float() if vector.dtype in _HALF else vector
 
 
+def joined(tensors: list[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
+    """:func:`flatten`, which empties the list: no leaf stays beside the copy that a row may be."""
+    if len(tensors) == 1:
+        return flatten(tensors, batch)
+    tensors.reverse()
+    vector = torch.cat([_rows(_dense(tensors.pop()), batch) for _ in range(len(tensors))], dim=-1)
+    return vector.float() if vector.dtype in _HALF else vector
+
+
 def dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The tensors, dense where an operation (a sparse embedding, say) made them sparse."""
     return [_dense(tensor) for tensor in tensors]

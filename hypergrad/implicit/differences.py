@@ -15,7 +15,7 @@ from hypergrad.graph import no_dependence
 from hypergrad.guards import refuse
 from hypergrad.linear.vectors import norm
 from hypergrad.objective import Objective
-from hypergrad.tree import Tree, flatten, fresh_leaf, leaves, like, unflatten
+from hypergrad.tree import Tree, flatten, fresh_leaf, leaves, like
 
 
 class Differences:
@@ -46,7 +46,7 @@ class Differences:
         self._batch = batch
         self._lower, self._theta, self._phi = lower, theta, phi
         self._needed = [True] * len(leaves(theta)) if needed is None else list(needed)
-        self._flat, self._distance = flatten(leaves(phi), batch), distance
+        self._distance = distance
 
     def product(self, vector: Tensor) -> Tensor:
         """``H v`` by two gradients."""
@@ -65,7 +65,7 @@ class Differences:
     ) -> tuple[Tensor, list[Tensor]]:
         """Gradients of the difference, each task weighted by its own step."""
         size = norm(vector)
-        shift = vector * (self._distance / torch.where(size > 0, size, 1.0))[..., None]
+        share = self._distance / torch.where(size > 0, size, 1.0)
         weight = size / (2 * self._distance)
         upper: list[Tensor] = [
             fresh_leaf(leaf, requires_grad=need)
@@ -75,12 +75,11 @@ class Differences:
         curved: Tensor | None = None
         crossed = [torch.zeros_like(leaf) for leaf in wanted]
         if not (wanted or in_phi):
-            return torch.zeros_like(self._flat), crossed
+            return torch.zeros_like(vector), crossed
         depends = in_phi
         for sign in (1.0, -1.0):
             moved = [
-                fresh_leaf(part, requires_grad=in_phi)
-                for part in unflatten(torch.add(self._flat, shift, alpha=sign), leaves(self._phi))
+                fresh_leaf(leaf, requires_grad=in_phi) for leaf in self._at(vector, sign * share)
             ]
             with torch.enable_grad():
                 values = self._lower(like(self._theta, upper), like(self._phi, moved))
@@ -101,7 +100,18 @@ class Differences:
                 del gradient
         if not depends:
             raise no_dependence()
-        return torch.zeros_like(self._flat) if curved is None else curved, crossed
+        return torch.zeros_like(vector) if curved is None else curved, crossed
+
+    def _at(self, vector: Tensor, share: Tensor) -> list[Tensor]:
+        """The leaves of ``phi + share * vector``; leaf by leaf, so that nothing else is as long."""
+        points = leaves(self._phi)
+        sizes = [leaf.shape[len(self._batch) :].numel() for leaf in points]
+        parts = torch.split(vector, sizes, dim=-1)
+        # a leaf of 16 bits is rounded once, after the sum
+        return [
+            (leaf + (part * share[..., None]).reshape(leaf.shape)).to(leaf.dtype)
+            for leaf, part in zip(points, parts, strict=True)
+        ]
 
 
 def step_length(phi: Tree) -> float:

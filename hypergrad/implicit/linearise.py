@@ -25,6 +25,7 @@ from hypergrad.tree import (
     check_tree,
     flatten,
     fresh_leaf,
+    joined,
     leaves,
     like,
     unflatten,
@@ -109,7 +110,7 @@ class Linearisation(Generic[Theta, Phi]):
         """``H v``, each task's own, by one backward pass."""
         if not self._gradient.requires_grad:  # g is linear in phi: H = 0
             return torch.zeros_like(vector)
-        return flatten(filled(self._pulled(self._phi, vector), self._phi), self.batch)
+        return joined(list(filled(self._pulled(self._phi, vector), self._phi)), self.batch)
 
     def final(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v`` of an answer; ``J v`` comes of the same pass, and is kept for :meth:`cross`."""

@@ -26,7 +26,7 @@ from hypergrad.implicit.saddle import Jacobian, linearise
 from hypergrad.implicit.stationarity import newton_step
 from hypergrad.linear.automatic import chosen
 from hypergrad.linear.halves import solved
-from hypergrad.linear.operator import Kind
+from hypergrad.linear.operator import Kind, Operator
 from hypergrad.linear.solution import LinearSolver, Status
 from hypergrad.linear.vectors import dot, norm
 from hypergrad.objective import Bilevel, Objective, across_ranks, evaluate, is_indefinite
@@ -39,6 +39,7 @@ from hypergrad.tree import (
     flatten,
     fresh_leaf,
     full_precision,
+    joined,
     leaves,
     like,
     vector_of,
@@ -147,14 +148,12 @@ def pull(
         active = None
         if is_non_smooth(lower):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
+        del rhs  # before the products of the probe and of the step to the minimiser
         answer, curved = solution.x, None
         if point.probe is not None:
-            halves, operator = point.hessian.halves, point.hessian
-            if halves is not None:
-                answer, operator = v.chunk(2, dim=-1)[1], halves.transposed
-            curved = operator.image(answer)
+            answer, curved = _answered(point.hessian, v)
         step, probe = newton_step(point, phi, solution, predicted, slope, size), point.probe
-        del point  # and its graph, before the probe makes others
+        del point  # and the graph, before the probe makes others
         wrong = None
         if probe is not None and curved is not None:
             wrong = probe(answer, curved, [-part for part in gradients])
@@ -193,6 +192,14 @@ def _linearised(
             f"and {type(lower.equation).__name__} has none; leave curvature out."
         )
     return linearise(lower, theta, phi, needed=needed, probe=curvature.probe)
+
+
+def _answered(hessian: Operator, v: Tensor) -> tuple[Tensor, Tensor]:
+    """``v`` and ``H v``; of a saddle the half of v that solves ``A' u = c``, and ``A' u``."""
+    if hessian.halves is None:
+        return v, hessian.image(v)
+    u = v.chunk(2, dim=-1)[1]
+    return u, hessian.halves.transposed.image(u)
 
 
 def _rounding(lower: Any, theta: Any, phi: Any, point: Point) -> Tensor:
@@ -283,13 +290,14 @@ def hypergradient(
     values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
     points = [*theta_leaves, *phi_leaves]
     gradients = filled(pulled(values, points, torch.ones_like(values), keep=False), points)
-    direct, cotangent = gradients[: len(theta_leaves)], gradients[len(theta_leaves) :]
+    direct, cotangent = gradients[: len(theta_leaves)], list(gradients[len(theta_leaves) :])
+    del gradients  # the cotangent's leaves end where they are joined
     objective, point = stated(problem.lower, phi)
     _, indirect, certificate = pull(
         objective,
         theta,
         point,
-        lambda batch: flatten(cotangent, batch),
+        lambda batch: joined(cotangent, batch),
         solver=solver,
         curvature=curvature,
         start=None if start is None else lambda batch: vector_of(start, phi, "start", batch),

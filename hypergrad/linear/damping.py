@@ -78,20 +78,23 @@ def extremes(
     none outside of the spectrum by more than itself (Paige 1980). A Krylov space that ends early
     adds zeros, which are not negative.
     """
-    eps = torch.finfo(start.dtype).eps
+    eps, unknowns = torch.finfo(start.dtype).eps, start.shape[-1]
     length = norm(start)
     before, at = torch.zeros_like(start), _unit(start, length, torch.zeros_like(length))
+    del start  # as long as any vector here
     diagonal: list[Tensor] = []
     beside: list[Tensor] = [torch.zeros_like(length)]
-    for _ in range(min(steps, start.shape[-1])):
+    for _ in range(min(steps, unknowns)):
         image = product(at)
         diagonal.append(dot(at, image))
         size = norm(image)
-        image = image - diagonal[-1][..., None] * at - beside[-1][..., None] * before
+        image = torch.addcmul(image, diagonal[-1][..., None], at, value=-1)
+        image.addcmul_(beside[-1][..., None], before, value=-1)
         length = norm(image)
         # below this, what is left of the image is the rounding of the product
-        rounding = start.shape[-1] * eps * size
+        rounding = unknowns * eps * size
         before, at = at, _unit(image, length, rounding)
+        del image  # before the next product, at which memory peaks
         beside.append(torch.where(length > rounding, length, 0.0))
     projected = torch.diag_embed(torch.stack(diagonal, dim=-1))
     if len(diagonal) > 1:
@@ -104,7 +107,7 @@ def extremes(
 def _unit(vector: Tensor, length: Tensor, least: Tensor) -> Tensor:
     """The vector over its length; zero where that is no more than ``least``."""
     there = (length > least)[..., None]
-    return torch.where(there, vector / torch.where(there, length[..., None], 1.0), 0.0)
+    return (vector / torch.where(there, length[..., None], 1.0)).masked_fill_(~there, 0.0)
 
 
 def _joined(old: Solution, new: Solution, solved: Tensor, *, every: bool) -> Solution:

@@ -138,8 +138,9 @@ def iterate(
     budget, aim = limit, goal
     while check_every is None or (bool(again.any()) and budget > 0):
         sweep(product, run, aim, again, budget)
-        run.residual, previous = rhs / scale - product.exact(run.x), true
-        true = norm(run.residual)
+        # in place, since memory peaks here, too
+        run.residual = torch.div(rhs, scale, out=run.residual).sub_(product.exact(run.x))
+        true, previous = norm(run.residual), true
         # The recurrence claims convergence, and the true residual is above the goal by more than
         # the two may differ: the recurrence has parted from x. Where the residual is below half
         # of what it was, another sweep may help.

@@ -56,13 +56,14 @@ class Neumann:
         size = norm(b)
         x = torch.zeros_like(b) if start is None else start / scale
         residual = b if start is None else b - product(x)
+        del b  # before a product, at which memory peaks
         curvature = torch.full_like(size, torch.inf)
         # below this the residual's direction, and so its curvature, is rounding
-        floor = torch.finfo(b.dtype).eps * size
+        floor = torch.finfo(rhs.dtype).eps * size
         for step in range(self.max_steps):
             # a task that met negative curvature would diverge: it stays where that was found
             residual = torch.where((curvature > 0)[..., None], residual, 0.0)
-            x = x + self.step_size * residual
+            x.add_(residual, alpha=self.step_size)
             if step == self.max_steps - 1:
                 break  # the next residual is the one recomputed below
             image = product(residual)
@@ -71,8 +72,10 @@ class Neumann:
             ratio = dot(residual, image) / torch.where(known, length, 1.0).square()
             if product.kind is not Kind.GENERAL:  # of another matrix p'Ap proves nothing
                 curvature = torch.where(known, torch.minimum(curvature, ratio), curvature)
-            residual = residual - self.step_size * image
-        true = norm(b - product.exact(x))
+            residual = residual.sub(image, alpha=self.step_size)
+            del image  # before the next product, at which memory peaks
+        del residual
+        true = norm(rhs / scale - product.exact(x))
         relative = true / torch.where(size > 0, size, 1.0)
         goal = (self.rtol * size).maximum(self.atol / scale[..., 0])
         status = torch.full_like(relative, Status.OUT_OF_STEPS, dtype=torch.int64)

@@ -209,7 +209,10 @@ class Operator:
         self.matvecs += 1
         if isinstance(self._damping, float) and not self._damping:
             return image
-        return image + self._damping * vector
+        # one vector in all, and none for the multiple
+        if isinstance(self._damping, float):
+            return image.add(vector, alpha=self._damping)
+        return image.addcmul(self._damping, vector)
 
     def _answered(self, answer: Tensor) -> _Seen:
         seen = self._memory.seen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +13,23 @@ from torch import Tensor
 
 from benchmarks.figures import SMALL, Figure, counted, generic
 from benchmarks.gate import MARGINS, load, moved, table
+from benchmarks.imports import ROOT, modules
 from hypergrad import Implicit, Unrolled
 from metalearn.methods import LinearHeads, Model
 from metalearn.tasks.episodes import Episodes
 from verification.subjects.planting import SourceBug, planted
 
+NETWORKS = ("vectors of a first hypergradient", "vectors of a hypergradient")
+
 
 @pytest.fixture(scope="module")
 def honest() -> dict[str, Figure]:
     return counted(["memory-reduced"])
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, Figure]:
+    return generic()
 
 
 def test_counts_are_those_that_are_recorded(honest: dict[str, Figure]) -> None:
@@ -84,6 +94,7 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
                 "Hessian products of a step",
                 "operations of a step",
                 "bytes alive at a product",
+                *NETWORKS,
             },
         ),
         (
@@ -108,7 +119,13 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
             "linear.cg_single",
             "        del ap  # before the next product, at which memory peaks\n",
             "",
-            {"bytes alive at a product"},
+            {"bytes alive at a product", *NETWORKS},
+        ),
+        (
+            "implicit.pullback",
+            "        del point  # and the graph, before the probe makes others\n",
+            "",
+            {"vectors of a first hypergradient"},
         ),
     ],
     ids=[
@@ -117,13 +134,30 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
         "a pass of its own for J v",
         "columns one by one",
         "a vector kept over a product",
+        "a graph kept over the probe",
     ],
 )
-def test_one_more_in_a_hypergradient(module: str, old: str, new: str, figures: set[str]) -> None:
-    before = generic()
+def test_one_more_in_a_hypergradient(
+    module: str, old: str, new: str, figures: set[str], before: dict[str, Figure]
+) -> None:
     with planted(SourceBug(f"hypergrad.{module}", old, new)):
         after = generic()
     assert figures <= rose(before, after) <= figures | {"operations"}
+
+
+def test_a_module_more_at_import(tmp_path: Path) -> None:
+    for package in ("hypergrad", "metalearn"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    before = modules(tmp_path)
+    assert before == tuple(
+        load()[f"import {package}: modules"].value for package in ("hypergrad", "metalearn")
+    )
+    for package, name in (("hypergrad", "lower.lbfgs"), ("metalearn", "errors")):
+        with (tmp_path / package / "__init__.py").open("a") as face:
+            face.write(f"\nimport {package}.{name}\n")
+    after = modules(tmp_path)
+    assert after[0] > before[0]
+    assert after[1] > before[1]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "operations", "time"])

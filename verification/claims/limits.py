@@ -98,8 +98,8 @@ ATTAINED = Kind(
                 "R01",
                 "the residual reported is the recurrence's",
                 "linear.krylov",
-                "run.residual, previous = rhs / scale - product.exact(run.x), true",
-                "previous = true",
+                "torch.div(rhs, scale, out=run.residual).sub_(product.exact(run.x))",
+                "run.residual",
             ),
             (
                 "R02",

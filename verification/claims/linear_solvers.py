@@ -222,8 +222,8 @@ _BUGS = source_bugs(
             "L08",
             "the residual reported is the recurrence's",
             "linear.krylov",
-            "run.residual, previous = rhs / scale - product.exact(run.x), true",
-            "previous = true",
+            "torch.div(rhs, scale, out=run.residual).sub_(product.exact(run.x))",
+            "run.residual",
         ),
         (
             "L09",
