@@ -13,6 +13,7 @@ from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import InputError
 from hypergrad.guards import refuse_not_finite
 from hypergrad.implicit.active import ActiveSet
+from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.probe import WRONG
 from hypergrad.linear.solution import LinearSolver, Solution, Status, remedy
 from hypergrad.linear.vectors import norm
@@ -60,8 +61,9 @@ class Certificate:
             step to the minimiser relative to phi, to first order; no unit changes it.
         adjoint: the adjoint system's solution v with its evidence.
         cotangent_norm: ``(*batch,)`` ``|d f/d phi|``, which ``adjoint.residual`` is relative to.
-        of_hessian: whether ``adjoint.residual`` is that of the Hessian itself, and not of another
-            matrix that was chosen in its place.
+        curvature: which second derivatives the adjoint system has, and on which share of the data
+            the solver's products were taken: ``Subsampled(blocks=2)``, say. ``adjoint.residual`` is
+            on all data in any case.
         solver: solved the adjoint system; where none was given, what was chosen.
         phi: the tree that v is like, for :attr:`v`.
         active: the evidence on the active set, of a condition with bounds or kinks; None of a
@@ -81,7 +83,7 @@ class Certificate:
     newton_step: Float[Tensor, "*batch"]
     adjoint: Solution
     cotangent_norm: Float[Tensor, "*batch"]
-    of_hessian: bool
+    curvature: Curvature
     solver: LinearSolver
     phi: Tree
     active: ActiveSet | None = None
@@ -145,7 +147,7 @@ class Certificate:
                 the Hessian, whose residual nobody measured.
             NotFiniteError: a task's bound is NaN or infinite, which bounds nothing.
         """
-        if not self.of_hessian:
+        if not isinstance(self.curvature, Hessian):
             raise InputError(
                 "the adjoint system was solved with another matrix than the Hessian, whose "
                 "distance from it is unknown, so that nothing bounds the error; use "

@@ -163,7 +163,7 @@ def pull(
             newton_step=step,
             adjoint=solution,
             cotangent_norm=size,
-            of_hessian=isinstance(curvature, Hessian),
+            curvature=curvature,
             solver=solver,
             phi=detach(unpaired(phi)),
             active=active,

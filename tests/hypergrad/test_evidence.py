@@ -30,7 +30,7 @@ from hypergrad import (
     pullback,
 )
 from hypergrad.errors import InputError
-from hypergrad.implicit.curvature import GaussNewton
+from hypergrad.implicit.curvature import GaussNewton, Hessian
 from hypergrad.linear.minres import MINRES
 from hypergrad.linear.normal_cg import NormalCG
 from hypergrad.linear.solution import Solution
@@ -132,7 +132,7 @@ def certificate(residual: float = 0.5, cotangent: float = 4.0) -> Certificate:
         newton_step=torch.zeros_like(number),
         adjoint=adjoint,
         cotangent_norm=torch.full_like(number, cotangent),
-        of_hessian=True,
+        curvature=Hessian(),
         solver=CG(),
         phi=adjoint.x,
     )
@@ -174,7 +174,7 @@ def test_the_worst_task_is_the_one_that_is_not_a_number() -> None:
             newton_step=torch.zeros_like(residual),
             adjoint=adjoint,
             cotangent_norm=torch.ones_like(residual),
-            of_hessian=True,
+            curvature=Hessian(),
             solver=CG(),
             phi=adjoint.x,
         )

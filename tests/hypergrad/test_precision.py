@@ -8,12 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hypergrad import CG, Certificate, GradientDescent, Implicit, LinearSolver, argmin, attach
+from hypergrad import (
+    CG,
+    Certificate,
+    GradientDescent,
+    Implicit,
+    LinearSolver,
+    TorchOptimiser,
+    argmin,
+    attach,
+)
 from hypergrad.conditions import Root
 from hypergrad.errors import InputError
 from hypergrad.linear.cholesky import Cholesky
 from hypergrad.objectives import SoftmaxRegression
 from hypergrad.solvers import GMRES, LU
+from hypergrad.stochastic import Minibatched
 from tests.hypergrad.problems import Toy
 
 LABELS = torch.arange(6).expand(3, 6) % 3
@@ -53,6 +63,38 @@ def test_under_autocast_the_lower_level_is_solved_in_float32() -> None:
     expected = torch.einsum("tno,tni->oi", grown.grad, x)
     scale = expected.abs().max()
     assert ((backbone.weight.grad - expected).abs() <= 4 * 2**-8 * scale).all()
+
+
+def test_a_minibatched_loss_under_autocast_differs_by_its_rounding() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 4, generator=draw), torch.arange(12) % 3
+
+    def slope(*, autocast: bool) -> Tensor:
+        def loss(theta: Tensor, phi: Tensor, examples: Any) -> Tensor:
+            features, labels = examples
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                scores = features @ phi
+            return nn.functional.cross_entropy(scores, labels) + theta.exp() * phi.square().sum()
+
+        theta = torch.zeros((), requires_grad=True)
+        lower: Any = Minibatched(loss=loss, data=(x, y), size=5)
+        by = TorchOptimiser(make=lambda p: torch.optim.SGD(p, lr=0.2), max_steps=60)
+        seen: list[Certificate] = []
+        phi = argmin(
+            lower, theta, torch.zeros(4, 3), by=by, adjoint=Implicit(CG(rtol=1e-3)),
+            watch=seen.append,
+        )  # fmt: skip
+        phi.square().sum().backward()
+        assert phi.dtype == seen[0].adjoint.x.dtype == torch.float32
+        assert theta.grad is not None
+        return theta.grad
+
+    wide, narrow = slope(autocast=False), slope(autocast=True)
+    largest = 2 + float(torch.linalg.matrix_norm(x, ord=2)) ** 2 / 2 / len(
+        x
+    )  # of H; the least is 2
+    # features, phi, scores and their derivatives are rounded to 8 bits, in phi and in v
+    assert 0 < float((narrow - wide).abs() / wide.abs()) <= 2 * 4 * 2**-8 * largest / 2
 
 
 def test_backward_inside_autocast_is_solved_in_float32_too() -> None:

@@ -61,6 +61,9 @@ def test_the_certificate_judges_on_all_data() -> None:
     true = (c - hessian @ v).norm() / c.norm()
     torch.testing.assert_close(certificate.adjoint.residual, true, rtol=1e-10, atol=0)
     assert not bool(certificate.solved)
+    assert certificate.curvature == Subsampled(
+        blocks=1
+    )  # which share of the data served the solver
 
 
 def test_attach_takes_a_minibatched_objective() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hypergrad import CG, Certificate, Solution, Status
+from hypergrad.implicit.curvature import Hessian
 from metalearn.training.certificates import Certificates
 
 TASKS = 3
@@ -30,7 +31,7 @@ def certificate(
         newton_step=0 * ones,
         adjoint=solution,
         cotangent_norm=ones,
-        of_hessian=True,
+        curvature=Hessian(),
         solver=CG(),
         phi=solution.x,
         lower_converged=None if met is None else torch.tensor(met),
