@@ -4,7 +4,7 @@ The wrapper binds the arguments of each call to the signature, so that shapes ag
 checks all arguments once more with what is returned. A function whose annotations name no shape
 has nothing to agree on: beartype alone checks the same types.
 
-The wrapper takes a hundred times as long as looking at the types, shapes and dtypes of a call, and
+The wrapper takes far longer than a look at the types, shapes and dtypes of a call does, and
 its verdict depends on nothing else. So calls of a kind that has passed are not checked again.
 """
 
@@ -23,7 +23,7 @@ import torch
 from beartype import beartype
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
-_LONGEST = 30  # entries of a container that are looked at one by one
+_LONGEST = 300  # entries of a container that are looked at one by one
 _SIMPLE = frozenset({float, complex, NoneType, bytes})  # no annotation asks for their value
 _LITERAL = range(10)  # and of whole numbers for those alone
 _ARRAYS = frozenset({torch.Tensor, np.ndarray})

@@ -62,7 +62,7 @@ def nan_product(batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 GENERAL: dict[str, LinearSolver] = {  # for any matrix; others are in test_general_solvers.py
     "gmres": GMRES(rtol=1e-4, max_steps=200 * N),
-    "gmres-3": GMRES(rtol=1e-4, max_steps=2000 * N, restart=3),
+    "gmres-4": GMRES(rtol=1e-4, max_steps=200 * N, restart=4),
     "bicgstab": BiCGStab(rtol=1e-4, max_steps=200 * N),
     "lu": LU(rtol=1e-2),
 }
