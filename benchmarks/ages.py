@@ -69,6 +69,12 @@ RECORDED: Final = (
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
+        files="results/tieredimagenet-5way-5shot-200steps/**/*.json",
+        command="python -m experiments tieredimagenet --steps 200 --seeds 0 --methods "
+        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2",
+        code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
+    ),
+    Recorded(
         files="results/residual/study.json",
         command="python -m experiments residual",
         code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual.yaml"),

@@ -11,10 +11,13 @@ PAGE: Final = "docs/experiments.md"
 SHORT: Final = {
     "memory-reduced": "memory-reduced, K = N = 20",
     "memory-reduced-exact": "memory-reduced-exact",
+    "anil": "ANIL, K = 10",
     "itd-bio": "ITD-BiO, K = 20",
     "protonet": "ProtoNet",
+    "r2d2": "R2-D2",
 }
 FC100: Final = "results/fc100-5way-5shot-100steps"
+TIERED: Final = "results/tieredimagenet-5way-5shot-200steps"
 
 
 def shown(accuracy: Record, error: Record) -> Iterator[str]:
@@ -49,6 +52,26 @@ def fc100(accuracy: Record, error: Record) -> Iterator[str]:
     )
 
 
+def tiered(accuracy: Record, error: Record) -> Iterator[str]:
+    yield from shown(accuracy, error)
+    (peak,) = {cells["step (MiB)"] for cells in accuracy.values()}
+    yield f"as all six take {peak} MiB a step"
+    assert {cells["passes a step"] for cells in accuracy.values()} == {"1"}
+    apart = {
+        name: [float(each) for each in cells["minus memory-reduced"].split(" ± ")]
+        for name, cells in accuracy.items()
+        if name != "memory-reduced"
+    }
+    level, half = apart.pop("itd-bio")
+    assert abs(level) < half  # "level with ITD-BiO, and above the others"
+    assert all(difference < -half for difference, half in apart.values())
+    paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
+    yield (
+        f"the error falls from {float(paper):.2g} to {float(exact):.2g}, and accuracy by "
+        f"{accuracy['memory-reduced-exact']['minus memory-reduced'].lstrip('-')} points"
+    )
+
+
 def rates(found: Record) -> Iterator[str]:
     best = ", ".join(f"{cells['best']} for {name}" for name, cells in found.items())
     yield f"({best}; `rates.md`)"
@@ -57,4 +80,6 @@ def rates(found: Record) -> Iterator[str]:
 QUOTES: Final = (
     Quote(PAGE, (f"{FC100}/accuracy.md", f"{FC100}/hypergradient.md"), fc100),
     Quote(PAGE, (f"{FC100}/rates.md",), rates),
+    Quote(PAGE, (f"{TIERED}/accuracy.md", f"{TIERED}/hypergradient.md"), tiered),
+    Quote(PAGE, (f"{TIERED}/rates.md",), rates),
 )
