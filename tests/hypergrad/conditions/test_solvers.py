@@ -118,7 +118,7 @@ def test_a_singular_tangent_system_is_said(solver: Any) -> None:
 def test_an_infeasible_start_is_brought_in(by: Any) -> None:
     smooth, at = Least.drawn((2,)), theta().requires_grad_()
     made: Any = Constrained(smooth, Box(-0.4, 0.4))
-    grads = []
+    grads: list[Tensor] = []
     for begin in (torch.zeros(2, 6, dtype=D), torch.full((2, 6), 7.0, dtype=D)):
         phi = argmin(made, at, begin, by=by, adjoint=Implicit(Cholesky()))
         assert bool((phi.abs() <= 0.4).all())
