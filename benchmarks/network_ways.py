@@ -141,7 +141,7 @@ def stepped(window: int, *, rerun: bool = False) -> Run:
     def step(theta: Tensor, batch: Examples, count: int, phi: Phi, memory: Any) -> Any:
         slopes = torch.autograd.grad(loss(theta, phi, batch), list(phi.values()), create_graph=True)
         gradient = dict(zip(phi, slopes, strict=True))
-        return adamw(phi, gradient, memory, torch.tensor(count))
+        return adamw(phi, gradient, memory, count)
 
     def run(task: Task) -> tuple[Tensor, Phi]:
         theta, phi = task.start()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -24,6 +24,9 @@ from hypergrad.lower.minimum import Memory, Minimum
 from hypergrad.objective import Objective
 from hypergrad.settings import check_max_steps, check_step_size, check_tolerances
 from hypergrad.tree import Phi, Theta, Tree, check_tree, leaves, like, names
+
+Number: TypeAlias = Int[Tensor, "*batch"] | int
+"""A step's number, from 1: each task's own, or one for all in a loop of one's own."""
 
 
 @runtime_checkable
@@ -180,9 +183,7 @@ class Scaled:
     def __post_init__(self) -> None:
         _check("Scaled", self.step_size)
 
-    def __call__(
-        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
-    ) -> tuple[Phi, Memory]:
+    def __call__(self, phi: Phi, gradient: Phi, memory: Memory, step: Number) -> tuple[Phi, Memory]:
         """See :class:`Update`."""
         sizes = _each(self.step_size, phi)
         pairs = zip(leaves(phi), leaves(gradient), sizes, strict=True)
@@ -206,9 +207,7 @@ class Momentum:
         _check("Momentum", self.step_size)
         _check_decays("Momentum", decay=self.decay)
 
-    def __call__(
-        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
-    ) -> tuple[Phi, Memory]:
+    def __call__(self, phi: Phi, gradient: Phi, memory: Memory, step: Number) -> tuple[Phi, Memory]:
         """See :class:`Update`."""
         slopes = leaves(gradient)
         if memory:
@@ -240,20 +239,19 @@ class Adam:
         _check("Adam", self.step_size)
         _check_decays("Adam", decay=self.decay, square_decay=self.square_decay)
 
-    def __call__(
-        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
-    ) -> tuple[Phi, Memory]:
+    def __call__(self, phi: Phi, gradient: Phi, memory: Memory, step: Number) -> tuple[Phi, Memory]:
         """See :class:`Update`."""
         points, slopes = leaves(phi), leaves(gradient)
         held = memory or tuple(torch.zeros_like(part) for part in (*slopes, *slopes))
         old = zip(held[: len(points)], held[len(points) :], strict=True)
         moved, first, second = list[Tensor](), list[Tensor](), list[Tensor]()
+        taken = torch.as_tensor(step)
         for point, slope, size, (m, v) in zip(
             points, slopes, _each(self.step_size, phi), old, strict=True
         ):
             m = self.decay * m + (1 - self.decay) * slope
             v = self.square_decay * v + (1 - self.square_decay) * slope.square()
-            number = step.reshape(step.shape + (1,) * (point.ndim - step.ndim)).to(m.dtype)
+            number = taken.reshape(taken.shape + (1,) * (point.ndim - taken.ndim)).to(m.dtype)
             mean = m / (1 - self.decay**number)
             square = v / (1 - self.square_decay**number)
             positive = square > 0
@@ -292,9 +290,7 @@ class AdamW:
         _check_decays("AdamW", decay=self.decay, square_decay=self.square_decay)
         _check_decays("AdamW", weight_decay=self.weight_decay)
 
-    def __call__(
-        self, phi: Phi, gradient: Phi, memory: Memory, step: Int[Tensor, "*batch"]
-    ) -> tuple[Phi, Memory]:
+    def __call__(self, phi: Phi, gradient: Phi, memory: Memory, step: Number) -> tuple[Phi, Memory]:
         """See :class:`Update`."""
         sizes = _each(self.step_size, phi)
         kept = [

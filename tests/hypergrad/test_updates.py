@@ -83,7 +83,8 @@ def test_a_truncated_window_differentiates_its_last_steps_only(
             at = phi if phi.requires_grad else phi.clone().requires_grad_()
             value = TOY.lower(theta if inside else theta.detach(), at).sum()
             (slope,) = torch.autograd.grad(value, at, create_graph=inside)
-        count = torch.full((3,), step)
+        # the tasks' numbers, or one for all
+        count: Any = torch.full((3,), step) if window == 1 else step
         phi, memory = update(at if inside else phi, slope, memory, count)
     (wanted,) = torch.autograd.grad(phi.square().sum(), theta)
     whole = torch.autograd.grad(minimised(update, Unrolled(), theta, steps=5).square().sum(), theta)
