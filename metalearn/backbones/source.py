@@ -116,11 +116,11 @@ def require_confirmed(recorded: str, asked: str | None) -> None:
     if ":" not in recorded or asked == recorded or (recorded.startswith(TIMM) and not named):
         return
     if recorded.startswith(GIVEN):
-        how = "it was given in Python: give it again, by metalearn.train(..., backbone=...)"
+        how = "it was given in Python: give it again, as backbone=... of the same function"
     else:
         how = (
             f"that is code, which is not imported because a folder names it: add --backbone "
-            f"{recorded}"
+            f'{recorded}, or backbone="{recorded}" in Python'
         )
     beside = f", but {asked} was given" if named else ""
     raise ConfigError(f"the run's backbone is {recorded}{beside}; {how}.")

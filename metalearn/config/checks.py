@@ -108,3 +108,18 @@ def parse_bytes(text: str) -> int:
             f"{', '.join(_UNITS)}, as in 2GiB."
         )
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def require_path(name: str, value: object) -> None:
+    """Raise unless this is a `Path`, or None."""
+    if not (value is None or isinstance(value, Path)):
+        raise ConfigError(f"{name} was given as {value!r}: give a pathlib.Path.")
+
+
+def require_paths(name: str, value: object) -> None:
+    """Raise unless this is a tuple of `Path`s."""
+    if not (isinstance(value, tuple) and all(isinstance(path, Path) for path in value)):
+        raise ConfigError(
+            f"{name} was given as {value!r}: give a tuple of pathlib.Path, such as "
+            "(Path('PICTURES'),)."
+        )

@@ -9,7 +9,12 @@ from typing import Annotated, Final
 
 from tyro.conf import Positional, arg, subcommand
 
-from metalearn.config.checks import require_at_least, require_positive
+from metalearn.config.checks import (
+    require_at_least,
+    require_path,
+    require_paths,
+    require_positive,
+)
 from metalearn.config.choices import BudgetKind, DataName, DatasetName, MethodName, Split
 from metalearn.config.groups import unset
 from metalearn.config.train import TrainConfig
@@ -56,6 +61,8 @@ class PrepareConfig:
     allow_unused: float = 0.01
 
     def __post_init__(self) -> None:
+        require_paths("source", self.source)
+        require_path("root", self.root)
         if bool(self.source) + self.download + self.verify != 1:
             raise ConfigError(
                 "give either --source, the folder or archive with the data, or --download, or "
@@ -170,6 +177,9 @@ class ClassifyConfig:
     l2: Annotated[float | None, unset("FLOAT", "the run's")] = None
 
     def __post_init__(self) -> None:
+        require_paths("query", self.query)
+        for name, path in (("run", self.run), ("support", self.support), ("out", self.out)):
+            require_path(name, path)
         if not self.query:
             raise ConfigError("query was given as none: give pictures or folders of them.")
         if self.abstain is not None and not 0 < self.abstain < 1:

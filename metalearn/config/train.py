@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from tyro.conf import OmitArgPrefixes
@@ -91,10 +92,11 @@ class TrainConfig:
         for group, field, name in _settings():
             if name not in settings:
                 continue
+            value = settings.pop(name)
             if field is None:
-                changed[group] = settings.pop(name)
+                changed[group] = value
             else:
-                changed.setdefault(group, {})[field] = settings.pop(name)
+                changed.setdefault(group, {})[field] = _given_as(name, value)
         if settings:
             known = ", ".join(name for _, _, name in _settings())
             raise ConfigError(f"{', '.join(settings)} was given, but is no setting: {known} are.")
@@ -205,6 +207,16 @@ class TrainConfig:
         return torch.device("cuda" if there and self.run.device != "cpu" else "cpu")
 
 
+_PATHS: Final = ("run", "resume", "data_root")
+
+
+def _given_as(name: str, value: Any) -> Any:
+    """A path as a `Path`, and that of a file of weights as text, however it was given."""
+    if name in _PATHS and isinstance(value, str):
+        return Path(value)
+    return str(value) if name == "pretrained" and isinstance(value, Path) else value
+
+
 _GROUPS: Final[dict[str, Any]] = {
     part.name: type(part.default) for part in dataclasses.fields(TrainConfig)
 }
@@ -229,10 +241,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     for group, field, name in _settings():
         part = getattr(config, group)
         values[name] = dataclasses.asdict(part) if field is None else getattr(part, field)
-    return values | {
-        name: None if values[name] is None else str(values[name])
-        for name in ("run", "resume", "data_root")
-    }
+    return values | {name: None if values[name] is None else str(values[name]) for name in _PATHS}
 
 
 def from_json(values: object) -> TrainConfig:

@@ -190,6 +190,9 @@ def _as_file(image: Image.Image, name: str, picture: PictureFormat) -> np.ndarra
 def _no_picture(item: Any) -> LearnerError:
     shape = getattr(item, "shape", None)
     kind = type(item).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
-    first = isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[0] in _CHANNELS
-    hint = " In arrays channels come last: array.transpose(1, 2, 0)." if first else ""
+    hint = ""
+    if isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[0] in _CHANNELS:
+        hint = " In arrays channels come last: array.transpose(1, 2, 0)."
+    elif isinstance(item, Tensor) and item.ndim in (3, 4) and item.shape[-1] in _CHANNELS:
+        hint = " In tensors channels come before pixels: tensor.movedim(-1, -3)."
     return LearnerError(f"{kind} was given for a picture: give {_EXPECTED}.{hint}")

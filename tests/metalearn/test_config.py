@@ -104,6 +104,7 @@ def test_unknown_choices_are_refused() -> None:
     # In a process of its own, since the tests' type checker would refuse them before we can.
     code = """
 from metalearn.backbones import Conv4
+from metalearn.config.commands import PrepareConfig
 from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
 for change in ({"method": "fast"}, {"normalisation": "batch"}, {"device": "tpu"}):
@@ -115,6 +116,11 @@ try:
     Conv4(filters=8, channels=1, size=28, normalisation="layer")
 except ValueError as error:
     print(error)
+for given in ({"source": "pictures"}, {"source": ("pictures",)}, {"root": "here"}):
+    try:
+        PrepareConfig(dataset="folders", **given)
+    except ValueError as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
@@ -122,7 +128,19 @@ except ValueError as error:
         "normalisation was given as 'batch': it is one of transductive, stored, group.",
         "device was given as 'tpu': it is one of auto, cpu, cuda.",
         "normalisation was given as 'layer': it is one of transductive, stored, group.",
+        *(
+            f"source was given as {given!r}: give a tuple of pathlib.Path, such as "
+            "(Path('PICTURES'),)."
+            for given in ("pictures", ("pictures",))
+        ),
+        "root was given as 'here': give a pathlib.Path.",
     ]
+
+
+def test_paths_may_be_text_in_replace() -> None:
+    found = TrainConfig().replace(run="runs/mine", data_root="data", pretrained=Path("w.pt"))
+    assert (found.run.folder, found.data.root) == (Path("runs/mine"), Path("data"))
+    assert found.backbone.pretrained == "w.pt"
 
 
 @pytest.mark.parametrize("name", ["way", "shot", "query"])

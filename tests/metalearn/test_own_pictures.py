@@ -140,6 +140,13 @@ def test_a_list_of_other_columns_is_refused(tmp_path: Path) -> None:
     files = {"train.json": b'[{"picture": "a.png", "label": 1}]', "a.png": picture()}
     with pytest.raises(DataError, match=r"columns \['picture', 'label'\], where filename"):
         made(tmp_path, legacy.put(tmp_path / "s", files))
+    for name, rows, said in (
+        ("semicolons", b"filename;label\na.png;1", r"\['filename;label'\].* separated by commas"),
+        ("blank", b"filename,label\na.png,1\nb.png,", "labels.csv has no label in entry 2"),
+    ):
+        files = {"labels.csv": rows, "a.png": picture(), "b.png": picture()}
+        with pytest.raises(DataError, match=said):
+            made(tmp_path, legacy.put(tmp_path / name, files))
     files = {"labels.csv": b"filename,label\na.png,1", "b/labels.csv": b"x", "a.png": picture()}
     with pytest.raises(DataError, match=r"several lists for one: b/labels.csv, labels.csv"):
         made(tmp_path, legacy.put(tmp_path / "t", files))

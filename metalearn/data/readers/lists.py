@@ -54,17 +54,20 @@ def _lists(tree: Tree, kind: str, own: bool) -> dict[Split | None, str]:
 def _pairs(rows: list[dict[str, Any]], label: str) -> _Rows:
     """Of each row the columns that matter, whatever they are called."""
     pairs = []
-    for row in rows:
+    for at, row in enumerate(rows, start=1):
         known = {str(key).strip().lower(): value for key, value in row.items()}
         image, name = (
             next((known[key] for key in keys if known.get(key) not in (None, "")), None)
             for keys in (_IMAGE, _CLASS)
         )
-        if image is None or name is None:
+        if not (known.keys() & set(_IMAGE) and known.keys() & set(_CLASS)):
             raise DataError(
                 f"{label} has columns {list(row)[:4]}, where filename and label (or image_name "
-                "and class_name, or file_name and category) were expected."
+                "and class_name, or file_name and category) were expected, separated by commas."
             )
+        if image is None or name is None:
+            missing = "filename" if image is None else "label"
+            raise DataError(f"{label} has no {missing} in entry {at}: give one, or leave it out.")
         pairs.append((text(image).strip(), text(name).strip()))
     return pairs
 

@@ -98,6 +98,7 @@ def test_an_array_with_its_channels_first_is_no_row_of_grey_pictures(first: int)
         (np.zeros(7, np.uint8), r"ndarray of shape \(7,\)"),
         (np.zeros((2, 8, 8, 5), np.uint8), r"ndarray of shape \(8, 8, 5\)"),
         (torch.zeros(5, 8, 8), r"Tensor of shape \(5, 8, 8\)"),
+        (torch.zeros(9, 8, 3), r"Tensor of shape \(9, 8, 3\).* before pixels: tensor.movedim"),
         (torch.zeros(1, 2, 3, 8, 8), "Tensor of shape"),
         (np.zeros((8, 8, 3), np.int64), "holds int64"),
         (np.full((8, 8), np.nan), "NaN or inf"),
