@@ -18,7 +18,7 @@ from metalearn.config.commands import ClassifyConfig
 from metalearn.config.groups import EpisodeShape, normalised
 from metalearn.errors import DataError, EpisodeError, RunError
 from metalearn.files import write_atomically
-from metalearn.learner.folders import Folder, class_of, pictures_in, read_folder, support_files
+from metalearn.learner.folders import Folder, labels_of, pictures_in, read_folder, support_files
 from metalearn.learner.learner import Learner, load
 from metalearn.learner.statistics import normalised_by, statistics
 from metalearn.report.page import Answer, Shown, page
@@ -43,6 +43,7 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
     """
     run = Run(config.run)
     record = run.result()
+    run.require_files_of(record)
     learner = load(
         config.run,
         backbone=config.backbone,
@@ -61,7 +62,7 @@ def classify(config: ClassifyConfig, *, console: Console) -> None:
             f"none of the {len(query.left_out)} files of the query is a picture; the first: "
             f"{query.left_out[0][1]}"
         )
-    labels = [class_of(file, config.support) for file in support.files]
+    labels = labels_of(support, config.support)
     learner.fit(support.pixels, labels)
     limit = None if config.abstain is None else _limit(learner, run, config.abstain)
     probabilities = learner.predict_proba(query.pixels)

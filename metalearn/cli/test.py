@@ -42,7 +42,7 @@ def test(config: TestConfig, *, console: Console) -> list[Point]:
     run = Run(config.run)
     settings, recorded = _asked(config, run.config()), run.result()
     weights = run.weights()
-    _require_recorded_files(run, recorded)
+    run.require_files_of(recorded)
     torch.set_num_threads(settings.run.threads)
     device = settings.place()
     split: Split = config.split or "test"
@@ -131,16 +131,6 @@ def _methods(settings: TrainConfig, steps: tuple[int, ...]) -> list[tuple[int | 
     if not steps:
         return [(None, method)]
     return [(count, tested_by(method, lower_steps=count)) for count in steps]
-
-
-def _require_recorded_files(run: Run, recorded: Result) -> None:
-    """Raise unless settings and weights are the files that the result was computed from."""
-    for name, digest in run.digests().items():
-        if recorded.files.get(name) != digest:
-            raise RunError(
-                f"not reproduced: {run.folder / name} is not the file that result.json is the "
-                f"result of: its SHA-256 is {digest}, recorded is {recorded.files.get(name)}."
-            )
 
 
 def _require_same(

@@ -44,7 +44,7 @@ def support_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Files in one folder for each class, and files beside those folders; no hidden ones.
 
     Raises:
-        DataError: there are not two folders with files.
+        DataError: there are not two folders with files, one is empty, or all hold folders alone.
     """
     found = pictures_in(folder)
     files = [file for file in found if file.parent != folder]
@@ -55,7 +55,39 @@ def support_files(folder: Path) -> tuple[list[Path], list[Path]]:
             f"{folder} has files in {found_in} of a class: give a folder with one folder for each "
             "class, two or more, that hold its labelled pictures."
         )
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    if empty := sorted(path.name for path in inside if path.name not in classes):
+        raise DataError(
+            f"{folder / empty[0]} holds no file: give labelled pictures of each class, or remove "
+            f"the folders of classes without any ({len(empty)} here)."
+        )
+    if all(len(file.relative_to(folder).parts) > 2 for file in files):
+        raise DataError(
+            f"{folder} holds folders of folders, the first picture being {files[0]}: give the "
+            "folder whose own folders are the classes."
+        )
     return files, [file for file in found if file.parent == folder]
+
+
+def labels_of(support: Folder, folder: Path) -> list[str]:
+    """The class of each picture that was read.
+
+    Raises:
+        DataError: no file of a class is a picture, or a picture is in two classes; with the file.
+    """
+    labels = [class_of(file, folder) for file in support.files]
+    for file, why in support.left_out:
+        if (name := class_of(file, folder)) not in labels:
+            raise DataError(f"no file of the class {name} is a picture; the first: {why}")
+    seen: dict[bytes, int] = {}
+    for at, pixels in enumerate(support.pixels):
+        first = seen.setdefault(pixels.tobytes(), at)
+        if labels[first] != labels[at]:
+            raise DataError(
+                f"{support.files[first]} and {support.files[at]} are the same picture under two "
+                "labels: remove the wrong one."
+            )
+    return labels
 
 
 def class_of(file: Path, folder: Path) -> str:

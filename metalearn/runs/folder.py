@@ -127,6 +127,19 @@ class Run:
         """
         return {CONFIG: self.config_digest(), WEIGHTS: _digest(self._read(WEIGHTS))}
 
+    def require_files_of(self, result: Result) -> None:
+        """Raise unless settings and weights are the files that the result was computed from.
+
+        Raises:
+            RunError: one of them is another, or can't be read.
+        """
+        for name, digest in self.digests().items():
+            if result.files.get(name) != digest:
+                raise RunError(
+                    f"{self.folder / name} is not the file that result.json is the result of: its "
+                    f"SHA-256 is {digest}, recorded is {result.files.get(name)}."
+                )
+
     def config_digest(self) -> str:
         """SHA-256 of the settings.
 

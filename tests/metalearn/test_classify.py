@@ -19,6 +19,8 @@ from metalearn import Learner, Sampler, load
 from metalearn.cli import main
 from metalearn.cli.classify import _scores
 from metalearn.data import glyph_pool
+from metalearn.errors import DataError
+from metalearn.learner.folders import Folder, labels_of, support_files
 from metalearn.runs.folder import Run
 from metalearn.testing.abstention import threshold
 from tests.metalearn.commands import SMALL, refused
@@ -172,6 +174,44 @@ def test_what_cannot_be_classified_is_refused(
     options = [part for name, path in given.items() for part in (f"--{name}", str(drawn / path))]
     assert said in refused(["classify", *options, "--out", str(tmp_path)], capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_support_that_would_lose_or_mix_classes_is_refused(tmp_path: Path) -> None:
+    for name in ("rose", "tulip"):
+        (tmp_path / "deep" / "flowers" / name).mkdir(parents=True)
+        (tmp_path / "deep" / "flowers" / name / "1.png").touch()
+    with pytest.raises(DataError, match="flowers, of a class"):
+        support_files(tmp_path / "deep")
+    (tmp_path / "deep" / "trees" / "oak").mkdir(parents=True)
+    (tmp_path / "deep" / "trees" / "oak" / "1.png").touch()
+    with pytest.raises(DataError, match="holds folders of folders, the first .*rose/1.png"):
+        support_files(tmp_path / "deep")
+    place = tmp_path / "deep" / "flowers"
+    assert len(support_files(place)[0]) == 2
+    (place / "empty").mkdir()
+    (place / ".hidden").mkdir()
+    with pytest.raises(DataError, match="empty holds no file: .*1 here"):
+        support_files(place)
+
+    pixels = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
+    files = [place / "rose" / "1.png", place / "tulip" / "1.png", place / "tulip" / "2.png"]
+    lost = [(place / "lily" / "1.png", "lily/1.png is an HTML page")]
+    assert labels_of(Folder(files, pixels, []), place) == ["rose", "tulip", "tulip"]
+    with pytest.raises(DataError, match="no file of the class lily is a picture; .*HTML page"):
+        labels_of(Folder(files, pixels, lost), place)
+    pixels[2] = pixels[0]
+    with pytest.raises(DataError, match=r"rose/1.png and .*tulip/2.png are the same picture"):
+        labels_of(Folder(files, pixels, []), place)
+
+
+def test_a_run_whose_weights_were_exchanged_is_refused(
+    run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Run(Path(shutil.copytree(run, tmp_path / "other")))
+    other.write_weights({name: -w for name, w in other.weights().items()}, other.card())
+    options = [f"--run={other.folder}", f"--support={drawn / 'support'}", f"--out={tmp_path}"]
+    said = refused(["classify", *options, "--query", str(drawn / "query")], capsys)
+    assert "weights.safetensors is not the file that result.json is the result of" in said
 
 
 @pytest.mark.parametrize(
