@@ -28,7 +28,8 @@ _SIMPLE = frozenset({float, complex, NoneType, bytes})  # no annotation asks for
 _LITERAL = range(10)  # and of whole numbers for those alone
 _ARRAYS = frozenset({torch.Tensor, np.ndarray})
 _whole: Any = jaxtyping.jaxtyped
-# by function: the kinds of arguments that have passed, each with the kinds of what was returned
+# by function: the kinds of arguments that have passed, each with the kinds of what was returned;
+# None: what has none, so that such calls are all checked
 _passed: dict[object, dict[Any, set[Any]]] = {}
 
 
@@ -72,6 +73,8 @@ def once(fn: FunctionType, typechecker: Any) -> Callable[..., Any]:
         except ManyKindsError:
             return whole(*args, **named)
         before = passed.get(given)
+        if before is not None and None in before:
+            return whole(*args, **named)
         answer = whole(*args, **named) if before is None else fn(*args, **named)
         try:
             found = kind(answer)
@@ -79,7 +82,7 @@ def once(fn: FunctionType, typechecker: Any) -> Callable[..., Any]:
             found = None
         if before is None:
             passed[given] = {found}
-        elif found is None or found not in before:
+        elif found not in before:
             _check_answer(fn, typechecker, answer, args, named)
             before.add(found)
         return answer

@@ -20,22 +20,21 @@ COMMANDS = ["train", "test", "evaluate", "compare", "measure", "figure", "table"
 HELP = """
 import sys
 from metalearn.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as exit_:
-    assert exit_.code == 0, exit_.code
-heavy = {"torch", "numpy", "scipy", "matplotlib", "yaml", "hypergrad"} & sys.modules.keys()
-assert not heavy, heavy
+for command in sys.argv[1:]:
+    try:
+        main([*command.split(), "--help"])
+    except SystemExit as exit_:
+        assert exit_.code == 0, exit_.code
+    heavy = {"torch", "numpy", "scipy", "matplotlib", "yaml", "hypergrad"} & sys.modules.keys()
+    assert not heavy, (command, heavy)
 """
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "figure accuracy", "table memory"])
-def test_help_imports_nothing_heavy(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, *command.split(), "--help"], capture_output=True, text=True
-    )
+def test_help_imports_nothing_heavy() -> None:
+    commands = ["", *COMMANDS, "figure accuracy", "table memory"]
+    done = subprocess.run([sys.executable, "-c", HELP, *commands], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "usage: metalearn" in done.stdout
+    assert done.stdout.count("usage: metalearn") == len(commands)
 
 
 def test_help_takes_little_processor_time() -> None:

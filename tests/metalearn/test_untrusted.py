@@ -213,11 +213,12 @@ def test_an_npz_of_objects_is_refused() -> None:
 
 
 def test_mutated_files_end_in_typed_refusals() -> None:
-    command = [sys.executable, "-m", "tests.metalearn.fuzz", "--files=2000"]
+    """Some fifteen of each form; `results/mutated-files.json` holds what came of 2,000."""
+    command = [sys.executable, "-m", "tests.metalearn.fuzz", "--files=600"]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2000 mutated files" in done.stdout
+    assert "600 mutated files" in done.stdout
 
 
 def test_the_fuzzer_notices_what_it_looks_for() -> None:

@@ -142,3 +142,16 @@ def test_kinds_are_as_different_as_annotations_can_tell() -> None:
     assert len(set(kinds)) == len(kinds)
     assert kind(torch.zeros(2)) == kind(torch.ones(2))
     assert kind([torch.zeros(2), 30]) == kind([torch.ones(2), 40])
+
+
+def test_an_answer_whose_kind_is_not_told_at_a_glance_is_checked_each_time() -> None:
+    answers = [[torch.ones(n)] * 1000 for n in (3, 2, 2)]
+
+    def many(x: Float[Tensor, " n"]) -> list[Float[Tensor, " n"]]:
+        return answers.pop()
+
+    function = once(many, beartype)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert len(function(torch.ones(2))) == 1000
+    with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
+        function(torch.ones(2))
