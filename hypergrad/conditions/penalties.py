@@ -39,18 +39,20 @@ class L1:
         return _shrunk(x, step * _strength("L1", self.strength, theta, x))
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
-        """Zeros stay zeros."""
-        return _with_zeros_kept(x)
+        """Zeros stay zeros, where the strength is not zero."""
+        held = _at_kink(x, self.strength, resolved(self.strength, theta, x, "L1: strength"))
+        return masked(held, 0.0, x)
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``strength - |gradient|`` of a zero; else the distance to zero."""
         strength = resolved(self.strength, theta, x, "L1: strength")
-        return _zero_or_not(x.detach() == 0, strength - gradient.abs(), x.abs())
+        free = masked(_has_kink(self.strength, strength), x.abs(), torch.inf)
+        return _zero_or_not(_at_kink(x, self.strength, strength), strength - gradient.abs(), free)
 
     def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
         """``strength + |gradient|`` of a zero: the distance to the other limit."""
         strength = resolved(self.strength, theta, x, "L1: strength")
-        return masked(x.detach() == 0, strength + gradient.abs(), torch.inf)
+        return masked(_at_kink(x, self.strength, strength), strength + gradient.abs(), torch.inf)
 
     def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
         """``strength |x|`` of each entry."""
@@ -92,18 +94,20 @@ class ElasticNet:
         return _shrunk(x, step * l1) / (1 + step * l2)
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
-        """Zeros stay zeros."""
-        return _with_zeros_kept(x)
+        """Zeros stay zeros, where l1 is not zero."""
+        held = _at_kink(x, self.l1, resolved(self.l1, theta, x, "ElasticNet: l1"))
+        return masked(held, 0.0, x)
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``l1 - |gradient|`` of a zero; else the distance to zero."""
         l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
-        return _zero_or_not(x.detach() == 0, l1 - gradient.abs(), x.abs())
+        free = masked(_has_kink(self.l1, l1), x.abs(), torch.inf)
+        return _zero_or_not(_at_kink(x, self.l1, l1), l1 - gradient.abs(), free)
 
     def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
         """``l1 + |gradient|`` of a zero: the distance to the other limit."""
         l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
-        return masked(x.detach() == 0, l1 + gradient.abs(), torch.inf)
+        return masked(_at_kink(x, self.l1, l1), l1 + gradient.abs(), torch.inf)
 
     def entrywise(self, theta: Any, x: Tensor) -> Entrywise:
         """``l1 |x| + l2/2 x^2`` of each entry."""
@@ -142,14 +146,16 @@ class GroupL2:
         return masked(length > 0, x * left / masked(length > 0, length, 1.0), 0.0)
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
-        """Groups of zeros stay such."""
-        return masked(_is_zero(x), 0.0, x)
+        """Groups of zeros stay such, where the strength is not zero."""
+        return masked(_is_zero(x) & _has_kink(self.strength, self._at(theta, x)), 0.0, x)
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``strength - |gradient|`` of a group of zeros; else its distance to zero."""
         slope = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        multiplier, distance = _zero_or_not(_is_zero(x), self._at(theta, x) - slope, length)
+        length, strength = torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._at(theta, x)
+        kink = _has_kink(self.strength, strength)
+        free = masked(kink, length, torch.inf)
+        multiplier, distance = _zero_or_not(_is_zero(x) & kink, strength - slope, free)
         return multiplier.expand(x.shape), distance.expand(x.shape)
 
     def _at(self, theta: Any, x: Tensor) -> Tensor:
@@ -170,8 +176,16 @@ def _shrunk(x: Tensor, by: Tensor) -> Tensor:
     return x.sign() * (x.abs() - by).clamp(min=0.0)
 
 
-def _with_zeros_kept(x: Tensor) -> Tensor:
-    return masked(x.detach() == 0, 0.0, x)
+def _has_kink(value: Value, strength: Tensor) -> Tensor:
+    """Where there is a kink at zero: not where the strength is zero whatever theta is.
+
+    An intercept's, say: nothing holds it at zero, and there is nothing to be far from.
+    """
+    return strength.detach() != 0 if not callable(value) else torch.ones_like(strength).bool()
+
+
+def _at_kink(x: Tensor, value: Value, strength: Tensor) -> Tensor:
+    return (x.detach() == 0) & _has_kink(value, strength)
 
 
 def _is_zero(x: Tensor) -> Tensor:

@@ -132,6 +132,34 @@ def test_a_penalty_has_subgradients_within_limits() -> None:
     assert bool(flat.solved)
 
 
+@pytest.mark.parametrize("intercept", [0.0, 1e-9, 2.0])
+def test_a_strength_of_zero_makes_no_kink(intercept: float) -> None:
+    # an intercept that no penalty holds, of centred data and of others
+    t = torch.tensor([intercept, 3.0, 0.1], dtype=D)
+    weights = torch.tensor([0.0, 1.0, 1.0], dtype=D)
+
+    def grouped(t: Tensor, p: Tensor) -> Tensor:
+        return pull(t, p[..., 0])
+
+    for made, shape in (
+        (Composite(pull, L1(weights)), (3,)),
+        (Composite(pull, ElasticNet(weights, 0.0)), (3,)),
+        (Composite(grouped, GroupL2(weights[:, None])), (3, 1)),
+    ):
+        at = t.clone().requires_grad_()
+        phi: Any = torch.tensor([intercept, 2.0, 0.0], dtype=D).reshape(shape)
+        seen: list[Certificate] = []
+        attach(made, at, phi, watch=seen.append).sum().backward()
+        assert at.grad is not None
+        assert at.grad.tolist() == [1.0, 1.0, 0.0]
+        assert bool(seen[0].solved)
+        assert seen[0].active is not None
+        assert float(seen[0].active.margin) > 0.1
+    # a function of theta may make one at the next theta
+    moving: Any = Composite(pull, L1(lambda t: 0 * t))
+    assert not bool(certificate(moving, [0.0, 1.0], [0.0, 1.0]).solved)
+
+
 def test_solvers_refuse_what_they_are_not_for() -> None:
     t, start = torch.ones(2, dtype=D), torch.zeros(2, dtype=D)
     smooth: list[Any] = [
