@@ -100,7 +100,9 @@ class Conv4(nn.Module):
                     signs = upright(norm.weight)
                     filters = conv.weight * signs[:, None, None, None]
                     y = functional_call(conv, {"weight": filters}, (x,))
-                    return norm.pooled(y, signs, sizes, len(counts), tasks)
+                    # nobody else reads y, unless a hook has handed it on
+                    spend = not conv._forward_hooks
+                    return norm.pooled(y, signs, sizes, len(counts), tasks, spend=spend)
                 (y,) = norm([conv(x)], tasks)
                 return F.relu(F.max_pool2d(y, 2))
 

@@ -114,7 +114,14 @@ class Norm(nn.Module):
         return self.mode == "transductive" or (self.mode == "stored" and self.training)
 
     def pooled(
-        self, images: Tensor, signs: Tensor, sizes: Sequence[int], parts: int, tasks: int
+        self,
+        images: Tensor,
+        signs: Tensor,
+        sizes: Sequence[int],
+        parts: int,
+        tasks: int,
+        *,
+        spend: bool,
     ) -> Tensor:
         """Normalise (`by_batch`), pool and ReLU: see `metalearn.backbones.pooled`.
 
@@ -124,10 +131,16 @@ class Norm(nn.Module):
             sizes: images of each piece; support and query take turns, if there are both.
             parts: 2 if there are both, else 1.
             tasks: T.
+            spend: backward may overwrite the images.
         """
         each = tasks * parts // len(sizes)
         answer, means, variances = normalised_pooled(
-            images, (self.weight * signs).repeat(each), self.bias.repeat(each), sizes, self.eps
+            images,
+            (self.weight * signs).repeat(each),
+            self.bias.repeat(each),
+            sizes,
+            self.eps,
+            spend=spend,
         )
         if self.mode == "stored":
             pixels = images.shape[-2] * images.shape[-1]

@@ -32,6 +32,8 @@ def normalised_pooled(
     shift: Float[Tensor, " cC"],
     sizes: Sequence[int],
     eps: float,
+    *,
+    spend: bool = False,
 ) -> tuple[Float[Tensor, "N C p q"], Float[Tensor, "P cC"], Float[Tensor, "P cC"]]:
     """ReLU of the pooled, normalised images.
 
@@ -41,12 +43,16 @@ def normalised_pooled(
         shift: added to each task's channels.
         sizes: images of each piece.
         eps: added to variances.
+        spend: nobody else reads the images: a backward that keeps no graph overwrites them by their
+            derivative, in place of holding both.
 
     Returns:
         The images; and means and (biased) variances, which are constants to derivatives.
     """
     found: tuple[Tensor, Tensor, Tensor]
-    found = _Pooled.apply(images, scale, shift, tuple(sizes), eps)  # type: ignore[no-untyped-call]
+    found = _Pooled.apply(  # type: ignore[no-untyped-call]
+        images, scale, shift, tuple(sizes), eps, spend
+    )
     return found
 
 
@@ -64,7 +70,12 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        images: Tensor, scale: Tensor, shift: Tensor, sizes: tuple[int, ...], eps: float
+        images: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        sizes: tuple[int, ...],
+        eps: float,
+        spend: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         small = (*images.shape[:2], images.shape[-2] // 2, images.shape[-1] // 2)
         answer = torch.empty(
@@ -79,6 +90,7 @@ class _Pooled(torch.autograd.Function):
             factor = scale * (variance + eps).rsqrt()
             offset = shift - mean * factor
             low = F.max_pool2d(x, 2)
+            low = low.to(scale.dtype)  # 16 bits once, and not within the operation
             z.copy_(torch.addcmul(_wide(offset), low, _wide(factor)).clamp_min_(0))
             means.append(mean)
             variances.append(variance)
@@ -86,7 +98,7 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        images, scale, shift, ctx.sizes, ctx.eps = inputs
+        images, scale, shift, ctx.sizes, ctx.eps, ctx.spend = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(images, scale, shift, *output)
 
@@ -99,22 +111,26 @@ class _Pooled(torch.autograd.Function):
             # those of a frozen layer have no derivative, and autograd may not be asked for it
             wanted = [one for one in inputs if one.requires_grad]
             found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
-            return (*(next(found) if one.requires_grad else None for one in inputs), None, None)
-        result = torch.empty_like(images, memory_format=_layout(images, scale))
+            return (*(next(found) if one.requires_grad else None for one in inputs), *[None] * 3)
+        layout = _layout(images, scale)
+        # views of another layout's pieces would be copies
+        spent = ctx.spend and not _graph_is_kept() and images.is_contiguous(memory_format=layout)
+        result = images if spent else torch.empty_like(images, memory_format=layout)
         scales, shifts = torch.zeros_like(scale), torch.zeros_like(scale)
-        pieces = [_apart(of, scale, ctx.sizes) for of in (images, answer, gradient, result)]
+        pieces = [_apart(of, scale, ctx.sizes) for of in (images, answer, gradient)]
+        pieces.append(pieces[0] if spent else _apart(result, scale, ctx.sizes))
         for x, z, g, d, mean, variance in zip(*pieces, means, variances, strict=True):
             root = (variance + ctx.eps).rsqrt()
             along, total = _derivative(x, z, g, d, scale, mean, root)
             scales += along
             shifts += total
-        return result, scales, shifts, None, None
+        return result, scales, shifts, None, None, None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
-        images, scale, shift, sizes, eps = inputs
+        images, scale, shift, sizes, eps, _ = inputs
 
         def each(x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return _one_by_one(x, s, t, sizes, eps)
@@ -161,7 +177,7 @@ def _derivative(
 ) -> tuple[Tensor, Tensor]:
     """Set d to the derivative by x of one piece, of which z is the answer and g its derivative.
 
-    Of u = r (x - mean), r = (variance + eps)^(-1/2), with M pixels of a channel:
+    d may be x itself. Of u = r (x - mean), r = (variance + eps)^(-1/2), with M pixels of a channel:
     dx = s r (du - mean(du) - u mean(du u)). du is 0 but where a window has its maximum.
 
     Returns:
@@ -176,8 +192,13 @@ def _derivative(
     slope = -scale * root * root * along / size
     level = -scale * root * total / size - slope * mean
     for (image, pooled, gradient, out), (largest, *_) in zip(blocks, seen, strict=True):
-        _to_largest(image, pooled, gradient, scale * root, largest, out)
-        out.addcmul_(image, _wide(slope)).add_(_wide(level))
+        wide = image.to(scale.dtype)  # 16 bits once, and not in each operation
+        high = _to_largest(wide, pooled, gradient, scale * root, largest)
+        if wide is image:
+            torch.addcmul(_wide(level), image, _wide(slope), out=out).add_(high)
+        else:
+            out.copy_(torch.addcmul(_wide(level), wide, _wide(slope)).add_(high))
+        del wide, high  # before the next block's
     return along, total
 
 
@@ -190,31 +211,30 @@ def _look(
     """
     low, largest = torch.ops.aten.max_pool2d_with_indices(image, _WINDOW, _WINDOW)
     live = torch.ops.aten.threshold_backward(gradient, pooled, 0).to(mean.dtype)
-    along = (low - _wide(mean)).mul_(live).sum((0, 2, 3))
+    along = (low.to(mean.dtype) - _wide(mean)).mul_(live).sum((0, 2, 3))
     return largest.int(), live.sum((0, 2, 3)), along
 
 
 def _to_largest(
-    image: Tensor, pooled: Tensor, gradient: Tensor, factor: Tensor, largest: Tensor, out: Tensor
-) -> None:
-    """Set `out` to the factor times du at each window's largest pixel, and to 0 elsewhere."""
+    image: Tensor, pooled: Tensor, gradient: Tensor, factor: Tensor, largest: Tensor
+) -> Tensor:
+    """The factor times du at each window's largest pixel, and 0 elsewhere."""
     live = torch.ops.aten.threshold_backward(gradient, pooled, 0).to(factor.dtype)
-    torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-        live.mul_(_wide(factor)).to(image.dtype),
-        image,
-        _WINDOW,
-        _WINDOW,
-        [0, 0],
-        [1, 1],
-        False,
-        largest.long(),
-        grad_input=out,
+    high: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+        live.mul_(_wide(factor)), image, _WINDOW, _WINDOW, [0, 0], [1, 1], False, largest.long()
     )
+    return high
 
 
 def _apart(images: Tensor, scale: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """The pieces, in which each channel of each task is a channel."""
     return [x.reshape(-1, len(scale), *x.shape[2:]) for x in images.split(list(sizes))]
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward leaves the graph for another."""
+    kept: bool = torch._C._autograd._get_current_graph_task_keep_graph()
+    return kept
 
 
 def _layout(images: Tensor, scale: Tensor) -> torch.memory_format:
