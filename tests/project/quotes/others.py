@@ -308,12 +308,21 @@ def factors(record: Record) -> Iterator[str]:
 
 def larger(record: Record) -> Iterator[str]:
     yield from large_networks.rows(record)
+    eight_to_eleven_vectors(record)
     (one,) = record["networks"].values()
     yield f"and through one of {one['weights']:,}"
 
 
+def eight_to_eleven_vectors(record: Record) -> None:
+    for one in record["networks"].values():
+        found = [solver["over_weights"] for solver in one["solvers"].values()]
+        assert round(min(found)) == 8
+        assert round(max(found)) == 11
+
+
 def large(record: Record) -> Iterator[str]:
     yield from large_networks.rows(record)
+    eight_to_eleven_vectors(record)
     found = record["networks"].values()
     weights = " and ".join(f"{one['weights']:,}" for one in found)
     yield f"networks of {weights} weights"
