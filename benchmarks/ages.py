@@ -130,6 +130,12 @@ RECORDED: Final = (
     _bench("beside", code=("hypergrad",), module="behaviour.beside"),
     _bench("beyond_memory", "--gib 32", code=("metalearn",)),
     _bench("bilevel", code=("hypergrad",)),
+    _bench(
+        "bilevel_longer",
+        "--times 4 --problems 'regularisation selection'",
+        code=("hypergrad",),
+        module="bilevel",
+    ),
     _bench("certified", code=("hypergrad",)),
     _bench("conditions", code=("hypergrad",)),
     _bench("coordinates", code=("hypergrad",), module="conditions.coordinates"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from benchmarks import digits, kronecker, large_networks, network_peers
-from benchmarks.bilevel import page as bilevel_page
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -234,13 +233,6 @@ def curvatures(record: Record) -> Iterator[str]:
         yield row(f"`{name}`", *over, f"{way['relative_error']:.0e}")
 
 
-def soba_jax(record: Record) -> Iterator[str]:
-    yield (
-        f"over {record['steps']} steps in float64 on the same batches no entry of θ, φ and v "
-        f"differs by more than {record['largest_difference']:.1e}"
-    )
-
-
 def beside_peers(record: Record) -> Iterator[str]:
     yield from network_peers.rows(record)
     yield f"{record['seeds']} seeds each"
@@ -266,37 +258,6 @@ def beside_peers(record: Record) -> Iterator[str]:
         "updates.AdamW, the last 4 steps",
         "custom_root, solve_cg(maxiter=100, rtol=1e-3)",
     }
-
-
-def bilevel(record: Record) -> Iterator[str]:
-    yield from bilevel_page.rows(record)
-    quadratics, cleaning, selection = (each["methods"] for each in record["problems"].values())
-
-    def ends(methods: Record) -> list[str]:
-        batched = [name for name in methods if not name.startswith("Implicit")]
-        return sorted(batched, key=lambda name: float(methods[name]["quartiles"][-1][1]))
-
-    assert ends(quadratics) == ["SABA", "SOBA", "AmIGO", "StocBiO", "F2SA"]
-    assert ends(cleaning) == ["SABA", "AmIGO", "SOBA", "StocBiO", "F2SA"]
-    assert ends(selection) == ["AmIGO", "StocBiO", "SABA", "SOBA", "F2SA"]
-    for problem in list(record["problems"].values())[:2]:
-        within = {
-            name: bilevel_page.within(one, problem["budget"] / 8)
-            for name, one in problem["methods"].items()
-        }
-        middles = {name: one[1] for name, one in within.items() if one is not None}
-        assert min(middles, key=lambda name: float(middles[name])) == "SOBA"
-    whole = bilevel_page.within(
-        cleaning["Implicit, all data"], record["problems"]["data cleaning"]["budget"]
-    )
-    assert whole is not None
-    assert float(whole[1]) < float(cleaning["SOBA"]["quartiles"][-1][1])
-    yield f"{selection['SABA']['diverged']} of {record['seeds']} runs of `SABA` diverged"
-    others = (selection, quadratics, cleaning)
-    assert (
-        sum(one["diverged"] for each in others for one in each.values())
-        == (selection["SABA"]["diverged"])
-    )
 
 
 def factors(record: Record) -> Iterator[str]:
@@ -339,9 +300,7 @@ QUOTES: Final = (
     Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
-    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/soba_jax.json",), soba_jax),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
-    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/bilevel.json",), bilevel),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/larger_networks.json",), larger),
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
