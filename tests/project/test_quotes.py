@@ -11,7 +11,7 @@ import pytest
 
 from metalearn.report.collect import collect
 from metalearn.report.tables import accuracy_table, hypergradient_table
-from tests.project.quotes import comparisons, experiments, others, performance
+from tests.project.quotes import comparisons, experiments, minibatches, others, performance
 from tests.project.quotes.quote import ROOT, Quote, read
 
 QUOTES = (
@@ -19,6 +19,7 @@ QUOTES = (
     *experiments.QUOTES,
     *comparisons.QUOTES,
     *others.QUOTES,
+    *minibatches.QUOTES,
 )
 # Result files that pages take whole tables from, by commands: tests/benchmarks/test_pages.py.
 TABLES = {

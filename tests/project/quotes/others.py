@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import mean
 from typing import Final
 
 from benchmarks import digits, kronecker, large_networks, network_peers
-from benchmarks.bilevel import page as bilevel_page
 from tests.project.quotes.quote import Quote, Record, percent, row
 
 BENCHMARKS: Final = "benchmarks/results"
@@ -235,57 +233,31 @@ def curvatures(record: Record) -> Iterator[str]:
         yield row(f"`{name}`", *over, f"{way['relative_error']:.0e}")
 
 
-def soba_jax(record: Record) -> Iterator[str]:
-    yield (
-        f"over {record['steps']} steps in float64 on the same batches no entry of θ, φ and v "
-        f"differs by more than {record['largest_difference']:.1e}"
-    )
-
-
 def beside_peers(record: Record) -> Iterator[str]:
     yield from network_peers.rows(record)
+    yield f"{record['seeds']} seeds each"
     ways = {way["how"]: way for way in record["ways"]}
-    reached = {how: 100 * mean(way["accuracies"]) for how, way in ways.items()}
-    halved = 'CG(damping="auto", rtol=1e-3, max_steps=100), Subsampled(blocks=2)'
-    betty, known = "type='cg', cg_iterations=10; all data", "CG(damping=1.0, rtol=1e-2)"
-    ours, theirs = reached[halved], reached[betty]
-    assert ways[halved]["memory"] < 0.5 * ways[betty]["memory"]
-    assert ways[halved]["time"]["median"] > 4 * ways[betty]["time"]["median"]
-    assert ways[known]["time"]["median"] < ways[betty]["time"]["median"]
-    yield f"although its directions are not conjugate, is at {theirs:.1f} %"
-    yield f"is {theirs - reached[known]:.1f} points below Betty's best"
-    yield f"{reached['MetaAdamW, all steps unrolled'] - ours:.1f} points above ours"
+    peer, whole = ways["MetaAdamW, all steps unrolled"], "updates.AdamW, all 16 steps"
+    again, known = f"{whole}, each in a checkpoint", "CG(damping=1.0, rtol=1e-2)"
 
+    def over(how: str) -> tuple[float, float]:
+        one = ways[how]
+        return one["memory"] / peer["memory"], one["time"]["median"] / peer["time"]["median"]
 
-def bilevel(record: Record) -> Iterator[str]:
-    yield from bilevel_page.rows(record)
-    quadratics, cleaning, selection = (each["methods"] for each in record["problems"].values())
-
-    def ends(methods: Record) -> list[str]:
-        batched = [name for name in methods if not name.startswith("Implicit")]
-        return sorted(batched, key=lambda name: float(methods[name]["quartiles"][-1][1]))
-
-    assert ends(quadratics) == ["SABA", "SOBA", "AmIGO", "StocBiO", "F2SA"]
-    assert ends(cleaning) == ["SABA", "AmIGO", "SOBA", "StocBiO", "F2SA"]
-    assert ends(selection) == ["AmIGO", "StocBiO", "SABA", "SOBA", "F2SA"]
-    for problem in list(record["problems"].values())[:2]:
-        within = {
-            name: bilevel_page.within(one, problem["budget"] / 8)
-            for name, one in problem["methods"].items()
-        }
-        middles = {name: one[1] for name, one in within.items() if one is not None}
-        assert min(middles, key=lambda name: float(middles[name])) == "SOBA"
-    whole = bilevel_page.within(
-        cleaning["Implicit, all data"], record["problems"]["data cleaning"]["budget"]
-    )
-    assert whole is not None
-    assert float(whole[1]) < float(cleaning["SOBA"]["quartiles"][-1][1])
-    yield f"{selection['SABA']['diverged']} of {record['seeds']} runs of `SABA` diverged"
-    others = (selection, quadratics, cleaning)
-    assert (
-        sum(one["diverged"] for each in others for one in each.values())
-        == (selection["SABA"]["diverged"])
-    )
+    assert ways[whole]["accuracies"] == ways[again]["accuracies"] == peer["accuracies"]
+    memory, time = over(again)
+    yield f"it takes {memory:.2f} of `MetaAdamW`'s memory and {time:.1f} times its time"
+    yield f"take {over('updates.AdamW, the last 8 steps')[0]:.2f} of that memory"
+    memory, time = over(known)
+    yield f"at {memory:.2f} of the memory and {time:.2f} of the time of `MetaAdamW`"
+    certain = {how for how, way in ways.items() if sum(network_peers.apart(way, peer)) < 0}
+    one_term = {how for how in ways if "max_steps=1)" in how or "darts" in how or "sama" in how}
+    last_batch = {how for how, way in ways.items() if way["package"] == "Betty" and ";" not in how}
+    assert certain == one_term | last_batch | {
+        "no weights",
+        "updates.AdamW, the last 4 steps",
+        "custom_root, solve_cg(maxiter=100, rtol=1e-3)",
+    }
 
 
 def factors(record: Record) -> Iterator[str]:
@@ -295,8 +267,23 @@ def factors(record: Record) -> Iterator[str]:
     yield f"in the median, and at most {max(map(max, saved))}"
 
 
+def larger(record: Record) -> Iterator[str]:
+    yield from large_networks.rows(record)
+    eight_to_eleven_vectors(record)
+    (one,) = record["networks"].values()
+    yield f"and through one of {one['weights']:,}"
+
+
+def eight_to_eleven_vectors(record: Record) -> None:
+    for one in record["networks"].values():
+        found = [solver["over_weights"] for solver in one["solvers"].values()]
+        assert round(min(found)) == 8
+        assert round(max(found)) == 11
+
+
 def large(record: Record) -> Iterator[str]:
     yield from large_networks.rows(record)
+    eight_to_eleven_vectors(record)
     found = record["networks"].values()
     weights = " and ".join(f"{one['weights']:,}" for one in found)
     yield f"networks of {weights} weights"
@@ -313,10 +300,9 @@ QUOTES: Final = (
     Quote("docs/solvers.md", (f"{BENCHMARKS}/crossover.json",), crossover),
     Quote("docs/adjoints.md", (f"{BENCHMARKS}/curvatures.json",), curvatures),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/digits.json",), digits.rows),
-    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/soba_jax.json",), soba_jax),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/network_peers.json",), beside_peers),
-    Quote("docs/guides/minibatches.md", (f"{BENCHMARKS}/bilevel.json",), bilevel),
     Quote("docs/guides/networks.md", (f"{BENCHMARKS}/large_networks.json",), large),
+    Quote("docs/guides/networks.md", (f"{BENCHMARKS}/larger_networks.json",), larger),
     Quote("docs/guides/learner.md", ("results/normalisation/study.json",), normalisation),
     Quote("docs/guides/learner.md", ("results/cross-domain/study.json",), cross_domain),
     Quote("docs/guides/own-pictures.md", (f"{BENCHMARKS}/first_use.json",), first_use),
