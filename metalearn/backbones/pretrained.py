@@ -117,17 +117,21 @@ def put(weights: Weights, net: nn.Module) -> None:
                 f"backbone for these images {tuple(value.shape)}: give weights that were trained "
                 "on images of as many channels and this size, or other images."
             )
-        if _kind(found) != _kind(value):  # copy_ would drop what does not fit
-            raise ConfigError(
-                f"pretrained {weights.file} has {name} in {found.dtype}, and the backbone in "
-                f"{value.dtype}: give weights of {_kind(value)} numbers."
-            )
-        if not found.isfinite().all():
-            raise ConfigError(
-                f"pretrained {weights.file} holds NaN or inf in {name}: give weights of a training "
-                "that did not fail."
-            )
+        if said := unusable(found, value):
+            raise ConfigError(f"pretrained {weights.file} has {name} {said}.")
         value.copy_(found)
+
+
+def unusable(found: Tensor, wanted: Tensor) -> str | None:
+    """What of a weight can't take the place of another; None if it can, but for their shapes."""
+    if _kind(found) != _kind(wanted):  # copying would drop what does not fit
+        return (
+            f"in {found.dtype}, and the backbone in {wanted.dtype}: give weights of "
+            f"{_kind(wanted)} numbers"
+        )
+    if not found.isfinite().all():
+        return "with NaN or inf: give weights of a training that did not fail"
+    return None
 
 
 def _kind(values: Tensor) -> str:

@@ -142,9 +142,11 @@ class Learner:
             Their places in `fit`, and their distances.
 
         Raises:
-            LearnerError: see `predict`.
+            LearnerError: see `predict`; or a count below 1.
         """
         self._require_fitted()
+        if count < 1:
+            raise LearnerError(f"count was given as {count}: it must be at least 1.")
         distances = torch.cdist(self._embedded(images), self._support)
         found = distances.topk(min(count, len(self._support)), largest=False)
         return found.indices.numpy(), found.values.numpy()
@@ -365,11 +367,29 @@ def load(
             k: v.to(trained.device) for k, v in _part(tensors, _STATISTICS).items()
         }
         learner._support = tensors[_SUPPORT]
-    except ConfigError:  # of the backbone that is given, or is not
+        if trained.one_by_one:
+            _require_whole(learner)
+    except (ConfigError, RunError):  # of the backbone that is given, or is not; of its weights
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{place} is damaged ({error!r}): save the learner again.") from error
     return learner
+
+
+def _require_whole(learner: Learner) -> None:
+    """Raise unless what was learned answers for the classes that are named.
+
+    Raises:
+        ValueError: it answers for others, or with NaN.
+        KeyError, RuntimeError: something is missing, or of another shape.
+    """
+    picture = learner.trained.card.pictures
+    blank = torch.zeros(1, picture.channels, picture.side, picture.side)
+    found = learner.trained.answer(learner._values, blank)
+    if found.shape != (1, len(learner.classes_)) or not found.isfinite().all():
+        raise ValueError(
+            f"answers of shape {tuple(found.shape)} for {len(learner.classes_)} classes, or NaN"
+        )
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -39,7 +39,8 @@ _EXPECTED: Final = (
 )
 _LEVELS: Final = "uint8, bool, or floating point in [0, 1]"
 # What a PNG can hold; other modes (CMYK, YCbCr, ...) are turned into RGB as a viewer would.
-_PLAIN: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+_PLAIN: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_DEEP: Final = ("I", "F")
 
 
 def to_batch(images: Pictures, picture: PictureFormat) -> Float[Tensor, "N C H W"]:
@@ -126,6 +127,11 @@ def _plain(item: Any, at: int, picture: PictureFormat) -> UInt8[np.ndarray, "sid
     """One picture in memory."""
     name = f"picture {at}"
     if isinstance(item, Image.Image):
+        if item.mode in _DEEP:
+            raise LearnerError(
+                f"{name} is an image of mode {item.mode}, with values of 32 bits, of which none is "
+                "known to be white: convert it to 8 or 16 bits."
+            )
         return _as_file(ImageOps.exif_transpose(item), name, picture)
     levels = _levels(_values(item), name)
     if levels.ndim == 2:

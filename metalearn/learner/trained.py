@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from metalearn.backbones import Norm
 from metalearn.backbones.per_task import PerTask
+from metalearn.backbones.pretrained import unusable
 from metalearn.backbones.source import Source, imported, name_of, require_confirmed
 from metalearn.config.train import TrainConfig
 from metalearn.data.pool import Pool
@@ -76,6 +77,9 @@ class Trained:
         shape = (1, 1, picture.channels, picture.side, picture.side)
         like = Pool(torch.zeros(shape, dtype=torch.uint8), "test", ("",))
         model = build_model(config, like, device=device, source=source)
+        for name, value in model.state_dict().items():
+            if name in weights and (said := unusable(weights[name], value)):
+                raise RunError(f"the weights hold {name} {said}.")
         try:
             model.load_state_dict(dict(weights))
         except RuntimeError as error:

@@ -18,6 +18,7 @@ from metalearn.config.groups import EpisodeShape
 from metalearn.methods.presets import PRESETS, shared_normalisation
 from metalearn.runs.folder import Run
 from metalearn.training.build import build_model, evaluation_sampler
+from metalearn.training.state import Training
 
 EPISODES = 12
 SHAPE = EpisodeShape(way=3, shot=1, query=3)
@@ -74,6 +75,18 @@ def test_where_they_have_not_it_is_said(tmp_path: Path) -> None:
     run, said = run_of(TINY.replace(run=tmp_path, normalisation="transductive"))
     assert "transductive (accuracy of whole episodes, not of single pictures)" in said
     assert one_by_one(run).tolist() != run.result().per_episode
+
+
+def test_training_by_stored_statistics_takes_the_transductive_steps() -> None:
+    cpu = torch.device("cpu")
+    kinds: tuple[Normalisation, ...] = ("stored", "transductive", "group")
+    runs = {kind: Training(TINY.replace(normalisation=kind), cpu) for kind in kinds}
+    for run in runs.values():
+        for _ in range(TINY.optimisation.steps):
+            run.advance()
+    stored, batch, group = (dict(run.model.named_parameters()) for run in runs.values())
+    assert all(torch.equal(stored[name], batch[name]) for name in batch)
+    assert not all(torch.equal(group[name], batch[name]) for name in batch)
 
 
 def test_the_usual_normalisation_is_the_method_s_and_recorded_as_such(tmp_path: Path) -> None:

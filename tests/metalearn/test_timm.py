@@ -115,7 +115,10 @@ def test_fine_tuning_is_a_method_without_steps(tmp_path: Path) -> None:
         ({"0.conv.weight": torch.zeros(4, 3, 3, 3)}, r"of shape \(4, 3, 3, 3\), .* \(4, 1, 3, 3\)"),
         ({"0.conv.weight": torch.zeros(4, 1, 3, 3) + 1j}, "0.conv.weight in torch.complex64"),
         ({"0.conv.weight": torch.zeros(4, 1, 3, 3, dtype=torch.int8)}, "floating-point numbers"),
-        ({"0.conv.weight": torch.full((4, 1, 3, 3), math.nan)}, "NaN or inf in 0.conv.weight"),
+        (
+            {"0.conv.weight": torch.full((4, 1, 3, 3), math.nan)},
+            "has 0.conv.weight with NaN or inf",
+        ),
         ([1, 2], "holds list, where a state dict was expected"),
     ],
 )

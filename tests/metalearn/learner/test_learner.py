@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,27 @@ def test_a_damaged_or_strange_file_is_refused(tmp_path: Path) -> None:
     card.write(tmp_path / "less", tensors, own, **more)
     with pytest.raises(RunError, match="less is damaged"):
         load(tmp_path / "less")
+    with pytest.raises(LearnerError, match="count was given as 0: it must be at least 1"):
+        found.nearest(NEW, count=0)
+
+
+def test_a_file_whose_tensors_were_changed_is_refused(tmp_path: Path) -> None:
+    learner().fit(X, Y).save(tmp_path / "whole")
+    tensors, own, more = card.load(tmp_path / "whole")
+    head, weight = "adapted.head", "model.backbone.convs.0.weight"
+
+    def refuse(said: str, changed: dict[str, torch.Tensor], **others: Any) -> None:
+        kept = {name: value for name, value in changed.items() if len(value)}
+        card.write(tmp_path / "x", kept, own, learned=more["learned"] | others)
+        with pytest.raises(RunError, match=said):
+            load(tmp_path / "x")
+
+    refuse("x is damaged .*head", tensors | {head: torch.zeros(0)})
+    refuse("x is damaged .*or NaN", tensors | {head: tensors[head] * math.nan})
+    fewer = more["learned"]["classes"] | {"values": [0, 1]}
+    refuse(r"answers of shape \(1, 3\) for 2 classes", tensors, classes=fewer)
+    refuse("weight with NaN or inf", tensors | {weight: tensors[weight] * math.inf})
+    refuse("weight in torch.complex64", tensors | {weight: tensors[weight] * 1j})
 
 
 @pytest.mark.parametrize(

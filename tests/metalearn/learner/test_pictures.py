@@ -104,6 +104,8 @@ def test_an_array_with_its_channels_first_is_no_row_of_grey_pictures(first: int)
         (np.full((8, 8), np.nan), "NaN or inf"),
         (np.full((8, 8), 2.0), "from 2 to 2"),
         (np.full((8, 8), -0.1), "as it was before"),
+        (Image.new("F", (8, 8)), "mode F, with values of 32 bits"),
+        (Image.new("I", (8, 8)), "mode I, with values of 32 bits"),
     ],
 )
 def test_what_is_no_picture_is_refused(given: Any, said: str) -> None:
