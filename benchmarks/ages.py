@@ -80,6 +80,11 @@ RECORDED: Final = (
         code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual.yaml"),
     ),
     Recorded(
+        files="results/residual-cifar-fs/study.json",
+        command="python -m experiments residual-cifar-fs",
+        code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual-cifar-fs.yaml"),
+    ),
+    Recorded(
         files="results/batches/study.json",
         command="python -m experiments batches",
         code=(*_FEW_SHOT, "experiments/batches.py", "experiments/residual.yaml"),

@@ -234,11 +234,11 @@ def test_plans_are_of_kept_runs(tmp_path: Path) -> None:
         planned.of_run(tmp_path / "anil")
 
 
-@pytest.mark.parametrize("study", ["residual", "batches"])
+@pytest.mark.parametrize("study", ["residual", "residual-cifar-fs", "batches"])
 def test_the_kept_tables_are_those_of_their_records(study: str) -> None:
     kept = Path(__file__).parents[2] / "results" / study
     record = json.loads((kept / "study.json").read_text(encoding="utf-8"))
-    if study == "residual":
+    if study.startswith("residual"):
         rows = residual.table([residual.Point(**run) for run in record["runs"]], record)
     else:
         rows = batches.table([batches.Trained(**run) for run in record["runs"]], record)

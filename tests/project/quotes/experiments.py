@@ -145,12 +145,16 @@ def published(record: Record) -> Iterator[str]:
     yield f"({best[0]:.2f} passes against {best[1]:.2f} and {best[2]:.2f})"
 
 
-def residual(record: Record) -> Iterator[str]:
+def cells_of(record: Record) -> dict[tuple[int, int], list[Record]]:
+    """The runs of a study by K and N."""
     grid: dict[tuple[int, int], list[Record]] = {}
     for run in record["runs"]:
         grid.setdefault((run["K"], run["N"]), []).append(run)
-    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
-    mean = {cell: 100 * fmean(run["accuracy"] for run in own) for cell, own in grid.items()}
+    return grid
+
+
+def study_rows(grid: dict[tuple[int, int], list[Record]]) -> Iterator[str]:
+    """The rows of a study's table."""
     for cell, own in grid.items():
         shown = [
             f"{median(run[name] for run in own):{form}}"
@@ -162,7 +166,16 @@ def residual(record: Record) -> Iterator[str]:
             )
         ]
         seeds = ", ".join(percent(run["accuracy"]) for run in own)
-        yield row(*map(str, cell), *shown, f"{mean[cell]:.2f}", seeds)
+        yield row(
+            *map(str, cell), *shown, f"{100 * fmean(run['accuracy'] for run in own):.2f}", seeds
+        )
+
+
+def residual(record: Record) -> Iterator[str]:
+    grid = cells_of(record)
+    yield from study_rows(grid)
+    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
+    mean = {cell: 100 * fmean(run["accuracy"] for run in own) for cell, own in grid.items()}
     line = record["line"]
     yield (
         f"falls by {-100 * line['slope']:.1f} points a decade of error, but the interval, ± "
@@ -196,6 +209,36 @@ def residual(record: Record) -> Iterator[str]:
         for own in grid.values()
     ]
     yield f"Seeds of one cell are up to {max(spreads):.0f} points apart"
+
+
+def residual_cifar_fs(record: Record) -> Iterator[str]:
+    grid = cells_of(record)
+    yield from study_rows(grid)
+    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
+    reached = {cell: [100 * run["accuracy"] for run in own] for cell, own in grid.items()}
+    mean = {cell: fmean(own) for cell, own in reached.items()}
+    line = record["line"]
+    yield (
+        f"falls by {-100 * line['slope']:.1f} points a decade of error, and its interval, ± "
+        f"{100 * line['half']:.1f} over the {line['cells']} cells"
+    )
+    yield f"the line explains {percent(line['explained'], 0)} % of the cells' variance"
+    assert abs(line["slope"]) < line["half"]  # "holds 0"
+    nearest = min(error, key=lambda cell: error[cell])
+    yield f"the nearest, K = {nearest[0]} with N = {nearest[1]}, is {error[nearest]:.2f} away"
+    apart = {cell: max(own) - min(own) for cell, own in reached.items()}
+    solved, once = (max(apart[cell] for cell in apart if cell[1] == n) for n in (20, 1))
+    yield f"are at most {solved:.1f} points apart, with N = 1 up to {once:.1f}"
+    (low, lower) = sorted(reached[5, 1])[:2]
+    assert max(low, lower) < min(min(own) for cell, own in reached.items() if cell != (5, 1))
+    yield f"came to {low:.1f} % and {lower:.1f} %"
+    rising = [mean[K, 20] for K in sorted(K for K, N in grid if N == 20)]
+    assert rising == sorted(rising)
+    yield f"rises with K, from {rising[0]:.1f} % to {rising[-1]:.1f} %"
+    furthest = max(error, key=lambda cell: error[cell])
+    assert furthest == (20, 20)
+    yield f"comes to {mean[furthest]:.1f} %"
+    yield f"are {rising[-1] - rising[0]:.1f} points apart"
 
 
 def batches(record: Record) -> Iterator[str]:
@@ -266,6 +309,7 @@ QUOTES: Final = (
     Quote(PAGE, (f"{CIFAR}/memory.json",), memory),
     Quote(PAGE, ("benchmarks/results/published.json",), published),
     Quote(PAGE, ("results/residual/study.json",), residual),
+    Quote(PAGE, ("results/residual-cifar-fs/study.json",), residual_cifar_fs),
     Quote(PAGE, ("results/batches/study.json",), batches),
     Quote("README.md", (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_in_short),
     Quote(
