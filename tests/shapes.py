@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cache, update_wrapper
 from types import FunctionType, NoneType
 from typing import Any, ParamSpecArgs, ParamSpecKwargs
@@ -107,7 +107,8 @@ def kind(value: Any) -> Any:
     """What a type check may depend on.
 
     Raises:
-        ManyKindsError: a long container, or a container of a type of its own.
+        ManyKindsError: a long container, a container of a type of its own, or a size that is no
+            number.
     """
     own: Any = type(value)
     if own in _SIMPLE:
@@ -115,7 +116,7 @@ def kind(value: Any) -> Any:
     if own is int:
         return (own, value) if value in _LITERAL else own
     if own in _ARRAYS:
-        return own, value.dtype, tuple(value.shape)
+        return own, value.dtype, _sizes(value.shape)
     if own is bool or own is str:
         return own, value
     if own is tuple or own is list:
@@ -129,10 +130,17 @@ def kind(value: Any) -> Any:
     if isinstance(value, type):
         return type, value
     if isinstance(value, torch.Tensor | np.ndarray):
-        return own, value.dtype, tuple(value.shape)
+        return own, value.dtype, _sizes(value.shape)
     if _is_container(own):
         raise ManyKindsError
     return own
+
+
+def _sizes(shape: Iterable[int]) -> tuple[int, ...]:
+    sizes = tuple(shape)
+    if any(type(size) is not int for size in sizes):  # an export's symbols
+        raise ManyKindsError
+    return sizes
 
 
 @cache

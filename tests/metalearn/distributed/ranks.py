@@ -28,8 +28,11 @@ TINY = (
 )
 
 # A server that has imported everything once: each rank is then a fork of it, at no cost.
+# Optimisers of torch import the last module at their first step.
 _RANKS = multiprocessing.get_context("forkserver")
-_RANKS.set_forkserver_preload(["metalearn.training.loop", "metalearn.cli.commands"])
+_RANKS.set_forkserver_preload(
+    ["metalearn.training.loop", "metalearn.cli.commands", "torch._dynamo"]
+)
 
 
 @dataclass(frozen=True, slots=True)
