@@ -140,6 +140,7 @@ RECORDED: Final = (
     _bench("first_use", code=(*_FEW_SHOT, "README.md")),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("large_networks", "--networks 'ResNet, 10M' 'transformer, 10M'", code=("hypergrad",)),
+    _bench("imports", "--rounds 7", code=("hypergrad", "metalearn/__init__.py")),
     _bench("kronecker", "--seeds 2", code=("hypergrad",)),
     _bench("limit"),
     _bench("network_peers", code=("hypergrad",)),
@@ -154,6 +155,7 @@ RECORDED: Final = (
     _bench("steps", "--settings cifar-conv4-64 mini-conv4-32 --tasks 1 --rounds 3"),
     _bench("torch_compile", code=("hypergrad",)),
     _bench("two_ranks", code=_FEW_SHOT),
+    _bench("vectors", code=("hypergrad",)),
     _bench("whole_network"),
 )
 """Result files by the command that writes them."""
