@@ -163,6 +163,7 @@ RECORDED: Final = (
         code=("hypergrad",),
         module="large_networks",
     ),
+    _bench("imports", "--rounds 7", code=("hypergrad", "metalearn/__init__.py")),
     _bench("kronecker", "--seeds 2", code=("hypergrad",)),
     _bench("limit"),
     _bench("network_peers", "--seeds 10", code=("hypergrad",)),
@@ -177,6 +178,7 @@ RECORDED: Final = (
     _bench("steps", "--settings cifar-conv4-64 mini-conv4-32 --tasks 1 --rounds 3"),
     _bench("torch_compile", code=("hypergrad",)),
     _bench("two_ranks", code=_FEW_SHOT),
+    _bench("vectors", code=("hypergrad",)),
     _bench("whole_network"),
 )
 """Result files by the command that writes them."""

@@ -240,8 +240,8 @@ def joined(tensors: list[Tensor], batch: Size) -> Float[Tensor, "*batch n"]:
     if len(tensors) == 1:
         return flatten(tensors, batch)
     tensors.reverse()
-    vector = torch.cat([_rows(_dense(tensors.pop()), batch) for _ in range(len(tensors))], dim=-1)
-    return vector.float() if vector.dtype in _HALF else vector
+    rows = [_rows(_dense(tensors.pop()), batch) for _ in range(len(tensors))]
+    return flatten([torch.cat(rows, dim=-1)], batch)
 
 
 def dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

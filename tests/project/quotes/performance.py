@@ -183,6 +183,28 @@ def backbone_profile(record: Record) -> Iterator[str]:
     yield f"together they take {sums[0]:.2f} of a pass"
     yield f"and in bfloat16 {sums[1]:.2f}."
     yield f"take {sums[2]:.2f} of a pass in float32 and {sums[3]:.2f} in bfloat16"
+    yield f"under autocast takes {narrow['whole pass']['time']:.2f} of one in float32"
+
+
+def vectors(record: Record) -> Iterator[str]:
+    names = {
+        "training": "60 steps of AdamW",
+        "first": "the first hypergradient of its kind",
+        "later": "a later one",
+        "as_a_product_begins": "of it, as a product with the Hessian begins",
+    }
+    for key, name in names.items():
+        yield row(name, f"{record[key]:.1f}", f"{record[key] / record['training']:.2f}")
+
+
+def imports(record: Record) -> Iterator[str]:
+    low, middle, high = record["over_torch"]["import hypergrad"]
+    count = record["modules"]
+    yield (
+        f"`import hypergrad` takes {middle:.2f} (quartiles {low:.2f} to {high:.2f}) of the "
+        f"processor time of `import torch`, and loads {count['hypergrad']} modules beside torch's"
+    )
+    assert count["metalearn"] == 1
 
 
 def certified(record: Record) -> Iterator[str]:
@@ -206,6 +228,8 @@ QUOTES: Final = (
     Quote(PAGE, (f"{RESULTS}/coordinates.json",), coordinates),
     Quote(PAGE, (f"{RESULTS}/torch_compile.json",), torch_compile),
     Quote(PAGE, (f"{RESULTS}/whole_network.json",), whole_network),
+    Quote(PAGE, (f"{RESULTS}/vectors.json",), vectors),
+    Quote(PAGE, (f"{RESULTS}/imports.json",), imports),
     Quote(PAGE, (f"{RESULTS}/gate_repeated.json",), gate_repeated),
     Quote(PAGE, (f"{RESULTS}/certified.json",), certified),
     Quote(PAGE, (f"{RESULTS}/backbone_profile.json",), backbone_profile),
