@@ -63,6 +63,12 @@ RECORDED: Final = (
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
+        files="results/cifar-fs-5way-1shot-200steps/**/*.json",
+        command="python -m experiments cifar-fs --shot 1 --steps 200 --seeds 0 --methods "
+        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2",
+        code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
+    ),
+    Recorded(
         files="results/fc100-5way-5shot-100steps/**/*.json",
         command="python -m experiments fc100 --steps 100 --seeds 0 --methods memory-reduced "
         "memory-reduced-exact itd-bio protonet",

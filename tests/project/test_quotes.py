@@ -89,7 +89,9 @@ def test_every_result_file_of_the_benchmarks_is_bound() -> None:
     assert files <= bound, f"a Quote for each in tests/project/quotes: {files - bound}"
 
 
-@pytest.mark.parametrize("folder", [experiments.CIFAR, comparisons.FC100, comparisons.TIERED])
+@pytest.mark.parametrize(
+    "folder", [experiments.CIFAR, comparisons.ONE_SHOT, comparisons.FC100, comparisons.TIERED]
+)
 def test_the_tables_of_a_comparison_are_those_of_its_runs(folder: str) -> None:
     out = ROOT / folder
     runs = collect(out)

@@ -17,6 +17,7 @@ SHORT: Final = {
     "r2d2": "R2-D2",
 }
 FC100: Final = "results/fc100-5way-5shot-100steps"
+ONE_SHOT: Final = "results/cifar-fs-5way-1shot-200steps"
 TIERED: Final = "results/tieredimagenet-5way-5shot-200steps"
 
 
@@ -72,6 +73,17 @@ def tiered(accuracy: Record, error: Record) -> Iterator[str]:
     )
 
 
+def one_shot(accuracy: Record, error: Record) -> Iterator[str]:
+    yield from shown(accuracy, error)
+    paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
+    yield f"an error of {float(paper):.2g} or of {float(exact):.2g} comes to the same"
+    apart = accuracy["memory-reduced-exact"]["minus memory-reduced"]
+    difference, half = (float(each) for each in apart.split(" ± "))
+    assert abs(difference) < half  # "not told apart"
+    reached = {name: float(cells["accuracy"].split(" ")[0]) for name, cells in accuracy.items()}
+    assert max(reached, key=lambda name: reached[name]) == "r2d2"
+
+
 def rates(found: Record) -> Iterator[str]:
     best = ", ".join(f"{cells['best']} for {name}" for name, cells in found.items())
     yield f"({best}; `rates.md`)"
@@ -80,6 +92,8 @@ def rates(found: Record) -> Iterator[str]:
 QUOTES: Final = (
     Quote(PAGE, (f"{FC100}/accuracy.md", f"{FC100}/hypergradient.md"), fc100),
     Quote(PAGE, (f"{FC100}/rates.md",), rates),
+    Quote(PAGE, (f"{ONE_SHOT}/accuracy.md", f"{ONE_SHOT}/hypergradient.md"), one_shot),
+    Quote(PAGE, (f"{ONE_SHOT}/rates.md",), rates),
     Quote(PAGE, (f"{TIERED}/accuracy.md", f"{TIERED}/hypergradient.md"), tiered),
     Quote(PAGE, (f"{TIERED}/rates.md",), rates),
 )
