@@ -150,9 +150,8 @@ def main() -> None:
         return
     baseline, origin = load(), provenance()
     passed, times = 0, []
-    counts = (
-        counted() | generic() | imported()
-    )  # the same on every run (tests/benchmarks/test_gate.py)
+    # the same on every run (tests/benchmarks/test_gate.py)
+    counts = counted() | generic() | imported()
     for _ in range(asked.repeat):
         now = counts | timed()
         moves = moved(baseline, now)

@@ -87,6 +87,9 @@ def once(fn: FunctionType, typechecker: Any) -> Callable[..., Any]:
             before.add(found)
         return answer
 
+    # nobody's code, as that of beartype's wrappers: a warning names the nearest line of a user
+    for own in (whole, checked):
+        own.__code__ = own.__code__.replace(co_filename="<checks>")
     return update_wrapper(checked, fn)
 
 

@@ -88,7 +88,7 @@ def test_benchmarks(
     assert recipe("bench-check") == [["python", "-m", "benchmarks.gate"]]
     monkeypatch.setattr(sys, "argv", ["benchmarks.gate"])
     monkeypatch.setattr(gate, "load", lambda: {"x": Figure(3, "count")})
-    for name, found in (("counted", change), ("generic", {}), ("timed", {})):
+    for name, found in (("counted", change), ("generic", {}), ("imported", {}), ("timed", {})):
         monkeypatch.setattr(gate, name, lambda found=found: found)
     if not fails:
         gate.main()
@@ -100,7 +100,7 @@ def test_benchmarks(
 
 def test_tests(tmp_path: Path) -> None:
     """A warning fails a test."""
-    assert recipe("test")[-1] == ["python", "-m", "pytest", "-n", "$(WORKERS)"]
+    assert recipe("test")[-1] == ["python", "-m", "pytest", "-n", "$(WORKERS)", "$(WATCHED)"]
     config = ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider"]
     command = ["pytest", *config, "--rootdir", str(tmp_path), str(tmp_path)]
     program = "import warnings\n\ndef test_it():\n    "
