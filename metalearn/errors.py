@@ -8,7 +8,10 @@ from pathlib import Path
 
 def install_extra(name: str) -> str:
     """Words for how an optional part of this package is installed, as README says it."""
-    return f"pip install '.[{name}]' in a clone of this package's repository"
+    return (
+        f"install the extra hypergradients[{name}] (pip install '.[{name}]' in a clone of this "
+        "package's repository)"
+    )
 
 
 class MetalearnError(Exception):

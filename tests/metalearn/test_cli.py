@@ -98,7 +98,7 @@ def test_without_the_extra_a_command_names_it() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
-    assert "is not installed: pip install '.[train]'" in line
+    assert "is not installed: install the extra hypergradients[train] (pip install" in line
 
 
 @pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "--dry-run", "--filters=4"]])
