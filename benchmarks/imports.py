@@ -1,4 +1,4 @@
-"""What an import loads beside torch, and its processor time over that of `import torch` alone.
+"""Modules that an import loads beside torch, and its processor time over that of torch alone.
 
     python -m benchmarks.imports --out benchmarks/results/imports.json
 

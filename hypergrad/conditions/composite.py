@@ -75,5 +75,5 @@ class Composite(Generic[Theta, Phi]):
         return far_sides_of(parts_of(self.plus, phi, "plus"), theta, phi, gradient)
 
     def entrywise(self, theta: Theta, phi: Phi) -> list[Entrywise]:
-        """What holds the entries of each leaf; raises where a part ties entries together."""
+        """Bounds and kinks of each leaf's entries; raises where a part ties entries together."""
         return entrywise_of(parts_of(self.plus, phi, "plus"), theta, phi)

@@ -73,7 +73,7 @@ class Constrained(Generic[Theta, Phi]):
         return far_sides_of(parts_of(self.within, phi, "within"), theta, phi, gradient)
 
     def entrywise(self, theta: Theta, phi: Phi) -> list[Entrywise]:
-        """What holds the entries of each leaf; raises where a part ties entries together."""
+        """Bounds and kinks of each leaf's entries; raises where a part ties entries together."""
         return entrywise_of(parts_of(self.within, phi, "within"), theta, phi)
 
 

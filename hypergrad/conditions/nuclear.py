@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
+from hypergrad.conditions.parts import Value, check_value, has_kink, masked, require, resolved
 from hypergrad.equality import by_value
 
 # Singular values up to so many units of eps max(m, n), relative to the largest, are zero: four
@@ -65,10 +65,13 @@ class NuclearNorm:
         return masked(_is_finite(x), (u * left[..., None, :]) @ vh, torch.nan)
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
-        """A matrix of x's rank, which x is if its rank is that to the last bit."""
+        """A matrix of x's rank, which x is if its rank is that to the last bit.
+
+        Any matrix, where the strength is zero whatever theta is.
+        """
         at = _Blocks(x)
         found: Tensor = at.tall @ at.down
-        return found
+        return masked(has_kink(self.strength, self._at(theta, x)), found, x)
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplier and distance, the same for all entries of a matrix.
@@ -81,11 +84,14 @@ class NuclearNorm:
         at = _Blocks(x)
         outside = gradient - at.columns() @ gradient
         outside = outside - outside @ at.rows()
-        multiplier = self._at(theta, x) - torch.linalg.matrix_norm(outside, ord=2)[..., None, None]
-        full = at.active.all(dim=-1)[..., None, None]
+        strength = self._at(theta, x)
+        multiplier = strength - torch.linalg.matrix_norm(outside, ord=2)[..., None, None]
+        kink = has_kink(self.strength, strength)
+        free = at.active.all(dim=-1)[..., None, None] | ~kink
         values = torch.linalg.svdvals(_finite(x))
         distance = masked(at.active, values, torch.inf).amin(dim=-1)[..., None, None]
-        return masked(full, torch.inf, multiplier).expand(x.shape), distance.expand(x.shape)
+        distance = masked(kink, distance, torch.inf)
+        return masked(free, torch.inf, multiplier).expand(x.shape), distance.expand(x.shape)
 
     def _at(self, theta: Any, x: Tensor) -> Tensor:
         return resolved(self.strength, theta, x[..., :1, :1], "NuclearNorm: strength")

@@ -252,7 +252,7 @@ def far_sides_of(parts: Sequence[Part | None], theta: Any, phi: Any, gradient: A
 
 
 def entrywise_of(parts: Sequence[Part | None], theta: Any, phi: Any) -> list[Entrywise]:
-    """What holds the entries of each leaf, where a part has it as ``entrywise(theta, x)``.
+    """Bounds and kinks of each leaf's entries, where its part has ``entrywise(theta, x)``.
 
     Raises:
         InputError: a part ties entries together.
@@ -268,6 +268,14 @@ def entrywise_of(parts: Sequence[Part | None], theta: Any, phi: Any) -> list[Ent
             )
         found.append(Entrywise.of(leaf) if own is None else own(theta, leaf))
     return found
+
+
+def has_kink(value: Value, strength: Tensor) -> Tensor:
+    """True where a strength makes a kink at zero: not where it is zero whatever theta is.
+
+    An intercept's, say: nothing holds it at zero, and there is nothing to be far from.
+    """
+    return strength.detach() != 0 if not callable(value) else torch.ones_like(strength).bool()
 
 
 def resolved(value: Value, theta: Any, x: Tensor, name: str, *, like_x: bool = True) -> Tensor:

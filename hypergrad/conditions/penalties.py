@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hypergrad.conditions.parts import Value, check_value, masked, require, resolved
+from hypergrad.conditions.parts import (
+    Value,
+    check_value,
+    has_kink,
+    masked,
+    require,
+    resolved,
+)
 from hypergrad.equality import by_value
 from hypergrad.implicit.entrywise import Entrywise
 
@@ -46,7 +53,7 @@ class L1:
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``strength - |gradient|`` of a zero; else the distance to zero."""
         strength = resolved(self.strength, theta, x, "L1: strength")
-        free = masked(_has_kink(self.strength, strength), x.abs(), torch.inf)
+        free = masked(has_kink(self.strength, strength), x.abs(), torch.inf)
         return _zero_or_not(_at_kink(x, self.strength, strength), strength - gradient.abs(), free)
 
     def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
@@ -101,7 +108,7 @@ class ElasticNet:
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``l1 - |gradient|`` of a zero; else the distance to zero."""
         l1 = resolved(self.l1, theta, x, "ElasticNet: l1")
-        free = masked(_has_kink(self.l1, l1), x.abs(), torch.inf)
+        free = masked(has_kink(self.l1, l1), x.abs(), torch.inf)
         return _zero_or_not(_at_kink(x, self.l1, l1), l1 - gradient.abs(), free)
 
     def far_side(self, theta: Any, x: Tensor, gradient: Tensor) -> Tensor:
@@ -147,13 +154,13 @@ class GroupL2:
 
     def manifold(self, theta: Any, x: Tensor) -> Tensor:
         """Groups of zeros stay such, where the strength is not zero."""
-        return masked(_is_zero(x) & _has_kink(self.strength, self._at(theta, x)), 0.0, x)
+        return masked(_is_zero(x) & has_kink(self.strength, self._at(theta, x)), 0.0, x)
 
     def slacks(self, theta: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """``strength - |gradient|`` of a group of zeros; else its distance to zero."""
         slope = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         length, strength = torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._at(theta, x)
-        kink = _has_kink(self.strength, strength)
+        kink = has_kink(self.strength, strength)
         free = masked(kink, length, torch.inf)
         multiplier, distance = _zero_or_not(_is_zero(x) & kink, strength - slope, free)
         return multiplier.expand(x.shape), distance.expand(x.shape)
@@ -176,16 +183,8 @@ def _shrunk(x: Tensor, by: Tensor) -> Tensor:
     return x.sign() * (x.abs() - by).clamp(min=0.0)
 
 
-def _has_kink(value: Value, strength: Tensor) -> Tensor:
-    """Where there is a kink at zero: not where the strength is zero whatever theta is.
-
-    An intercept's, say: nothing holds it at zero, and there is nothing to be far from.
-    """
-    return strength.detach() != 0 if not callable(value) else torch.ones_like(strength).bool()
-
-
 def _at_kink(x: Tensor, value: Value, strength: Tensor) -> Tensor:
-    return (x.detach() == 0) & _has_kink(value, strength)
+    return (x.detach() == 0) & has_kink(value, strength)
 
 
 def _is_zero(x: Tensor) -> Tensor:

@@ -61,9 +61,9 @@ class Certificate:
             step to the minimiser relative to phi, to first order; no unit changes it.
         adjoint: the adjoint system's solution v with its evidence.
         cotangent_norm: ``(*batch,)`` ``|d f/d phi|``, which ``adjoint.residual`` is relative to.
-        curvature: which second derivatives the adjoint system has, and on which share of the data
-            the solver's products were taken: ``Subsampled(blocks=2)``, say. ``adjoint.residual`` is
-            on all data in any case.
+        curvature: second derivatives of the adjoint system, and the share of the data on which the
+            solver's products were taken: ``Subsampled(blocks=2)``, say. ``adjoint.residual`` is on
+            all data in any case.
         solver: solved the adjoint system; where none was given, what was chosen.
         phi: the tree that v is like, for :attr:`v`.
         active: the evidence on the active set, of a condition with bounds or kinks; None of a

@@ -1,4 +1,4 @@
-"""What a penalty or a set is where it holds each entry of phi by itself."""
+"""Bounds and kinks that hold each entry of phi by itself."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Separable(NonSmooth, Protocol):
     """A condition whose sets and penalties may hold each entry by itself."""
 
     def entrywise(self, theta: Any, phi: Any) -> list[Entrywise]:
-        """What holds the entries of each leaf.
+        """Bounds and kinks of each leaf's entries.
 
         Raises:
             InputError: a set or penalty ties entries together.
@@ -76,7 +76,7 @@ class Separable(NonSmooth, Protocol):
 
 
 def is_separable(lower: object) -> TypeGuard[Separable]:
-    """Whether a condition is Separable; quicker than ``isinstance`` of a protocol."""
+    """True for a :class:`Separable`; quicker than ``isinstance`` of a protocol."""
     return hasattr(lower, "entrywise") and hasattr(lower, "smooth")
 
 

@@ -101,10 +101,10 @@ def _compared(
     Args:
         moved: F at the point plus a shift.
         points: the leaves of the point, ``(*batch, n_i)`` or ``(n_i,)``.
-        product: with v, of all leaves.
-        v: of all tasks.
-        step: relative.
-        total: of a value of each task, what the product has one of.
+        product: product with v, of all leaves.
+        v: vectors of all tasks.
+        step: relative step of the differences.
+        total: function that joins the tasks' values, where the product has one for all of them.
     """
     sizes = torch.cat([point.abs() for point in points], dim=-1)
     along = _direction(product, sizes)

@@ -214,12 +214,12 @@ def _minimised(
     """The minimisers of models ``<r, y - x> + <y - x, H (y - x)>/2`` plus what holds y, by sweeps.
 
     Args:
-        columns: of H.
-        held: what holds the entries.
+        columns: columns of H.
+        held: bounds and kinks of the entries.
         start: the point x with its gradient r.
-        active: which tasks take part; others stay.
-        goal: of the least subgradient.
-        limit: of sweeps.
+        active: tasks that take part; others stay.
+        goal: length of the least subgradient.
+        limit: most sweeps.
 
     Returns:
         The points, and sweeps taken.

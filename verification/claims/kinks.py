@@ -292,8 +292,8 @@ KIND = Kind(
                 "K03",
                 "the active set is wrong by one: another zero is held",
                 "conditions.penalties",
-                "return (x.detach() == 0) & _has_kink(value, strength)",
-                "return (x.detach() == 0).roll(1, -1) & _has_kink(value, strength)",
+                "return (x.detach() == 0) & has_kink(value, strength)",
+                "return (x.detach() == 0).roll(1, -1) & has_kink(value, strength)",
             ),
             (
                 "K04",

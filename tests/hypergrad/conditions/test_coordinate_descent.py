@@ -225,7 +225,11 @@ def test_what_ties_entries_together_is_refused_by_name(part: Any) -> None:
 
 def test_smooth_and_non_convex_objectives_are_refused() -> None:
     one = torch.ones(3, dtype=D)
-    smooth: Any = lambda t, p: (p - t).square().sum(-1)  # noqa: E731
+
+    def smooth(t: Tensor, p: Tensor) -> Tensor:
+        values: Tensor = (p - t).square().sum(-1)
+        return values
+
     with pytest.raises(InputError, match=r"CoordinateDescent minimises .*LBFGS.*ProximalGradient"):
         argmin(smooth, one, one, by=CoordinateDescent(), adjoint=Implicit())
     bent: Any = Composite(lambda t, p: (t - p.square()).sum(-1), L1(0.1))

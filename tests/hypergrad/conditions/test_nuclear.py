@@ -154,6 +154,28 @@ def test_at_a_change_of_rank_there_is_no_derivative() -> None:
         attach(prox(), beyond, phi, watch=strict).sum().backward()
 
 
+def test_a_strength_of_zero_holds_no_rank() -> None:
+    # of two tasks the first is free: its phi is theta, of rank 1 by chance
+    strength = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1)
+    theta = torch.from_numpy(np.stack([drawn(3, 3, [2.0]), drawn(3, 3, [3.0, 2.5])]))
+    theta.requires_grad_()
+    phi = torch.stack(
+        [
+            theta[0].detach(),
+            torch.from_numpy(thresholded(theta[1].detach().numpy(), np.zeros((3, 3)))[0]),
+        ]
+    )
+    seen: list[Any] = []
+    moved = attach(Composite(near, NuclearNorm(strength)), theta, phi, watch=seen.append)
+    weights = torch.arange(9, dtype=torch.float64).reshape(3, 3) + 1
+    (moved * weights).sum().backward()
+    assert theta.grad is not None
+    assert torch.allclose(theta.grad[0], weights, rtol=1e-12)
+    assert not torch.allclose(theta.grad[1], weights, rtol=0.1)
+    assert seen[0].solved.all()
+    assert seen[0].active.margin[0] == torch.inf
+
+
 def test_what_is_no_penalty_or_no_matrix_is_refused() -> None:
     for strength in (-1.0, float("nan")):
         with pytest.raises(InputError, match="NuclearNorm got strength"):

@@ -171,18 +171,22 @@ def study_rows(grid: dict[tuple[int, int], list[Record]]) -> Iterator[str]:
         )
 
 
-def residual(record: Record) -> Iterator[str]:
-    grid = cells_of(record)
-    yield from study_rows(grid)
-    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
-    mean = {cell: 100 * fmean(run["accuracy"] for run in own) for cell, own in grid.items()}
-    line = record["line"]
+def trend(line: Record, interval: str) -> Iterator[str]:
+    """What the line through the cells says, whose interval holds 0."""
     yield (
-        f"falls by {-100 * line['slope']:.1f} points a decade of error, but the interval, ± "
+        f"falls by {-100 * line['slope']:.1f} points a decade of error, {interval}, ± "
         f"{100 * line['half']:.1f} over the {line['cells']} cells"
     )
     yield f"the line explains {percent(line['explained'], 0)} % of the cells' variance"
-    assert abs(line["slope"]) < line["half"]  # "holds 0"
+    assert abs(line["slope"]) < line["half"]
+
+
+def residual(record: Record) -> Iterator[str]:
+    grid = cells_of(record)
+    yield from study_rows(grid)
+    yield from trend(record["line"], "but the interval")
+    error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
+    mean = {cell: 100 * fmean(run["accuracy"] for run in own) for cell, own in grid.items()}
     nearest = min(error, key=lambda cell: error[cell])
     assert nearest == max(mean, key=lambda cell: mean[cell]) == (100, 20)
     apart = [
@@ -214,16 +218,10 @@ def residual(record: Record) -> Iterator[str]:
 def residual_cifar_fs(record: Record) -> Iterator[str]:
     grid = cells_of(record)
     yield from study_rows(grid)
+    yield from trend(record["line"], "and its interval")
     error = {cell: median(run["error"] for run in own) for cell, own in grid.items()}
     reached = {cell: [100 * run["accuracy"] for run in own] for cell, own in grid.items()}
     mean = {cell: fmean(own) for cell, own in reached.items()}
-    line = record["line"]
-    yield (
-        f"falls by {-100 * line['slope']:.1f} points a decade of error, and its interval, ± "
-        f"{100 * line['half']:.1f} over the {line['cells']} cells"
-    )
-    yield f"the line explains {percent(line['explained'], 0)} % of the cells' variance"
-    assert abs(line["slope"]) < line["half"]  # "holds 0"
     nearest = min(error, key=lambda cell: error[cell])
     yield f"the nearest, K = {nearest[0]} with N = {nearest[1]}, is {error[nearest]:.2f} away"
     apart = {cell: max(own) - min(own) for cell, own in reached.items()}
