@@ -23,9 +23,14 @@ _WIDE: Final = {"tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query
 OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
     "4 tasks of 20 ways": {},
     "1 task of 80 ways": _WIDE,
-    "1 task of 80 ways, jitter": {**_WIDE, "jitter": True},
+    "1 task of 80 ways, from a rate of 0.008": {**_WIDE, "learning_rate": 0.008},
+    "1 task of 80 ways, from a rate of 0.008, jitter": {
+        **_WIDE,
+        "learning_rate": 0.008,
+        "jitter": True,
+    },
 }
-STEPS: Final = 200
+STEPS: Final = 1000
 SEED: Final = 1
 """Not the seed of the run that the search is for."""
 
