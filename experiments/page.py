@@ -13,9 +13,10 @@ from typing import Any, Final
 from rich.console import Console
 
 from experiments import cross_domain
+from experiments.work import work
 from metalearn.config.choices import MethodName
 from metalearn.config.groups import normalised
-from metalearn.config.train import from_json
+from metalearn.config.train import TrainConfig, from_json
 from metalearn.files import write_atomically
 from metalearn.methods.overrides import passes
 from metalearn.methods.presets import preset
@@ -27,11 +28,13 @@ COLUMNS: Final = [
     "accuracy",
     "each seed",
     "passes a step",
+    "work (TFLOP)",
     "step (MiB)",
     "seconds",
     "error of the hypergradient",
     "commit",
 ]
+TERA: Final = 1e12
 FOLDER: Final = "figures"
 FIGURES: Final = {
     "accuracy.png": "Validation accuracy against upper steps and against seconds",
@@ -187,12 +190,17 @@ def _not_run(names: Sequence[str], needed: str) -> list[str]:
 
 def _budget(result: Path) -> str:
     """Upper steps and tasks, of a run whose settings were kept."""
-    settings = result.with_name(CONFIG)
-    if not settings.exists():
+    config = _settings(result)
+    if config is None:
         return ""
-    config = from_json(json.loads(settings.read_text(encoding="utf-8")))
     steps, preset = config.optimisation.steps, config.preset()
     return f"{steps:,} steps of {preset.tasks_per_step} tasks, "
+
+
+def _settings(result: Path) -> TrainConfig | None:
+    """Settings of a run, if they were kept beside its result."""
+    kept = result.with_name(CONFIG)
+    return from_json(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
 
 
 def _asked(folder: Path) -> str:
@@ -221,11 +229,19 @@ def _row(name: str, own: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
         percent(mean(r["accuracy"] for r in runs), mean(r["interval"] for r in runs)),
         ", ".join(f"{100 * run['accuracy']:.2f}" for run in runs),
         "–" if taken is None else str(taken),
+        _work(*own[0]),
         f"{runs[0]['step_bytes'] / MIB:.1f}",
         f"{median(run['seconds'] for run in runs):,.0f}",
         f"{median(errors):.2g}" if errors else "–",
         ", ".join(f"`{commit}`" for commit in commits),
     ]
+
+
+def _work(result: Path, run: dict[str, Any]) -> str:
+    """Work of a run whose settings were kept."""
+    config = _settings(result)
+    found = None if config is None else work(config, run["protocol"]["data"])
+    return "–" if found is None else f"{found / TERA:.3g}"
 
 
 def _fewer(record: dict[str, Any]) -> list[str]:
@@ -252,12 +268,14 @@ def page(results: Path) -> str:
         "is said in [the paper's experiments](experiments.md), and how old each\nfile is in "
         "[result files and their age](ages.md).\n\n"
         "Accuracy is the mean over seeds in %, ± half a 95 % interval of one seed over its "
-        "episodes. Passes are those of the backbone\nin an upper step, forward and back; a step's "
-        "memory is the peak of live tensor bytes; seconds are of the whole run, median\nover the "
-        "seeds, on a CPU that other work shared. The error of the hypergradient is |d − d\\*| / "
-        "|d\\*|, the median over validations\nand seeds, where it was measured. Below the tables "
-        "of a comparison are its figures: the first two show what the paper's\nFigures 1 and 2 do, "
-        "the third is ours.\n\n"
+        "episodes. Passes are those of the backbone\nin an upper step, forward and back. Work is "
+        "what these passes compute in all of a run's upper steps, in 10¹² "
+        "floating-point\noperations: no GPU was at hand, and one takes at least the work over its "
+        "rate. A step's memory is the peak of live\ntensor bytes; seconds are of the whole run, "
+        "median over the seeds, on a CPU that other work shared. The error of the\nhypergradient "
+        "is |d − d\\*| / |d\\*|, the median over validations and seeds, where it was measured. "
+        "Below the tables of a\ncomparison are its figures: the first two show what the paper's "
+        "Figures 1 and 2 do, the third is ours.\n\n"
         "Not every accuracy can be held against the paper's. A table whose data are *partial* "
         "compares its methods with each other only.\nSo do the glyphs, which are drawn here, and "
         "the short runs on other domains.\n"

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from experiments import page
+from experiments.work import forward, work
+from metalearn.config.groups import EpisodeShape
+from metalearn.config.train import TrainConfig
 from metalearn.data.published import DatasetName
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +94,16 @@ def test_a_comparison_has_a_table_a_budget_and_names_what_was_not_run(tmp_path: 
 def test_each_data_set_to_prepare_is_on_the_page() -> None:
     named = {part.prepare.split(" ")[2] for part in page.DATA_SETS if part.prepare}
     assert named == set(get_args(DatasetName)) - {"folders"}
+
+
+def test_work_is_that_of_the_passes() -> None:
+    # four 3 x 3 convolutions to 32 channels, on 32, 16, 8 and 4 pixels; two operations a product
+    image = 2 * 9 * 32 * (3 * 32**2 + 32 * (16**2 + 8**2 + 4**2))
+    settings = TrainConfig().replace(data="cifar-fs", backbone="conv4", filters=32)
+    assert forward(settings, "cifar-fs") == image
+    assert forward(settings, "cifar-fs at 64 pixels") == 4 * image
+    shape = EpisodeShape(way=5, shot=5, query=15)
+    shaped = settings.replace(train=shape, steps=7, tasks_per_step=2, method="protonet")
+    assert work(shaped, "cifar-fs") == 3 * image * 7 * 2 * 100
+    five = shaped.replace(method="maml", lower_steps=5)  # a pass each, and that of the upper loss
+    assert work(five, "cifar-fs") == 6 * 3 * image * 7 * 2 * 100
