@@ -114,7 +114,7 @@ class Minibatched(Generic[Theta, Phi]):
         """The objective of one block, times what makes the mean over all blocks the whole sum.
 
         Raises:
-            InputError: there is no such block.
+            InputError: there is no such block, or the data don't give one row for each index.
         """
         if not 0 <= index < self.blocks:
             raise InputError(f"block got index={index}; there are {self.blocks}, counted from 0.")
@@ -124,7 +124,16 @@ class Minibatched(Generic[Theta, Phi]):
 
     def _examples(self, indices: Tensor) -> Tree:
         if callable(self.data):
-            return cast(Fetch, self.data)(indices)
+            fetched = cast(Fetch, self.data)(indices)
+            # a block is weighted by its share of all examples: one that was left out would count
+            lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves(fetched)}
+            if lengths != {len(indices)}:
+                raise InputError(
+                    f"Minibatched asked its data for {len(indices)} examples, and got tensors that "
+                    f"begin with {sorted(lengths)}: return one row of each tensor for each index, "
+                    "and leave unusable examples out of the numbers that are given as examples=."
+                )
+            return fetched
         return like(self.data, (leaf[indices.to(leaf.device)] for leaf in leaves(self.data)))
 
 

@@ -287,6 +287,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="examples= where data is a function"):
         Minibatched(loss=ridge, data=lambda i: (x[i], y[i]), size=2)
     whole = Bilevel(upper=lambda theta, phi: phi.sum(), lower=problem().lower)
+    short: Any = Minibatched(loss=ridge, data=lambda i: (x[i][1:], y[i][1:]), size=2, examples=M)
+    with pytest.raises(InputError, match=r"for 2 examples, and got .* begin with \[1\]"):
+        short.batch(0)
     with pytest.raises(InputError, match="upper objective is a function, which has no batches"):
         METHODS[0].start(whole, THETA, PHI)
     with pytest.raises(InputError, match="lower objective is a function, which has no batches"):
