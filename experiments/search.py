@@ -19,7 +19,7 @@ from metalearn.runs.folder import Run
 
 _WIDE: Final = {"tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query=2)}
 
-# What each variant changes: one thing more than the one before. An upper step passes 240 images.
+# What each variant changes: one thing more than the one before, and the rate once more. An upper step passes 240 images.
 OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
     "4 tasks of 20 ways": {},
     "1 task of 80 ways": _WIDE,
@@ -29,6 +29,7 @@ OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
         "learning_rate": 0.008,
         "jitter": True,
     },
+    "1 task of 80 ways, from a rate of 0.02": {**_WIDE, "learning_rate": 0.02},
 }
 STEPS: Final = 1000
 SEED: Final = 1
