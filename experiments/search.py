@@ -19,7 +19,8 @@ from metalearn.runs.folder import Run
 
 _WIDE: Final = {"tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query=2)}
 
-# What each variant changes: one thing more than the one before, and the rate once more. An upper step passes 240 images.
+# What each variant changes: one thing more than the one before; at last the rate once more. An
+# upper step passes 240 images.
 OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
     "4 tasks of 20 ways": {},
     "1 task of 80 ways": _WIDE,
