@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.certified import constants, loop
+from benchmarks.certified import constants, foreseen, loop
 from benchmarks.peer_cases import Softmax
 from hypergrad import Bilevel, hypergradient
 
@@ -42,3 +42,12 @@ def test_the_constants_bound_what_they_name() -> None:
     assert turned <= float(known.coupling_lipschitz.value) * moved
     bilevel = Bilevel(upper=problem.upper, lower=problem.lower)
     assert float(hypergradient(bilevel, theta, phi).certificate.stationarity) < 1e-12
+
+
+def test_who_knows_the_error_takes_no_more_products_than_a_tolerance_that_keeps_it() -> None:
+    problem, theta = Softmax.drawn(30, 6, 3)
+    fixed = loop(problem, theta, steps=3, tolerance=10**-3.25)  # a tolerance that is tried, too
+    known = foreseen(problem, theta, steps=3, error=fixed.error)
+    assert known.error <= fixed.error
+    assert 0 < known.products <= fixed.products
+    assert known.bound >= 1
