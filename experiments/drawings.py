@@ -15,6 +15,7 @@ from typing import Any, Final
 from PIL import Image
 from rich.console import Console
 
+from experiments.search import TWENTY_WAYS
 from metalearn.config.commands import PrepareConfig
 from metalearn.data.prepare import prepare
 from metalearn.data.published import published
@@ -24,6 +25,7 @@ from metalearn.errors import ConfigError
 GREY, BLACK_AND_WHITE = "grey, then resized", "resized in black and white"
 SEEDS: Final = (1,)
 SHORT: Final[Mapping[str, Any]] = {
+    **TWENTY_WAYS,
     "filters": 32,
     "precision": "float32",
     "wide_heads": False,

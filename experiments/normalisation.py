@@ -24,6 +24,7 @@ from jaxtyping import Int
 from rich.console import Console
 from torch import Tensor
 
+from experiments.search import TWENTY_WAYS
 from metalearn.cli.compare import ensure
 from metalearn.config.choices import Normalisation
 from metalearn.config.groups import EpisodeShape
@@ -49,6 +50,8 @@ _FEWER: Final = EpisodeShape(way=5, shot=1, query=5)
 SHORT: Final[Mapping[str, Mapping[str, Any]]] = {
     "glyphs": {"threads": 1, "tracker": "none"},
     "omniglot-20way-1shot": {
+        "train": TWENTY_WAYS["train"],
+        "jitter": TWENTY_WAYS["jitter"],
         "filters": 32,
         "precision": "float32",
         "wide_heads": False,

@@ -17,12 +17,19 @@ from metalearn.config.train import TrainConfig
 from metalearn.report.tables import Rows, percent
 from metalearn.runs.folder import Run
 
-_WIDE: Final = {"tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query=2)}
+TWENTY_WAYS: Final[Mapping[str, Any]] = {
+    "tasks_per_step": 4,
+    "train": EpisodeShape(way=20, shot=1, query=2),
+    "learning_rate": 0.002,
+    "jitter": False,
+}
+"""Settings of training on Omniglot before the search; other studies keep to them."""
+_WIDE: Final = {**TWENTY_WAYS, "tasks_per_step": 1, "train": EpisodeShape(way=80, shot=1, query=2)}
 
 # What each variant changes: one thing more than the one before; at last the rate once more. An
 # upper step passes 240 images.
 OMNIGLOT: Final[Mapping[str, Mapping[str, Any]]] = {
-    "4 tasks of 20 ways": {},
+    "4 tasks of 20 ways": TWENTY_WAYS,
     "1 task of 80 ways": _WIDE,
     "1 task of 80 ways, from a rate of 0.008": {**_WIDE, "learning_rate": 0.008},
     "1 task of 80 ways, from a rate of 0.008, jitter": {
