@@ -45,12 +45,16 @@ def relative(
     residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
     """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
-    size = norm(rhs)
-    return norm(residual) / (size + (size == 0))
+    length, size = norm(residual), norm(rhs)
+    if not size.ndim and may_look(size):
+        return length / size if size.item() else length
+    return length / (size + (size == 0))
 
 
 def ratio(above: Float[Tensor, "*#each"], below: Float[Tensor, "*#each"]) -> Float[Tensor, "..."]:
     """The quotient; 0 for 0/0, and infinite, with its sign, for more than nothing over nothing."""
+    if not above.ndim and may_look(above) and above.item():
+        return above / below
     return torch.where(above == 0, above, above / below)
 
 
