@@ -85,7 +85,10 @@ class Cholesky:
 
 
 def _solved(factor: Tensor, rhs: Tensor) -> Tensor:
-    return torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+    # cholesky_solve copies the factor each time
+    forward = torch.linalg.solve_triangular(factor, rhs[..., None], upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.mT, forward, upper=True)
+    return solved[..., 0]
 
 
 def _least_quotient(matrix: Tensor) -> Tensor:
@@ -141,12 +144,13 @@ def dense(
 
 def _units(shaped_as: Tensor, only: Sequence[int] | None) -> Tensor:
     """Unit vectors ``(k, *batch, n)``, which tasks share."""
-    eye = _eye(shaped_as)
-    units, batch = eye if only is None else eye[list(only)], shaped_as.shape[:-1]
+    units = _eye(shaped_as)
+    if only is not None:
+        units = units[list(only)]
+    batch, n = shaped_as.shape[:-1], shaped_as.shape[-1]
     if not batch:
         return units
-    spread = units.view(len(units), *(1 for _ in batch), eye.shape[-1])
-    return spread.expand(-1, *batch, -1)
+    return units.view(len(units), *(1 for _ in batch), n).expand(-1, *batch, -1)
 
 
 def _column(apply: LinearMap, unit: Tensor) -> Tensor:
