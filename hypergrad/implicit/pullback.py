@@ -290,8 +290,9 @@ def hypergradient(
     phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
     values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
     points = [*theta_leaves, *phi_leaves]
-    gradients = filled(pulled(values, points, torch.ones_like(values), keep=False), points)
-    direct, cotangent = gradients[: len(theta_leaves)], list(gradients[len(theta_leaves) :])
+    gradients = pulled(values, points, torch.ones_like(values), keep=False)
+    direct = gradients[: len(theta_leaves)]
+    cotangent = list(filled(gradients[len(theta_leaves) :], phi_leaves))
     del gradients  # the cotangent's leaves end where they are joined
     objective, point = stated(problem.lower, phi)
     _, indirect, certificate = pull(
@@ -305,7 +306,10 @@ def hypergradient(
         needed=[True] * len(theta_leaves),
     )
     tasks = max(values.numel(), 1)
-    grad = [(left + right) / tasks for left, right in zip(direct, indirect, strict=True)]
+    grad = [
+        right / tasks if left is None else (left + right) / tasks
+        for left, right in zip(direct, indirect, strict=True)
+    ]
     value = values.detach()
     return Hypergradient(
         value=value.sum() / tasks if value.ndim else value,
