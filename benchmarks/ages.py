@@ -160,6 +160,7 @@ RECORDED: Final = (
     _bench("curvatures", "--rounds 5", code=("hypergrad",)),
     _bench("digits", code=("hypergrad",)),
     _bench("double_backward", code=("hypergrad",)),
+    _bench("eager_profile", code=("hypergrad", "benchmarks/peer_cases.py")),
     _bench("first_use", code=(*_FEW_SHOT, "README.md")),
     _bench("gate_repeated", "--repeat 20", module="gate"),
     _bench("large_networks", "--networks 'ResNet, 10M' 'transformer, 10M'", code=("hypergrad",)),

@@ -112,11 +112,18 @@ class explained:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, RuntimeError):  # NotImplementedError is one
-            told = str(error)
-            if any(words in told for words in ("twice", "not implemented", "double backward")):
-                raise differentiable_once(
-                    f"{told.rstrip('.')}.", self._custom, self._instead
-                ) from error
+            explain(error, self._custom, self._instead)
+
+
+def explain(error: RuntimeError, custom: Sequence[str], instead: str) -> None:
+    """Raise what to do if this is torch's error for a missing second derivative.
+
+    Raises:
+        InputError: naming the custom functions.
+    """
+    told = str(error)
+    if any(words in told for words in ("twice", "not implemented", "double backward")):
+        raise differentiable_once(f"{told.rstrip('.')}.", custom, instead) from error
 
 
 def differentiable_once(told: str, custom: Sequence[str], instead: str = INSTEAD) -> InputError:

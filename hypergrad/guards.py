@@ -103,7 +103,7 @@ def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
     checks = _CURRENT.get()
     if checks is not None:
         checks.add(failed, error)
-    elif bool(failed):
+    elif failed:
         raise error()
 
 
@@ -142,19 +142,23 @@ def refuse_other_values(
     refuse(changed.any(), error)
 
 
-def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
+def refuse_not_finite(
+    tensor: Tensor, what: str, *, per_task: bool, norms: Tensor | None = None
+) -> None:
     """Raise if a value is NaN or infinite, naming the first task; under `deferred`, at its end.
 
     Args:
         tensor: shape ``(*batch,)`` if ``per_task``, else ``(*batch, n)``.
         what: the quantity, for the message.
         per_task: whether each entry is a task's only value.
+        norms: ``(*batch,)`` the tasks' norms, where they are known: looked at first.
 
     Raises:
         NotFiniteError: with the task's index.
     """
-    # one look if all is well: no sum is finite that has NaN or infinity in it
-    if may_look(tensor) and math.isfinite((tensor.sum() if tensor.ndim else tensor).item()):
+    # one look if all is well: no sum or norm is finite that has NaN or infinity in it
+    seen = tensor if norms is None else norms
+    if may_look(tensor) and math.isfinite((seen.sum() if seen.ndim else seen).item()):
         return
     refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
 
@@ -162,7 +166,7 @@ def refuse_not_finite(tensor: Tensor, what: str, *, per_task: bool) -> None:
 def refuse_where(bad: Tensor, what: str) -> None:
     """Raise for the tasks marked in ``bad``, ``(*batch,)``; under `deferred`, at its end."""
     # no function defined here: the type checker of tests would wrap one at each call
-    refuse(bad.any(), partial(_not_finite, bad, what))
+    refuse(bad.any() if bad.ndim else bad, partial(_not_finite, bad, what))
 
 
 def _not_finite(bad: Tensor, what: str) -> NotFiniteError:

@@ -155,6 +155,8 @@ def _not_differentiable(label: str, leaf: object) -> InputError:
 
 def precision(tree: Tree) -> torch.dtype:
     """The widest dtype among the leaves: the one that vectors of this tree have."""
+    if isinstance(tree, Tensor):
+        return tree.dtype
     first, *others = leaves(tree)
     return functools.reduce(torch.promote_types, (leaf.dtype for leaf in others), first.dtype)
 
@@ -204,6 +206,8 @@ def full_precision(phi: Tree) -> AbstractContextManager[object]:
 
 
 def _autocast_is_on(tensor: Tensor) -> bool:
+    if tensor.is_cpu:
+        return torch.is_autocast_enabled("cpu")
     device = tensor.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 

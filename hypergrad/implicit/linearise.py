@@ -15,7 +15,14 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.engine import filled, pulled
-from hypergrad.graph import INSTEAD, custom_among, explained, no_dependence, recorded_gradient
+from hypergrad.graph import (
+    INSTEAD,
+    custom_among,
+    explain,
+    explained,
+    no_dependence,
+    recorded_gradient,
+)
 from hypergrad.guards import refuse_not_finite
 from hypergrad.objective import Objective, evaluate_with_graph
 from hypergrad.tree import (
@@ -143,8 +150,11 @@ class Linearisation(Generic[Theta, Phi]):
         return list(filled(parts, self._theta))
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
-        with explained(self._custom, instead=self._instead):
+        try:  # once a product: the context manager of the same purpose takes three calls
             return pulled(self._gradient, points, vector)
+        except RuntimeError as error:
+            explain(error, self._custom, self._instead)
+            raise
 
     def tree(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """A vector as tensors with the shapes of phi's leaves."""

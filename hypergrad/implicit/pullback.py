@@ -122,8 +122,9 @@ def pull(
         rhs = cotangent(point.batch)
         if (n := point.gradient.shape[-1]) != rhs.shape[-1]:
             rhs = torch.cat([rhs, torch.zeros_like(rhs)], dim=-1)  # the multiplier's is zero
+        size = norm(rhs)
         refuse_not_finite(
-            rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False
+            rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False, norms=size
         )
         first = None if start is None else start(point.batch)
         if first is not None and first.shape[-1] != n:
@@ -144,7 +145,7 @@ def pull(
         gradients = [-part for part in point.cross(v)]
         for gradient in gradients:
             refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
-        predicted, slope, size = dot(v, point.gradient), norm(point.gradient), norm(rhs)
+        predicted, slope = dot(v, point.gradient), norm(point.gradient)
         active = None
         if is_non_smooth(lower):
             active = active_set(lower, theta, phi, solution=solution, slope=slope, size=size)
@@ -289,8 +290,9 @@ def hypergradient(
     phi_leaves: list[Tensor] = [fresh_leaf(leaf) for leaf in leaves(phi)]
     values = evaluate(problem.upper, like(theta, theta_leaves), like(phi, phi_leaves), role="upper")
     points = [*theta_leaves, *phi_leaves]
-    gradients = filled(pulled(values, points, torch.ones_like(values), keep=False), points)
-    direct, cotangent = gradients[: len(theta_leaves)], list(gradients[len(theta_leaves) :])
+    gradients = pulled(values, points, torch.ones_like(values), keep=False)
+    direct = gradients[: len(theta_leaves)]
+    cotangent = list(filled(gradients[len(theta_leaves) :], phi_leaves))
     del gradients  # the cotangent's leaves end where they are joined
     objective, point = stated(problem.lower, phi)
     _, indirect, certificate = pull(
@@ -304,7 +306,13 @@ def hypergradient(
         needed=[True] * len(theta_leaves),
     )
     tasks = max(values.numel(), 1)
-    grad = [(left + right) / tasks for left, right in zip(direct, indirect, strict=True)]
+    grad = [
+        right / tasks if left is None else (left + right) / tasks
+        for left, right in zip(direct, indirect, strict=True)
+    ]
+    value = values.detach()
     return Hypergradient(
-        value=values.detach().sum() / tasks, grad=like(theta, grad), certificate=certificate
+        value=value.sum() / tasks if value.ndim else value,
+        grad=like(theta, grad),
+        certificate=certificate,
     )

@@ -73,7 +73,8 @@ def newton_step(
         else:
             budget = max(1, solution.matvecs // 3)
             step = torch.maximum(share, ratio(least_length(hessian, r, budget), length))
-    if bool((step > NEAR).any()):
+    far = step > NEAR
+    if far.any() if far.ndim else far:
         step = torch.where(_is_rounding(hessian, r, slope, length), 0.0, step)
     return step
 

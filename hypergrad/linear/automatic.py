@@ -20,6 +20,8 @@ DENSE_UNKNOWNS = 128
 DENSE_PRODUCTS = 16
 DENSE_ENTRIES = 2**20
 
+_DENSE, _KRYLOV = Cholesky(), CG()
+
 
 def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     """The default for a system: the closed form's inverse, a dense solve where small, else Krylov.
@@ -38,8 +40,8 @@ def chosen(operator: Operator, rhs: Tensor) -> LinearSolver:
     if operator.accuracy:
         return CG(rtol=max(CG().rtol, operator.accuracy))
     if operator.rough:
-        return CG()
-    return Cholesky() if _is_small(rhs.shape) else CG()
+        return _KRYLOV
+    return _DENSE if _is_small(rhs.shape) else _KRYLOV
 
 
 def _of_others(operator: Operator, rhs: Tensor) -> LinearSolver:

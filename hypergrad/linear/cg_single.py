@@ -35,12 +35,13 @@ def sweep_single(
         z = r
     else:
         inverse, z = scaled(inverse, r)
-    p, rho = z.clone(), float(dot(r, z))
+    inner = torch.dot if r.ndim == 1 else dot
+    p, rho = z.clone(), float(inner(r, z))
     least, unknown = math.inf, 0.0
     taken, ended = 0, Status.OUT_OF_STEPS
     for step in range(budget):
         ap = product(p)
-        pap, pp = float(dot(p, ap)), float(dot(p, p))
+        pap, pp = float(inner(p, ap)), float(inner(p, p))
         ratio = _held(pap / pp if pp else pap * math.inf, kind)
         least = min(least, ratio)  # passes over NaN
         margin = ratio - unknown  # cg.py's
@@ -55,7 +56,7 @@ def sweep_single(
         r.add_(ap, alpha=-alpha)
         del ap  # before the next product, at which memory peaks
         taken += 1
-        square = float(dot(r, r))
+        square = float(inner(r, r))
         if square <= limit:
             ended = Status.CONVERGED
             break
@@ -64,7 +65,7 @@ def sweep_single(
             z, rho = r, square
         else:
             z = inverse(r)
-            rho = float(dot(r, z))
+            rho = float(inner(r, z))
         p = torch.add(z, p, alpha=_held(rho / old, kind))
     run.curvature = run.curvature.clamp(max=least)
     run.steps += taken

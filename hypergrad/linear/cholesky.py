@@ -61,7 +61,7 @@ class Cholesky:
         matrix = dense(product, rhs, at_once=self.at_once)
         product.matvecs = rhs.shape[-1]  # however many of them were taken at once
         factor, info = torch.linalg.cholesky_ex(matrix)
-        if may_look(info) and not bool(info.any()):
+        if may_look(info) and not (info.any() if info.ndim else info):
             inverse, least = partial(_solved, factor), _least_quotient(matrix)
             product.leave(inverse, inverse)
             return direct(product, inverse(rhs), rhs, rtol=self.rtol, curvature=least)
@@ -85,7 +85,10 @@ class Cholesky:
 
 
 def _solved(factor: Tensor, rhs: Tensor) -> Tensor:
-    return torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+    # cholesky_solve copies the factor each time
+    forward = torch.linalg.solve_triangular(factor, rhs[..., None], upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.mT, forward, upper=True)
+    return solved[..., 0]
 
 
 def _least_quotient(matrix: Tensor) -> Tensor:
@@ -123,29 +126,35 @@ def dense(
         at_once: so many.
         only: these columns; None for all.
     """
-    n, batch = shaped_as.shape[-1], shaped_as.shape[:-1]
-    units = _eye(shaped_as) if only is None else _eye(shaped_as)[list(only)]
-    count = len(units)
-    if not count:
-        return shaped_as.new_zeros(*batch, n, 0)
-    if batch:
-        units = units.view(count, *(1 for _ in batch), n).expand(count, *batch, n)
-
-    # The map may write into what it gets. partial: the tests' type checker wraps a function that
-    # is defined here at each call.
+    batch, units = shaped_as.shape[:-1], _units(shaped_as, only)
+    if not (count := len(units)):
+        return shaped_as.new_zeros(*batch, shaped_as.shape[-1], 0)
+    # partial: the tests' type checker wraps a function that is defined here at each call
     column = partial(_column, apply)
     together = columns_at_once(shaped_as.shape, at_once)
     if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
         try:
             if together >= count:
-                return vectorised(column, units)
+                return vectorised(column if batch else apply, units)
             return torch.cat([vectorised(column, some) for some in units.split(together)], dim=-1)
         except Exception:  # whatever it is: one by one it works, or fails in its own words
-            pass
+            units = _units(shaped_as, only)
     return torch.stack([column(unit) for unit in units], dim=-1)
 
 
+def _units(shaped_as: Tensor, only: Sequence[int] | None) -> Tensor:
+    """Unit vectors ``(k, *batch, n)``, which tasks share."""
+    units = _eye(shaped_as)
+    if only is not None:
+        units = units[list(only)]
+    batch, n = shaped_as.shape[:-1], shaped_as.shape[-1]
+    if not batch:
+        return units
+    return units.view(len(units), *(1 for _ in batch), n).expand(-1, *batch, -1)
+
+
 def _column(apply: LinearMap, unit: Tensor) -> Tensor:
+    """The product, which may write into what it gets."""
     return apply(unit.clone())
 
 

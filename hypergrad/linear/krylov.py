@@ -58,14 +58,15 @@ class Run:
 
         b becomes the run's own, so that no solve holds a vector that it does not need.
         """
-        zero = (b == 0).all(dim=-1, keepdim=True)
-        x = product.zeros(b) if start is None else torch.where(zero, 0.0, start)
-        each = zero[..., 0]  # one value for each task, also where a task has no unknown
-        steps = torch.zeros_like(each, dtype=torch.int64)
+        if start is None:
+            x = product.zeros(b)
+        else:
+            x = torch.where((b == 0).all(dim=-1, keepdim=True), 0.0, start)
+        steps = b.new_zeros(b.shape[:-1], dtype=torch.int64)
         return cls(
             x=x,
             residual=b if start is None else b - product.exact(x),
-            curvature=torch.full_like(each, torch.inf, dtype=b.dtype),
+            curvature=b.new_full(b.shape[:-1], torch.inf),
             steps=steps,
             ended=torch.full_like(steps, Status.OUT_OF_STEPS),
         )
@@ -129,7 +130,9 @@ def iterate(
     b = rhs / scale
     size = norm(b)
     floor = torch.finfo(rhs.dtype).eps * size
-    goal = torch.clamp(rtol * size, min=floor).maximum(atol / scale[..., 0])
+    goal = torch.clamp(rtol * size, min=floor)
+    if atol:
+        goal = goal.maximum(atol / scale[..., 0])
 
     run = Run.begin(b, None if start is None else start / scale, product)
     del b

@@ -146,6 +146,7 @@ class Operator:
         self.transposed: bool = transposed if known is None else known.transposed
         self.halves: Halves | None = halves if known is None else known.halves
         self._damping = damping
+        self._undamped = isinstance(damping, float) and not damping
         self.matvecs = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class Operator:
 
     def _damped(self, image: Tensor, vector: Tensor) -> Tensor:
         self.matvecs += 1
-        if isinstance(self._damping, float) and not self._damping:
+        if self._undamped:
             return image
         # one vector in all, and none for the multiple
         if isinstance(self._damping, float):

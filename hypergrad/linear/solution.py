@@ -182,7 +182,7 @@ def direct(
     residual = operator.residual(rhs, x)
     met = residual <= rtol
     status = torch.full_like(met, Status.CONVERGED, dtype=torch.int64)
-    if not (may_look(met) and bool(met.all())):
+    if not (may_look(met) and (met.all() if met.ndim else met)):
         status.masked_fill_(~met, Status.STAGNATED)
         status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
     return Solution(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,12 +47,16 @@ def relative(
     residual: Float[Tensor, "*batch n"], rhs: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
     """Each task's ``|residual| / |rhs|``; absolute where that is 0."""
-    size = norm(rhs)
-    return norm(residual) / (size + (size == 0))
+    length, size = norm(residual), norm(rhs)
+    if not size.ndim and may_look(size):
+        return length / size if size.item() else length
+    return length / (size + (size == 0))
 
 
 def ratio(above: Float[Tensor, "*#each"], below: Float[Tensor, "*#each"]) -> Float[Tensor, "..."]:
     """The quotient; 0 for 0/0, and infinite, with its sign, for more than nothing over nothing."""
+    if not above.ndim and may_look(above) and above.item():
+        return above / below
     return torch.where(above == 0, above, above / below)
 
 
@@ -63,6 +69,9 @@ def scale_of(rhs: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
     largest = (
         rhs.abs().amax(dim=-1, keepdim=True) if rhs.shape[-1] else rhs.new_zeros(*rhs.shape[:-1], 1)
     )
+    # one less than frexp's exponent, so that the largest finite number has a finite scale
+    if rhs.ndim == 1 and may_look(largest):
+        size = largest.item()
+        return torch.full_like(largest, 2.0 ** (math.frexp(size)[1] - 1) if size > 0 else 1.0)
     _, exponent = torch.frexp(largest)
-    # one less than frexp's, so that the largest finite number has a finite scale
     return torch.where(largest > 0, torch.exp2((exponent - 1).to(rhs.dtype)), 1.0)

@@ -111,7 +111,7 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
         ),
         (
             "linear.cholesky",
-            "return vectorised(column, units)",
+            "return vectorised(column if batch else apply, units)",
             "raise ValueError",
             {"operations", "Python frames", "calls of autograd"},
         ),

@@ -252,7 +252,7 @@ KIND = Kind(
                 ),
                 (
                     "linear.cg_single",
-                    "            rho = float(dot(r, z))",
+                    "            rho = float(inner(r, z))",
                     "            rho = square",
                 ),
             ),

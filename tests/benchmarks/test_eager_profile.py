@@ -1,0 +1,39 @@
+"""The profile of a small hypergradient: parts make a whole, and the bare calls give its answer."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from benchmarks.eager_profile import PARTS, REST, Clock, bare, shares
+from benchmarks.peer_cases import Case, quadratic
+from hypergrad.linear.cholesky import Cholesky
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return quadratic(6)
+
+
+def test_parts_make_a_whole(case: Case) -> None:
+    solve = Cholesky.solve
+    found = shares(case, rounds=3)
+    assert found.keys() == {*PARTS, REST}
+    assert all(share > 0 for share in found.values())
+    assert sum(found.values()) == pytest.approx(1, abs=0.2)  # medians of three rounds
+    assert Cholesky.solve is solve  # no clock is left
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_the_bare_calls_give_the_hypergradient(case: Case, dense: bool) -> None:
+    # rounding times kappa = 100; CG's own tolerance times kappa
+    assert case.error(bare(case, dense=dense)) < (1e-12 if dense else 1e-4)
+
+
+def test_a_part_is_without_the_parts_within_it() -> None:
+    clock = Clock()
+    inner = clock.around(lambda: time.sleep(0.02), "inner")
+    clock.around(inner, "outer")()
+    assert clock.spent["inner"] >= 0.02
+    assert clock.spent["outer"] < 0.01
