@@ -7,6 +7,7 @@ publish, those of torch 2.6 to 2.13, stand here and in ``transforms.py`` only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from hypergrad.errors import InputError
 
 _functorch: Any = torch._C._functorch
 _run_here: Any = Variable._execution_engine.run_backward
-_load_rules: Any = _vmap.lazy_load_decompositions  # type: ignore[attr-defined]
+_load_rules: Any = cache(_vmap.lazy_load_decompositions)  # type: ignore[attr-defined]
+LeafNode: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+"""The node at which a graph ends in a leaf."""
 
 
 def pulled(

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hypergrad.engine import pulled
+from hypergrad.engine import LeafNode, pulled
 from hypergrad.errors import InputError
 
 INSTEAD = "Use Implicit(..., curvature=FiniteDifference()), which needs first derivatives only"
@@ -151,8 +151,8 @@ def leaves_reached(values: Tensor, nodes: set[Any]) -> dict[int, Tensor]:
     """The leaves that require grad and that ``values``, of these nodes, depends on, by identity."""
     if values.grad_fn is None:
         return {id(values): values} if values.requires_grad else {}
-    leaf_nodes = (node for node in nodes if type(node).__name__ == "AccumulateGrad")
-    return {id(node.variable): node.variable for node in leaf_nodes}
+    found = [node.variable for node in nodes if isinstance(node, LeafNode)]
+    return {id(leaf): leaf for leaf in found}
 
 
 def nodes_of(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
@@ -161,9 +161,10 @@ def nodes_of(values: Tensor, within: Sequence[Tensor] = ()) -> set[Any]:
     first = values.grad_fn
     pending: list[Any] = [] if first is None or first in outside else [first]
     seen: set[Any] = outside | set(pending)
+    take, add = pending.pop, seen.add  # once a node
     while pending:
-        for node, _ in pending.pop().next_functions:
+        for node, _ in take().next_functions:
             if node is not None and node not in seen:
-                seen.add(node)
+                add(node)
                 pending.append(node)
-    return seen - outside
+    return seen - outside if outside else seen

@@ -134,7 +134,7 @@ def pull(
             ranks.require_alike(given if first is None else given | {"start": first})
         solver = chosen(point.hessian, rhs) if solver is None else solver
         v, solution = solved(solver, point.hessian, rhs, first)
-        broken = solution.status == Status.NOT_FINITE
+        broken = solution.status == Status.NOT_FINITE.value  # torch is slow with an enum
         product = "a Hessian product H v (or H^-1 v, where H is not positive definite)"
         if isinstance(lower, Saddle):
             product = "a product with the Jacobian dF/dphi (or its inverse, where it is singular)"

@@ -127,7 +127,7 @@ def dense(
         only: these columns; None for all.
     """
     batch, units = shaped_as.shape[:-1], _units(shaped_as, only)
-    if not (count := len(units)):
+    if not (count := units.shape[0]):
         return shaped_as.new_zeros(*batch, shaped_as.shape[-1], 0)
     # partial: the tests' type checker wraps a function that is defined here at each call
     column = partial(_column, apply)

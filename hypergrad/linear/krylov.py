@@ -15,6 +15,11 @@ from hypergrad.linear.solution import Solution, Status
 from hypergrad.linear.vectors import norm, scale_of
 from hypergrad.settings import check_max_steps, check_tolerances
 
+# torch takes several times as long with an enum as with its number
+CONVERGED, OUT_OF_STEPS = Status.CONVERGED.value, Status.OUT_OF_STEPS.value
+STAGNATED, DAMPED = Status.STAGNATED.value, Status.DAMPED.value
+INDEFINITE, NOT_FINITE = Status.INDEFINITE.value, Status.NOT_FINITE.value
+
 # The recurrence's residual and the true one, b - A x, agree while their distance is below this
 # share of the latter; past it the recurrence no longer describes x (theory.md section 6, rule b).
 _TRUST = 0.1
@@ -147,10 +152,12 @@ def iterate(
         # The recurrence claims convergence, and the true residual is above the goal by more than
         # the two may differ: the recurrence has parted from x. Where the residual is below half
         # of what it was, another sweep may help.
-        parted = (run.ended == Status.CONVERGED) & (true * (1 - _TRUST) > goal)
+        parted = (run.ended == CONVERGED) & (true * (1 - _TRUST) > goal)
         again = parted & (true < 0.5 * previous)
         if check_every is None:
             again = torch.zeros_like(again)  # there is no other sweep
+            break
+        if not again.any():
             break
         aim = goal.maximum(_BEYOND * true * torch.where(again, true / previous, 0.0))
         budget = limit - int(run.steps.max())
@@ -162,14 +169,14 @@ def iterate(
     # A residual that the recurrence and the recomputation agree on to _TRUST may be that much
     # above the goal and still be the one that was asked for.
     status = run.ended
-    proven = (status == Status.INDEFINITE) | (status == Status.NOT_FINITE)
-    status.masked_fill_(again, Status.OUT_OF_STEPS)  # what was left to do, when they ran out
+    proven = (status == INDEFINITE) | (status == NOT_FINITE)
+    status.masked_fill_(again, OUT_OF_STEPS)  # what was left to do, when they ran out
     met = ~proven & (true * (1 - _TRUST) <= goal)
-    status.masked_fill_(status == Status.CONVERGED, Status.STAGNATED)
-    status.masked_fill_(met, Status.CONVERGED)
+    status.masked_fill_(status == CONVERGED, STAGNATED)
+    status.masked_fill_(met, CONVERGED)
     if damped:
-        status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), Status.DAMPED)
-    status.masked_fill_(~true.isfinite(), Status.NOT_FINITE)
+        status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), DAMPED)
+    status.masked_fill_(~true.isfinite(), NOT_FINITE)
     return Solution(
         x=product.scaled(run.x, scale),
         status=status,

@@ -181,7 +181,7 @@ def direct(
     """The solution of a direct solve: x, verified by one product; no curvature is infinite."""
     residual = operator.residual(rhs, x)
     met = residual <= rtol
-    status = torch.full_like(met, Status.CONVERGED, dtype=torch.int64)
+    status = torch.full_like(met, Status.CONVERGED.value, dtype=torch.int64)
     if not (may_look(met) and (met.all() if met.ndim else met)):
         status.masked_fill_(~met, Status.STAGNATED)
         status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
