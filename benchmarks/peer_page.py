@@ -1,4 +1,4 @@
-"""The tables on peers in README.md and docs/performance.md, made from the result file.
+"""The tables on peers in README.md and docs/peers.md, made from the result file.
 
 python -m benchmarks.peer_page
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 RESULT: Final = ROOT / "benchmarks" / "results" / "peers.json"
-PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "peers.md")
 SPOT: Final = re.compile(r"<!-- peers:(?P<what>\w+) -->\n.*?<!-- end -->", flags=re.DOTALL)
 
 Record = dict[str, Any]

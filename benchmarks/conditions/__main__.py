@@ -8,7 +8,7 @@ beside torchdeq, torchopt and jaxopt, as a root beside optimistix (equilibria.py
 no derivative exists (degenerate.py). All are installed, pinned, in one temporary environment, and
 take turns in one process on one thread: what counts is the median of each one's ratio to this
 library within a round. A ratio says something only beside its errors, which are relative to exact
-answers. docs/performance.md shows the file; ``--page`` writes its tables anew. Needs the package
+answers. docs/peers.md shows the file; ``--page`` writes its tables anew. Needs the package
 index.
 """
 

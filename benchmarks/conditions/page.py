@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md on conditions, made from the result file."""
+"""The tables of docs/peers.md on conditions, made from the result file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
 SPOT = re.compile(r"<!-- conditions:(?P<what>\w+) -->\n.*?<!-- end -->", flags=re.DOTALL)
 POINTS = {
     "bound": "φ ≥ 0 at θ = (−1, 0, 1): (0, 0 or 1, 1)",
