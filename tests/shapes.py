@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Callable, Collection, Iterable
-from functools import cache, update_wrapper
+from collections.abc import Callable, Collection
+from functools import update_wrapper
 from types import FunctionType, NoneType
 from typing import Any, ParamSpecArgs, ParamSpecKwargs
 
@@ -24,7 +24,8 @@ from beartype import beartype
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _LONGEST = 300  # entries of a container that are looked at one by one
-_SIMPLE = frozenset({float, complex, NoneType, bytes})  # no annotation asks for their value
+# no annotation asks for the value of such; types of one's own are added when met
+_told_by_type: set[type] = {float, complex, NoneType, bytes}
 _LITERAL = range(10)  # and of whole numbers for those alone
 _ARRAYS = frozenset({torch.Tensor, np.ndarray})
 _whole: Any = jaxtyping.jaxtyped
@@ -69,7 +70,9 @@ def once(fn: FunctionType, typechecker: Any) -> Callable[..., Any]:
 
     def checked(*args: Any, **named: Any) -> Any:
         try:
-            given = (*map(kind, args), *((key, kind(value)) for key, value in named.items()))
+            given = tuple(map(kind, args))
+            if named:
+                given = (given, *((key, kind(value)) for key, value in named.items()))
         except ManyKindsError:
             return whole(*args, **named)
         before = passed.get(given)
@@ -114,12 +117,12 @@ def kind(value: Any) -> Any:
             number.
     """
     own: Any = type(value)
-    if own in _SIMPLE:
+    if own in _told_by_type:  # most of what is given
         return own
-    if own is int:
-        return (own, value) if value in _LITERAL else own
     if own in _ARRAYS:
         return own, value.dtype, _sizes(value.shape)
+    if own is int:
+        return (own, value) if value in _LITERAL else own
     if own is bool or own is str:
         return own, value
     if own is tuple or own is list:
@@ -134,21 +137,17 @@ def kind(value: Any) -> Any:
         return type, value
     if isinstance(value, torch.Tensor | np.ndarray):
         return own, value.dtype, _sizes(value.shape)
-    if _is_container(own):
+    if own is not torch.Size and issubclass(own, Collection):
         raise ManyKindsError
+    _told_by_type.add(own)
     return own
 
 
-def _sizes(shape: Iterable[int]) -> tuple[int, ...]:
-    sizes = tuple(shape)
-    if any(type(size) is not int for size in sizes):  # an export's symbols
-        raise ManyKindsError
-    return sizes
-
-
-@cache
-def _is_container(own: type) -> bool:
-    return own is not torch.Size and issubclass(own, Collection)
+def _sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    for size in shape:
+        if type(size) is not int:  # an export's symbol
+            raise ManyKindsError
+    return shape
 
 
 def names_shapes(function: Callable[..., Any]) -> bool:

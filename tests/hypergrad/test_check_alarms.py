@@ -92,6 +92,6 @@ def alarms(seeds: range) -> tuple[dict[int, Any], int]:
 
 
 def test_no_false_alarm_over_random_problems() -> None:
-    found, compared = alarms(range(60))
+    found, compared = alarms(range(30))  # each kind with each precision, batch and start
     assert not found
-    assert compared >= 55  # the rest has too much rounding to tell
+    assert compared >= 27  # the rest has too much rounding to tell

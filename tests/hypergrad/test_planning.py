@@ -117,7 +117,7 @@ def test_a_wrong_formula_is_noticed(old: str, new: str) -> None:
 def test_what_was_planned_is_delivered(family: str) -> None:
     rng = np.random.default_rng(17)
     ratios = []
-    for _ in range(10):
+    for _ in range(4):
         with remembered_minimisers():
             instance = FAMILIES[family](rng, 16, int(rng.integers(2, 7)))
             minimiser = instance.family.minimiser(instance.theta)
