@@ -14,7 +14,7 @@ backward.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -231,10 +231,15 @@ def _apart(images: Tensor, scale: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return [x.reshape(-1, len(scale), *x.shape[2:]) for x in images.split(list(sizes))]
 
 
+# torch's only word on it has no public name: where there is none, a graph may be kept.
+_keeps_graph: Callable[[], bool] = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)
+
+
 def _graph_is_kept() -> bool:
-    """Whether the running backward leaves the graph for another."""
-    kept: bool = torch._C._autograd._get_current_graph_task_keep_graph()
-    return kept
+    """True if the running backward leaves the graph for another, or if torch does not say."""
+    return _keeps_graph()
 
 
 def _layout(images: Tensor, scale: Tensor) -> torch.memory_format:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import pytest
 import torch
@@ -180,6 +181,23 @@ def test_images_that_are_spent_become_their_derivative(
     # several tasks' channels are one image's only in the contiguous layout
     viewed = each == 1 or layout is torch.contiguous_format
     assert torch.equal(images, expected[0]) == viewed
+
+
+def test_nothing_is_spent_where_torch_does_not_say_whether_a_graph_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+    place = importlib.util.find_spec(pooled.__name__)
+    assert place is not None
+    assert place.loader is not None
+    anew = importlib.util.module_from_spec(place)
+    place.loader.exec_module(anew)
+    ours, sizes = inputs(each=1, layout=torch.contiguous_format)
+    images = ours[0] * 1.0
+    before = images.detach().clone()
+    found = anew.normalised_pooled(images, *ours[1:], sizes, EPS, spend=True)[0]
+    torch.autograd.grad(found.sum(), ours)
+    assert torch.equal(images, before)
 
 
 def test_what_a_hook_has_seen_is_not_spent() -> None:
