@@ -1,4 +1,4 @@
-"""Where what the commands make is kept for later runs."""
+"""Folder in which the commands keep files for later runs."""
 
 from __future__ import annotations
 

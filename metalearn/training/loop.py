@@ -67,7 +67,7 @@ def train(
         backbone: a module from images (N, C, H, W) to features (N, D), or a function that makes
             one, in place of the backbone that the settings name. A module stays as it is: a copy is
             trained.
-        console: where progress is printed; None: the terminal.
+        console: console that prints progress; None: the terminal.
 
     Raises:
         MetalearnError: a setting, the data or the folder can't be used; or a step is not finite.
