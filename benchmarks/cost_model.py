@@ -1,4 +1,4 @@
-"""What a step should cost, by formulas; beside what was measured.
+"""Predicted cost of a step, by formulas, beside what was measured.
 
     python -m benchmarks.cost_model benchmarks/results/published.json
 

@@ -1,4 +1,4 @@
-"""Which of torch's operations have a second derivative, and which have a right one.
+"""Torch's operations by their second derivative: missing, wrong or right.
 
     python -m benchmarks.double_backward --out benchmarks/results/double_backward.json
 

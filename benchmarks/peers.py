@@ -1,4 +1,4 @@
-"""What hypergradients cost here and in other libraries, at what error.
+"""Time and error of hypergradients here and in other libraries.
 
     python -m benchmarks.peers --out benchmarks/results/peers.json
 

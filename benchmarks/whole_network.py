@@ -31,7 +31,7 @@ STRENGTH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found.
+    """Figures of the comparison, with the implicit step.
 
     Attributes:
         implicit: the implicit step, to be timed again.
