@@ -37,7 +37,7 @@ _IMAGE = SIDE * SIDE * CHANNELS
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training on the set took.
+    """Time and memory of training on the set.
 
     Attributes:
         bytes: of the training images.

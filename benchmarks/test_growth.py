@@ -29,7 +29,7 @@ FACTORS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of one problem: p numbers in theta, q in phi, tasks, K lower steps, N steps of CG."""
+    """Sizes of one problem: p numbers in theta, q in phi, tasks, K lower steps, N steps of CG."""
 
     p: int = 20_000
     q: int = 20_000

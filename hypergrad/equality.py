@@ -53,7 +53,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _mark(value: Any) -> Hashable:
-    """What equal settings have in common and can be hashed."""
+    """Key that equal settings share and that can be hashed."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape
     return value if isinstance(value, Hashable) and not isinstance(value, tuple) else None

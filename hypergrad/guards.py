@@ -16,7 +16,7 @@ from hypergrad.transforms import innermost
 
 
 class Deferred:
-    """What was to be checked and has not been looked at; see `deferred`.
+    """Checks that wait to be looked at; see `deferred`.
 
     Attributes:
         open: whether the block is still to look.
@@ -89,7 +89,7 @@ def resumed(checks: Deferred | None) -> Iterator[None]:
 
 
 def noting() -> Deferred | None:
-    """Where checks are noted now, if they are."""
+    """Current collection of checks that wait; None outside `deferred`."""
     return _CURRENT.get()
 
 

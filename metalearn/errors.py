@@ -51,7 +51,7 @@ class MemoryExhaustedError(MetalearnError, RuntimeError):
 
 
 class RankError(MetalearnError, RuntimeError):
-    """What one rank of several raised, raised on all of them."""
+    """Error of one rank of several, raised on all of them."""
 
 
 class LostRankError(MetalearnError, RuntimeError):

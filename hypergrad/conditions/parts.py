@@ -1,4 +1,4 @@
-"""What a set or a penalty offers, and how one enters an objective: the reduced objective.
+"""Parts of a condition: what a set or a penalty offers, and the objective that it reduces.
 
 Near a solution the active set (which coordinates are at a bound, which are zero) does not change,
 and the solution moves on a smooth manifold M(theta). There it is a stationary point of

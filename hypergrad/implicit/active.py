@@ -1,4 +1,4 @@
-"""What a solution at bounds or kinks needs beyond a smooth one: is its active set right and firm?
+"""Active sets of solutions at bounds or kinks: are they right, and do they stay?
 
 A solution of a constrained or non-smooth problem is the smooth stationary point of a reduced
 objective on its active manifold (docs/theory.md, section 12). The reduced objective sees neither a
@@ -104,7 +104,7 @@ class ActiveSet:
         return self.margin > self.accuracy
 
     def words(self, phi: Tree) -> str:
-        """What is wrong with the worst task's active set, and its coordinates; empty if nothing."""
+        """Describe what is wrong with the worst task's active set; empty if nothing is."""
         bad = ~self.decided
         if not bool(bad.any()):
             return ""

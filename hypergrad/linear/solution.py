@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """Remedy for this status."""
         return _REMEDIES[self]
 
 

@@ -1,4 +1,4 @@
-"""What the first-order lower solvers share: a gradient that can be recorded, and when to stop."""
+"""Common parts of the first-order lower solvers: a gradient that can be recorded, and a stop."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Tolerance:
     def met(
         self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
-        """Which tasks have met it; None if there is nothing to meet."""
+        """Tasks that have met the tolerance; None if there is none to meet."""
         return size <= goal if self else None
 
     def goal(
@@ -88,7 +88,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """Which tasks a step leaves where they are.
+    """Tasks that a step leaves where they are.
 
     Attributes:
         done: ``(*batch,)`` whether a task has met the tolerance, and takes the step no more.
@@ -157,7 +157,7 @@ class Slope:
         return flatten([part.detach() for part in self.gradients], self.batch)
 
     def size(self) -> Float[Tensor, "*batch"]:
-        """Its norm."""
+        """Norm of the gradient."""
         return norm(self.vector())
 
 

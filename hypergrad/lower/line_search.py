@@ -20,7 +20,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """Where every task stands.
+    """Point of every task, with value and gradient.
 
     Attributes:
         x: ``(*batch, n)`` phi as a vector.

@@ -1,4 +1,4 @@
-"""What a lower solver is, and what it answers: a point with its stationarity."""
+"""Lower solvers' protocol and answer: a point with its stationarity."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Descent:
         return count(self, lower, theta, phi, self._tolerance)
 
     def _pair(self, answer: Any) -> tuple[Any, Memory]:
-        """What the update returned, in two.
+        """Split what an update returned in two.
 
         Raises:
             InputError: it is no pair of a phi and a tuple of tensors.

@@ -32,7 +32,7 @@ that integer."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WarmStarts(Generic[Phi]):
-    """Where each task's lower and adjoint solves ended when it was last visited.
+    """Starts of each task: the ends of its lower and adjoint solves when it was last visited.
 
     ::
 

@@ -20,7 +20,7 @@ from metalearn.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What data a run has seen.
+    """Identity of the data that a run has seen.
 
     Attributes:
         name: name of the data set, with its size where that is not the published one; "partial"

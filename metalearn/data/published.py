@@ -210,7 +210,7 @@ def superclasses() -> dict[str, str]:
 
 @cache
 def published(name: DatasetName) -> Published:
-    """What was published of a data set.
+    """Published facts of a data set.
 
     Raises:
         DataError: there is no such data set.

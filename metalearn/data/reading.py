@@ -1,4 +1,4 @@
-"""What the child process does: find a data set in its sources and write its arrays."""
+"""Work of the child process: find a data set in its sources and write its arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _read(tree: Tree, known: Published, side: int) -> Source | None:
 
 
 def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> Source:
-    """What a folder or archive holds of a data set; the images are not read yet.
+    """Find a data set in a folder or archive; the images are not read yet.
 
     A folder that holds nothing of it but one archive stands for the archive.
 
@@ -219,7 +219,7 @@ def write_arrays(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is accepted, and what is done with own pictures.
+    """Rules of reading: what is accepted, and what is done with own pictures.
 
     Attributes:
         allow_partial: accept less than was published.

@@ -1,4 +1,4 @@
-"""What a reader finds: the images of each class of each split, not yet read."""
+"""Findings of a reader: the images of each class of each split, not yet read."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Part:
     files: tuple[str, ...] = ()
 
     def label(self, row: int) -> str:
-        """What an image is called in messages: its file, or its class and place."""
+        """Name of an image in messages: its file, or its class and place."""
         return self.files[row] if self.files else f"{self.name}[{row}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What a user should know of one file of a source.
+    """Remark for the user on one file of a source.
 
     Attributes:
         file: its path, or that of a folder or link.

@@ -1,4 +1,4 @@
-"""What the weights of a run say of themselves: all that is needed to use them on pictures.
+"""Card of a run's weights: all that is needed to use them on pictures.
 
 The card stands as JSON in the header of the weights' safetensors file, so that it goes wherever the
 file goes.
@@ -31,7 +31,7 @@ _LIGHT_INK: Final = ("glyphs", "omniglot")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFormat:
-    """What pictures are made to be before the backbone sees them.
+    """Form that pictures are brought to before the backbone sees them.
 
     Attributes:
         side: height and width in pixels, reached by area averaging.

@@ -1,4 +1,4 @@
-"""Where metrics are logged while a run lasts: TensorBoard, Weights & Biases, or nowhere."""
+"""Loggers of metrics while a run lasts: TensorBoard, Weights & Biases, or none."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ ENTRYWISE: tuple[Condition, ...] = ("box", "lasso")
 
 @dataclass(frozen=True)
 class Answer:
-    """What an implementation returns.
+    """Answer of an implementation.
 
     Attributes:
         phi: ``(*batch, n)`` the solution.

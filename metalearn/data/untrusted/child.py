@@ -191,7 +191,7 @@ def _limit(limits: Limits) -> None:
 
 
 def serve() -> None:
-    """What the child does: read a request from standard input and write the answer to a file."""
+    """Run in the child: read a request from standard input and write the answer to a file."""
     request = json.load(sys.stdin)
     folder = Path.cwd()
     module, _, name = request["function"].partition(":")
