@@ -1,4 +1,4 @@
-"""Cost of a sum over ranks, and which serves better: DDP's hooks or one explicit sum.
+"""Cost of a sum over ranks on this machine: DDP's hooks against one explicit sum.
 
     OMP_NUM_THREADS=1 python -m benchmarks.allreduce --out benchmarks/results/allreduce.json
 

@@ -37,7 +37,7 @@ _IMAGE = SIDE * SIDE * CHANNELS
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Bytes and times of training on the set.
+    """Time and memory of training on the set.
 
     Attributes:
         bytes: bytes of the training images.

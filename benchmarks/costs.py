@@ -1,4 +1,4 @@
-"""Cost of one step, in figures that are the same on every machine."""
+"""Costs of one step, in figures that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.metalearn.measure import Convolutions, SavedBytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Cost of one run.
+    """Costs of one run.
 
     Attributes:
         peak_bytes: most bytes of tensors alive at a time, weights and images included.

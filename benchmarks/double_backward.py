@@ -1,4 +1,4 @@
-"""Torch's operations by their second derivative: missing, wrong or right.
+"""Survey of torch's operations: is there a second derivative, and is it right?
 
     python -m benchmarks.double_backward --out benchmarks/results/double_backward.json
 

@@ -1,4 +1,4 @@
-"""Profile of one small hypergradient: its parts, and the time of torch's calls alone.
+"""Profile of one small hypergradient, beside the least time that torch alone could take.
 
     python -m benchmarks.eager_profile --out benchmarks/results/eager_profile.json
 

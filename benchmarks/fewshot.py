@@ -1,4 +1,4 @@
-"""Ground of the few-shot benchmarks: backbones with images of noise, and methods at a given K.
+"""Set-ups of the few-shot benchmarks: backbones with images of noise, and methods at a given K.
 
 What a step costs does not depend on what the images show.
 """
@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def images(self) -> int:
-        """Number of images of one task."""
+        """Numbers of images of one task."""
         return WAY * (self.shot + self.query)
 
     def backbone(self) -> Conv4 | ResNet12:
@@ -178,7 +178,7 @@ class Step:
         return torch.cat([part.flatten() for part in parts])
 
     def parameters(self) -> list[Tensor]:
-        """Parameters that are learned."""
+        """Learned variables."""
         return list(self.model.parameters())
 
     def widen(self) -> None:

@@ -70,7 +70,7 @@ class Move:
 
 
 def moved(baseline: dict[str, Figure], now: dict[str, Figure]) -> list[Move]:
-    """Figures that moved by more than their margin."""
+    """Figures that differ from the baseline by more than their margin."""
     found = []
     for name in [*baseline, *(name for name in now if name not in baseline)]:
         before, after = baseline.get(name), now.get(name)

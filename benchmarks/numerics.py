@@ -124,7 +124,7 @@ def eigenvalues() -> Iterator[Row]:
 
 
 def lower_solvers() -> Iterator[Row]:
-    """Points at which lower solvers stop on a quadratic of condition 1e6, asked for 1e-3."""
+    """Points where lower solvers stop on a quadratic of condition 1e6, from 0, asked for 1e-3."""
     values, zero, best = _even(1e6), torch.zeros(N).double(), torch.ones(N).double()
 
     def lower(theta: Tensor, phi: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Time and error of hypergradients here and in other libraries.
+"""Times and errors of hypergradients, in this library and in others.
 
     python -m benchmarks.peers --out benchmarks/results/peers.json
 

@@ -1,4 +1,4 @@
-"""Origin of a benchmark's numbers: code, versions, machine."""
+"""Provenance of a benchmark's numbers: code, versions, machine."""
 
 from __future__ import annotations
 

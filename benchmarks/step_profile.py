@@ -1,4 +1,4 @@
-"""Profile of the time of one memory-reduced step.
+"""Profile of one memory-reduced step.
 
     python -m benchmarks.step_profile --out benchmarks/results/profile.json
 

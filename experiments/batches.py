@@ -1,4 +1,4 @@
-"""Gain of more tasks a step on a real problem, where equally many tasks are seen in all.
+"""Study of the tasks of a step on a real problem, where equally many tasks are seen in all.
 
 Theorem 1 (docs/theory.md) has one term that knows b, the tasks of a step: L_F eta omega s^2 / b.
 There s^2 is the variance of the hypergradient over tasks, and omega = 1 for tasks that are

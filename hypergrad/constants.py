@@ -47,7 +47,7 @@ Known: TypeAlias = Proven | Estimated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """Constants of a problem that the error bounds need (theory.md, section 0).
+    """Constants of a problem, which the error bounds need (theory.md, section 0).
 
     They need to hold only where they are used: the a-posteriori bound uses them on the segment
     from the phi that was differentiated to the minimiser phi*, the a-priori one on the ball around

@@ -53,7 +53,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _mark(value: Any) -> Hashable:
-    """Hashable mark of a setting, the same for equal settings."""
+    """Key that equal settings share and that can be hashed."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape
     return value if isinstance(value, Hashable) and not isinstance(value, tuple) else None

@@ -165,7 +165,7 @@ def aligned(found: Any, phi: Any, kind: str) -> list[Tensor]:
 
 
 def called(lower: object, role: str = "lower") -> str:
-    """Name of an objective in messages, or of the function of an equation in its place."""
+    """Name of an objective in messages, or of the equation's function in its place."""
     if isinstance(lower, Saddle):
         return f"the function of {type(lower.equation).__name__}"
     block = getattr(lower, "block_name", None)  # of a finite sum

@@ -16,7 +16,7 @@ from hypergrad.transforms import innermost
 
 
 class Deferred:
-    """Checks that are noted and not yet read; see `deferred`.
+    """Checks that wait to be looked at; see `deferred`.
 
     Attributes:
         open: true until the block reads its checks.
@@ -89,7 +89,7 @@ def resumed(checks: Deferred | None) -> Iterator[None]:
 
 
 def noting() -> Deferred | None:
-    """Current place in which checks are noted, or None."""
+    """Current collection of checks that wait; None outside `deferred`."""
     return _CURRENT.get()
 
 

@@ -1,4 +1,4 @@
-"""Effects of torch's function transforms (torch.func, forward-mode AD) on tensors in a call.
+"""Guards against torch's function transforms (torch.func, forward-mode AD) in a call.
 
 torch publishes no way to ask. Its private names, those of torch 2.6 to 2.13, stand here and in
 ``engine.py`` only.

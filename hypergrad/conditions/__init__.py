@@ -1,4 +1,4 @@
-"""Conditions that define phi in place of a smooth objective."""
+"""Conditions that define phi, given in the place of a smooth objective."""
 
 from hypergrad.conditions.composite import Composite
 from hypergrad.conditions.constrained import Constrained

@@ -1,4 +1,4 @@
-"""Protocols of sets and penalties, and the reduced objective by which they enter a problem.
+"""Parts of a condition: what a set or a penalty offers, and the objective that it reduces.
 
 Near a solution the active set (which coordinates are at a bound, which are zero) does not change,
 and the solution moves on a smooth manifold M(theta). There it is a stationary point of

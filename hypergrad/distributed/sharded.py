@@ -150,7 +150,7 @@ class Sharded(Generic[Theta, Phi]):
         return given
 
     def _agree(self, failed: Exception | None, values: Tensor, used: Sequence[bool]) -> list[bool]:
-        """Mark the leaves that the part of any rank uses.
+        """Leaves that some rank's part uses.
 
         Raises:
             RankError: the part of another rank raised, or its values have another shape.

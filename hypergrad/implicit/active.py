@@ -1,4 +1,4 @@
-"""Check of a solution at bounds or kinks: is its active set right and firm?
+"""Active sets of solutions at bounds or kinks: are they right, and do they stay?
 
 A solution of a constrained or non-smooth problem is the smooth stationary point of a reduced
 objective on its active manifold (docs/theory.md, section 12). The reduced objective sees neither a
@@ -105,7 +105,7 @@ class ActiveSet:
         return self.margin > self.accuracy
 
     def words(self, phi: Tree) -> str:
-        """Fault of the worst task's active set, with its coordinates; empty if there is none."""
+        """Describe what is wrong with the worst task's active set; empty if nothing is."""
         bad = ~self.decided
         if not bool(bad.any()):
             return ""

@@ -27,7 +27,7 @@ NEAR = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Claim about phi, in the words of messages.
+    """Claim on phi: what it is said to be.
 
     Attributes:
         noun: such as "minimiser of the lower objective".

@@ -1,4 +1,4 @@
-"""Second derivatives that the adjoint system uses."""
+"""Curvatures: choices of the second derivatives in the adjoint system."""
 
 from __future__ import annotations
 

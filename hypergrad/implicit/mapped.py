@@ -52,7 +52,7 @@ class Mapped:
         return torch.func.vmap(self.lower, in_dims=(self.dims(theta), 0))(theta, phi)
 
     def dims(self, theta: Any) -> Any:
-        """Dimensions of theta that are mapped, as ``in_dims`` of torch.func.vmap."""
+        """Mapped dimensions of theta, in the form of torch.func.vmap's ``in_dims``."""
         return like(theta, (0 if own else None for own in self.in_theta))
 
 

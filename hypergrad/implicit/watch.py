@@ -99,7 +99,7 @@ class Summary:
 
 
 def _kind(certificate: Certificate) -> str:
-    """Name the levels that failed and how. Warnings of one kind are given once."""
+    """Levels that failed, and how: warnings of one kind are given once."""
     lower = "" if bool(certificate.at_minimiser.all()) else "lower level"
     held = certificate.active is not None and not bool(certificate.active.decided.all())
     statuses = certificate.adjoint.status[~certificate.adjoint.converged]

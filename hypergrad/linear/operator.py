@@ -19,7 +19,7 @@ LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Kind(enum.IntEnum):
-    """Kind of a matrix; each has the properties of those before it."""
+    """Kinds of matrices; each has the properties of those before it."""
 
     GENERAL = 0
     SYMMETRIC = 1
@@ -84,7 +84,7 @@ class _Seen:
 
 
 def _print(vector: Tensor) -> Tensor:
-    """Fingerprint of a vector: all of a short vector, two sums of one that fills memory."""
+    """Fingerprint of a vector: all of a short one, two sums of one that fills memory."""
     if vector.numel() <= SHORT:
         return vector
     flat = vector.detach().reshape(-1)
@@ -93,7 +93,7 @@ def _print(vector: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class _Memory:
-    """Facts about a matrix from the solves so far."""
+    """Knowledge of a matrix from the solves so far."""
 
     seen: _Seen | None = None
     inverse: LinearMap | None = None

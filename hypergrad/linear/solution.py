@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
 
     @property
     def remedy(self) -> str:
-        """Advice on what to do about this end of a solve."""
+        """Remedy for this status."""
         return _REMEDIES[self]
 
 

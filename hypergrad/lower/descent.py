@@ -1,4 +1,4 @@
-"""Shared parts of first-order lower solvers: a gradient that can be recorded, and stopping."""
+"""Common parts of the first-order lower solvers: a gradient that can be recorded, and a stop."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Tolerance:
     def met(
         self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
-        """Mark the tasks that have met the tolerance; None if no tolerance is set."""
+        """Tasks that have met the tolerance; None if there is none to meet."""
         return size <= goal if self else None
 
     def goal(
@@ -88,7 +88,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """Tasks that have stopped, which a step leaves where they are.
+    """Tasks that a step leaves where they are.
 
     Attributes:
         done: ``(*batch,)`` true where a task has met the tolerance, and takes no more steps.

@@ -20,7 +20,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """Points at which the tasks stand, with values and gradients of g.
+    """Point of every task, with value and gradient.
 
     Attributes:
         x: ``(*batch, n)`` phi as a vector.

@@ -1,4 +1,4 @@
-"""Protocol of a lower solver and its answer: a point with its stationarity."""
+"""Lower solvers' protocol and answer: a point with its stationarity."""
 
 from __future__ import annotations
 

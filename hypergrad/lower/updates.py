@@ -137,7 +137,7 @@ class Descent:
         return count(self, lower, theta, phi, self._tolerance)
 
     def _pair(self, answer: Any) -> tuple[Any, Memory]:
-        """Split the answer of the update into phi and memory.
+        """Split what an update returned in two.
 
         Raises:
             InputError: it is no pair of a phi and a tuple of tensors.

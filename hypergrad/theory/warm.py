@@ -32,7 +32,7 @@ that integer."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WarmStarts(Generic[Phi]):
-    """Ends of each task's lower and adjoint solves at its last visit, as the next starts.
+    """Starts of each task: the ends of its lower and adjoint solves when it was last visited.
 
     ::
 

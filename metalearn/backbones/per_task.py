@@ -93,7 +93,7 @@ class PerTask(nn.Module):
 
     @property
     def statistics(self) -> str:
-        """Statistics that normalise an image, for records."""
+        """Name of what normalises an image, for records."""
         if self.mixes:
             return self.normalisation if self._norms else "transductive"
         stored = any(isinstance(part, _BatchNorm) for part in self._still)

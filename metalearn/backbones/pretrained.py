@@ -123,7 +123,7 @@ def put(weights: Weights, net: nn.Module) -> None:
 
 
 def unusable(found: Tensor, wanted: Tensor) -> str | None:
-    """Reason why a weight can't take the place of another, shapes aside; None if it can."""
+    """Reason why a weight can't take the place of another; None if it can, but for their shapes."""
     if _kind(found) != _kind(wanted):  # copying would drop what does not fit
         return (
             f"in {found.dtype}, and the backbone in {wanted.dtype}: give weights of "

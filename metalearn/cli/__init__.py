@@ -1,4 +1,4 @@
-"""Start of the program `metalearn`."""
+"""Entry point of the program `metalearn`."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class EpisodeShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """Folder of a run, its device and its start.
+    """Folder of a run, and the device that it runs on.
 
     Attributes:
         folder: New or empty folder for the results.

@@ -1,4 +1,4 @@
-"""Folder in which the commands keep files for later runs."""
+"""Cache folder, where what the commands make is kept for later runs."""
 
 from __future__ import annotations
 

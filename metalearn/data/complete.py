@@ -56,7 +56,7 @@ def compare(found: Sizes, known: Published) -> list[str]:
 
 
 def require_complete(found: Sizes, known: Published, *, allow_partial: bool) -> list[str]:
-    """List what is missing of a data set, where that is accepted.
+    """Missing parts of a data set, where that is accepted.
 
     Raises:
         DataError: something is missing and not accepted; or there is more than was published.

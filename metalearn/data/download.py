@@ -33,7 +33,7 @@ def _is_page(path: Path) -> bool:
 
 
 class _Resuming:
-    """Downloader for pooch: begins where `part` ends, and keeps `part` when it breaks off."""
+    """Downloader for pooch: begins where `part` ends, and leaves it when it breaks off."""
 
     def __init__(self, part: Path, report: Callable[[int, int | None], object]) -> None:
         self.part, self.report, self.resumed = part, report, False
@@ -89,7 +89,7 @@ def _from(url: str, remote: Remote, folder: Path, progress: Progress) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Reason of an error, without the objects that requests wraps around it."""
+    """Cause of an error, without the objects that requests wraps around it."""
     if isinstance(error, requests.Timeout):
         return f"no answer within {_TIMEOUT:.0f} s"
     if isinstance(error, requests.ConnectionError):

@@ -1,4 +1,4 @@
-"""Files that are in a source and not in the data set that is made of it."""
+"""Leftovers: files of a source that are not in the data set made of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def summary(remarks: Sequence[Remark]) -> str:
 
 
 def about(remarks: Sequence[Remark]) -> list[str]:
-    """Lines to print: the number of files that were not used, and remarks on used ones."""
+    """Lines to print: how many files were not used, and what there is to know of used ones."""
     unused = [remark for remark in remarks if not remark.used]
     used = [remark for remark in remarks if remark.used]
     lines = []

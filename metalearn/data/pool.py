@@ -54,7 +54,7 @@ class Pool:
 
     @property
     def device(self) -> torch.device:
-        """Device of drawn images."""
+        """Device of the drawn images."""
         return self.images.device if self.target is None else self.target
 
     def to(self, device: torch.device) -> Pool:

@@ -220,7 +220,7 @@ def write_arrays(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options of reading: what is accepted, and what is done with the user's own pictures.
+    """Rules of reading: what is accepted, and what is done with own pictures.
 
     Attributes:
         allow_partial: accept less than was published.

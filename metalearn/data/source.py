@@ -1,4 +1,4 @@
-"""Result of a reader: the images of each class of each split, not yet read."""
+"""Findings of a reader: the images of each class of each split, not yet read."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def open_store(path: Path, *, full: bool = False) -> Store:
 
 
 def described_arrays(sizes: Sizes, *, side: int, channels: int) -> dict[str, Any]:
-    """Part of a manifest on the arrays: size of the images, classes of each split.
+    """Description of the arrays in a manifest: size of the images, classes of each split.
 
     Args:
         sizes: name and number of images of each class.

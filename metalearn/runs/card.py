@@ -1,4 +1,4 @@
-"""Card beside the weights of a run: all that is needed to use them on pictures.
+"""Card of a run's weights: all that is needed to use them on pictures.
 
 The card stands as JSON in the header of the weights' safetensors file, so that it goes wherever the
 file goes.
@@ -31,7 +31,7 @@ _LIGHT_INK: Final = ("glyphs", "omniglot")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFormat:
-    """Format that pictures are given before the backbone sees them.
+    """Form that pictures are brought to before the backbone sees them.
 
     Attributes:
         side: height and width in pixels, reached by area averaging.

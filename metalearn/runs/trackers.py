@@ -1,4 +1,4 @@
-"""Trackers that log metrics while a run lasts: TensorBoard, Weights & Biases, or none."""
+"""Loggers of metrics while a run lasts: TensorBoard, Weights & Biases, or none."""
 
 from __future__ import annotations
 

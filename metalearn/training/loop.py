@@ -32,8 +32,8 @@ from metalearn.errors import (
     Stopped,
 )
 from metalearn.methods.overrides import describe
-from metalearn.report.curves import draw_curves
 from metalearn.runs import provenance
+from metalearn.runs.curves import draw_curves
 from metalearn.runs.folder import Run
 from metalearn.runs.trackers import Tracker, require_package, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy

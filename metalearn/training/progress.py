@@ -1,4 +1,4 @@
-"""Progress of a run for a person who watches: a live bar on a terminal, lines elsewhere."""
+"""Progress of a run for a person: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of good guesses about numbers: four, each with a statement and its proof.
+"""Limits of numbers where good guesses are wrong: four, each with a statement and its proof.
 
 Proofs are in theory.md, section 13.
 

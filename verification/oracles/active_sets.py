@@ -170,7 +170,7 @@ class _Data:
         )
 
     def _slacks(self, pattern: Pattern, phi: Rational) -> Rational:
-        """Quantities that must not be negative, with slopes: one row for each."""
+        """Values that must not be negative, with slopes: one row for each."""
         kind = self.problem.kind
         gradient = self.Q * phi - self.pull
         n, width = phi.nrows(), phi.ncols()

@@ -52,7 +52,7 @@ def _lists(tree: Tree, kind: str, own: bool) -> dict[Split | None, str]:
 
 
 def _pairs(rows: list[dict[str, Any]], label: str) -> _Rows:
-    """Pick the columns that matter from each row, whatever they are called."""
+    """Columns that matter of each row, whatever they are called."""
     pairs = []
     for at, row in enumerate(rows, start=1):
         known = {str(key).strip().lower(): value for key, value in row.items()}

@@ -66,7 +66,7 @@ def is_page(head: bytes) -> bool:
 
 
 def explained(head: bytes) -> str | None:
-    """Explain a file that is no data, with what to do; None where nothing is known.
+    """Diagnosis of a file that is no data, with what to do; None where nothing is known.
 
     Args:
         head: first bytes of the file.
