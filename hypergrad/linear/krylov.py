@@ -127,7 +127,7 @@ def iterate(
         atol: absolute tolerance on it.
         max_steps: at most this many steps; None means 10 n.
         check_every: None: sweep once, and let the host wait for nothing.
-        damping: number that ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
+        damping: shift that ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
             residual is that of A itself.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps
