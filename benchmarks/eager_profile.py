@@ -53,8 +53,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "implicit.pullback.check_tree",
         "implicit.pullback.check_same_kind",
         "implicit.pullback.evaluate",
-        "implicit.pullback.refuse_not_finite",
-        "implicit.pullback.refuse_where",
+        "implicit.pullback.require_finite",
+        "implicit.pullback.raise_where",
         "implicit.linearise.Linearisation.__init__",
     ),
 }

@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 from hypergrad.equality import by_value
 from hypergrad.equation import Equation, stated
 from hypergrad.errors import InputError
-from hypergrad.graph import custom_functions, refuse_error_node
-from hypergrad.guards import noting
+from hypergrad.graph import custom_functions, raise_if_error_node
+from hypergrad.guards import current_checks
 from hypergrad.implicit.attach import attached
 from hypergrad.implicit.certificate import Certificate
 from hypergrad.implicit.curvature import Curvature, Hessian
@@ -18,7 +18,7 @@ from hypergrad.implicit.nodes import constant_node
 from hypergrad.implicit.watch import Watch
 from hypergrad.linear.neumann import Neumann
 from hypergrad.linear.solution import LinearSolver
-from hypergrad.lower.descent import choose, refuse_captured_step
+from hypergrad.lower.descent import choose, raise_if_step_captured
 from hypergrad.lower.minimum import LowerSolver, Memory, RootSolver, Unrollable
 from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
@@ -62,7 +62,7 @@ class Implicit:
         self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        refuse_start_with_grad(phi, self)
+        require_start_without_grad(phi, self)
         return attached(
             lower,
             theta,
@@ -121,7 +121,7 @@ class Truncated:
         self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`; ``by`` must have differentiable steps."""
-        refuse_start_with_grad(phi, self)
+        require_start_without_grad(phi, self)
         solver, objective = unrollable(by, lower, self)
         counts = solver.taken(objective, theta, phi)
         fewest = most = solver.max_steps
@@ -135,7 +135,7 @@ class Truncated:
             start = phi
             phi, memory = solver.step(objective, seen, phi, memory, counts)
             if not recorded and index == 0:
-                refuse_captured_step(solver, seen, phi)
+                raise_if_step_captured(solver, seen, phi)
             if recorded and index + self.steps <= fewest:
                 require_second_derivatives(phi, theta, start)
             if recorded and index + self.steps < most:
@@ -179,9 +179,9 @@ class Detached:
         self, lower: Condition[Theta, Phi], theta: Theta, phi: Phi, by: Solver, watch: Watch
     ) -> Phi:
         """See :class:`Adjoint`."""
-        refuse_start_with_grad(phi, self)
+        require_start_without_grad(phi, self)
         objective, variable = stated(lower, phi)
-        problem = Problem(objective, theta, variable, noting())
+        problem = Problem(objective, theta, variable, current_checks())
         found = constant_node(problem, by, (*leaves(theta), *leaves(variable)))
         return like(phi, found[: len(leaves(phi))])
 
@@ -201,7 +201,7 @@ def require_second_derivatives(phi: Tree, *within: Tree) -> None:
     outside = [leaf for tree in within for leaf in leaves(tree)]
     for leaf in leaves(phi):
         custom = custom_functions(leaf, within=outside)
-        refuse_error_node([leaf], custom, within=outside)
+        raise_if_error_node([leaf], custom, within=outside)
 
 
 def unrollable(
@@ -226,8 +226,8 @@ def unrollable(
     return by, lower
 
 
-def refuse_start_with_grad(phi: Tree, adjoint: Adjoint) -> None:
-    """Refuse a start whose derivative would silently be lost.
+def require_start_without_grad(phi: Tree, adjoint: Adjoint) -> None:
+    """Raise if the derivative of a start would silently be lost.
 
     Raises:
         InputError: naming the leaf and the adjoint.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hypergrad.adjoints import Adjoint, Condition
 from hypergrad.equation import stated
-from hypergrad.guards import noting, refuse_not_finite, resumed
+from hypergrad.guards import current_checks, require_finite, resumed
 from hypergrad.implicit.watch import Watch, warn
 from hypergrad.lower.minimum import LowerSolver, RootSolver, require_fitting
 from hypergrad.objective import across_ranks, examine
@@ -66,7 +66,7 @@ def argmin(
     if (ranks := across_ranks(objective)) is not None:
         phi = ranks.guarded(phi)
     found = flatten([leaf.detach() for leaf in leaves(phi)], values.shape)
-    refuse_not_finite(found, f"phi where {type(by).__name__} ended", per_task=False)
+    require_finite(found, f"phi where {type(by).__name__} ended", per_task=False)
     return phi
 
 
@@ -75,15 +75,15 @@ def _watched(leaf: Tensor) -> Tensor:
     if not (leaf.requires_grad and torch.is_grad_enabled()):
         return leaf
     seen = leaf.view_as(leaf)
-    checks = noting()
+    checks = current_checks()
 
-    def refuse(gradient: Tensor | None) -> None:
+    def check(gradient: Tensor | None) -> None:
         # a loss may block the derivative; of several at once, the nodes look at each
         if gradient is None or is_batched_twice(gradient):
             return
         what = "the derivative in theta through the lower level"
         with resumed(checks):  # another thread may run backward
-            refuse_not_finite(gradient.reshape(-1), what, per_task=False)
+            require_finite(gradient.reshape(-1), what, per_task=False)
 
-    seen.register_hook(refuse)
+    seen.register_hook(check)
     return seen

@@ -109,7 +109,7 @@ class Constants:
 
 
 def check_known(known: Known, name: str) -> None:
-    """Refuse a bound that bounds nothing.
+    """Raise for a bound that bounds nothing.
 
     Raises:
         InputError: NaN, infinite or negative.

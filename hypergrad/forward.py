@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hypergrad.adjoints import Condition, Solver, refuse_start_with_grad, unrollable
+from hypergrad.adjoints import Condition, Solver, require_start_without_grad, unrollable
 from hypergrad.engine import filled
 from hypergrad.errors import DoubleBackwardError
 from hypergrad.graph import (
@@ -17,14 +17,14 @@ from hypergrad.graph import (
     explained,
     leaves_reached,
     nodes_of,
-    refuse_error_node,
+    raise_if_error_node,
 )
-from hypergrad.guards import noting, resumed
+from hypergrad.guards import current_checks, resumed
 from hypergrad.implicit.derivatives import Problem, spread
 from hypergrad.implicit.watch import Watch
-from hypergrad.lower.descent import refuse_captured_step
+from hypergrad.lower.descent import raise_if_step_captured
 from hypergrad.lower.minimum import Unrollable
-from hypergrad.transforms import one_by_one, refuse_forward_twice, transforming
+from hypergrad.transforms import one_by_one, raise_if_forward_twice, transforming
 from hypergrad.tree import Phi, Theta, detach, fresh_leaf, leaves, like
 
 
@@ -52,13 +52,13 @@ class Forward:
             InputError: phi0 requires grad, or ``by`` has no differentiable step.
             DoubleBackwardError: in backward, if a second derivative is asked for.
         """
-        refuse_start_with_grad(phi, self)
+        require_start_without_grad(phi, self)
         solver, objective = unrollable(by, lower, self)
         moving = transforming(*leaves(theta))
         wanted = tuple(moving or leaf.requires_grad for leaf in leaves(theta))
         if not any(wanted) or not (moving or torch.is_grad_enabled()):
             return solver.minimise(objective, theta, phi).phi
-        problem = Problem(objective, detach(theta), detach(phi), noting())
+        problem = Problem(objective, detach(theta), detach(phi), current_checks())
         node: Callable[..., tuple[Tensor, ...]] = _Columns.apply
         output = node(problem, solver, wanted, *leaves(theta), *leaves(detach(phi)))
         return like(phi, output[: len(leaves(phi))])
@@ -89,7 +89,7 @@ def _carried(
             )
         outputs = leaves(moved) + list(memory)
         if index == 0:
-            _refuse_captured(problem, solver, outputs, [*upper, *given])
+            _raise_if_captured(problem, solver, outputs, [*upper, *given])
         inputs = [leaf for leaf in upper if leaf.requires_grad]
         inputs += [leaf for leaf in given if leaf.requires_grad]
         known = [tangent for tangent in tangents if tangent is not None]
@@ -103,7 +103,7 @@ def _carried(
     return found, columns
 
 
-def _refuse_captured(
+def _raise_if_captured(
     problem: Problem[Any, Any],
     solver: Unrollable,
     outputs: Sequence[Tensor],
@@ -120,7 +120,7 @@ def _refuse_captured(
         # a leaf that the objective makes itself is none either, and no step without inputs has it
         theta = like(problem.theta, [t.detach() for t in inputs[: problem.counts[0]]])
         phi = like(problem.phi, [t.detach() for t in inputs[problem.counts[0] :]])
-        refuse_captured_step(solver, theta, solver.step(problem.lower, theta, phi)[0])
+        raise_if_step_captured(solver, theta, solver.step(problem.lower, theta, phi)[0])
 
 
 def _seeds(wanted: Sequence[Tensor]) -> list[Tensor]:
@@ -144,7 +144,7 @@ def _push(
     with torch.enable_grad(), explained(custom):
         pulled = torch.autograd.grad(moving, inputs, probes, create_graph=True, allow_unused=True)
     links: Sequence[Tensor | None] = pulled  # None where no output depends on the input
-    refuse_error_node(links, custom)
+    raise_if_error_node(links, custom)
     linear, along = list[Tensor](), list[Tensor]()
     for cotangent, tangent in zip(links, tangents, strict=True):
         if cotangent is not None and cotangent.requires_grad:
@@ -205,7 +205,7 @@ class _Columns(torch.autograd.Function):
         count, _ = ctx.problem.counts
         theta = cast(tuple[Tensor, ...], ctx.saved_tensors)
         moved = filled(tangents[3 : 3 + count], theta)
-        refuse_forward_twice()
+        raise_if_forward_twice()
 
         def push(*moved: Tensor) -> tuple[Tensor, ...]:
             along = torch.cat(

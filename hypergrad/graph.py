@@ -54,17 +54,17 @@ def recorded_gradient(
     Raises:
         InputError: naming the custom functions.
     """
-    refuse_compiled(custom, instead=instead)
+    raise_if_compiled(custom, instead=instead)
     # the node is there only if the weights require grad, and they only if it may be
     weights = torch.ones_like(values, requires_grad=bool(custom))
     found = pulled(values, points, weights, record=True, unused=False)
     gradients = cast(tuple[Tensor, ...], found)
     if custom:
-        refuse_error_node(gradients, custom, within=within, instead=instead)
+        raise_if_error_node(gradients, custom, within=within, instead=instead)
     return gradients
 
 
-def refuse_compiled(custom: Sequence[str], *, instead: str = INSTEAD) -> None:
+def raise_if_compiled(custom: Sequence[str], *, instead: str = INSTEAD) -> None:
     """Raise for code compiled by torch.compile, whose backward answers without a graph.
 
     Its part of H and J would silently be left out.
@@ -77,14 +77,14 @@ def refuse_compiled(custom: Sequence[str], *, instead: str = INSTEAD) -> None:
         raise differentiable_once(told, custom, instead)
 
 
-def refuse_error_node(
+def raise_if_error_node(
     derivatives: Sequence[Tensor | None],
     custom: Sequence[str],
     *,
     within: Sequence[Tensor] = (),
     instead: str = INSTEAD,
 ) -> None:
-    """Refuse derivatives whose graph holds a node that only raises; see above.
+    """Raise if the graph of derivatives holds a node that only raises; see above.
 
     Raises:
         InputError: naming the custom functions.

@@ -88,7 +88,7 @@ def resumed(checks: Deferred | None) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def noting() -> Deferred | None:
+def current_checks() -> Deferred | None:
     """Current collection of checks that wait; None outside `deferred`."""
     return _CURRENT.get()
 
@@ -98,7 +98,7 @@ def may_look(values: Tensor) -> bool:
     return values.is_cpu and _CURRENT.get() is None and innermost() is None
 
 
-def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
+def raise_if(failed: Tensor, error: Callable[[], Exception]) -> None:
     """Raise the error if the check, a scalar, has failed; or note it."""
     checks = _CURRENT.get()
     if checks is not None:
@@ -107,14 +107,14 @@ def refuse(failed: Tensor, error: Callable[[], Exception]) -> None:
         raise error()
 
 
-def refuse_other_values(
+def require_same_values(
     now: Tensor,
     then: Tensor,
     terms: Callable[[], Tensor] | None = None,
     *,
     what: str = "the lower objective",
 ) -> None:
-    """Refuse an objective whose values at the same point have changed between two evaluations.
+    """Raise if an objective's values at the same point have changed between two evaluations.
 
     Equal up to the order of sums: the square root of the precision is far more than that, and far
     less than what dropout does. Values that are small because their terms cancel are compared in
@@ -139,10 +139,10 @@ def refuse_other_values(
             "changed meanwhile (a buffer, a loop variable), pass that as a copy."
         )
 
-    refuse(changed.any(), error)
+    raise_if(changed.any(), error)
 
 
-def refuse_not_finite(
+def require_finite(
     tensor: Tensor, what: str, *, per_task: bool, norms: Tensor | None = None
 ) -> None:
     """Raise if a value is NaN or infinite, naming the first task; under `deferred`, at its end.
@@ -160,13 +160,13 @@ def refuse_not_finite(
     seen = tensor if norms is None else norms
     if may_look(tensor) and math.isfinite((seen.sum() if seen.ndim else seen).item()):
         return
-    refuse_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
+    raise_where(~(tensor.isfinite() if per_task else tensor.isfinite().all(dim=-1)), what)
 
 
-def refuse_where(bad: Tensor, what: str) -> None:
+def raise_where(bad: Tensor, what: str) -> None:
     """Raise for the tasks marked in ``bad``, ``(*batch,)``; under `deferred`, at its end."""
     # no function defined here: the type checker of tests would wrap one at each call
-    refuse(bad.any() if bad.ndim else bad, partial(_not_finite, bad, what))
+    raise_if(bad.any() if bad.ndim else bad, partial(_not_finite, bad, what))
 
 
 def _not_finite(bad: Tensor, what: str) -> NotFiniteError:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hypergrad.equation import Saddle, called, size_of
 from hypergrad.errors import InputError
 from hypergrad.graph import leaves_reached, no_dependence, nodes_of
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.transforms import captured_by_transform, is_transformed
 from hypergrad.tree import (
     Phi,
@@ -142,7 +142,7 @@ def evaluate_with_graph(
                 "it out of phi."
             )
             raise InputError(f"{subject} does not depend on {names(phi, 'phi')[index]}, {advice}")
-    refuse_not_finite(values, subject, per_task=True)
+    require_finite(values, subject, per_task=True)
     return values, nodes
 
 

@@ -59,7 +59,7 @@ def _forward_level() -> int:
     return level
 
 
-def refuse_tracing() -> None:
+def raise_if_tracing() -> None:
     """Raise under a tracer of torch.fx, which ``torch.func.linearize`` runs.
 
     Solvers look at values, and a trace would hold those of one tangent as constants.
@@ -75,7 +75,7 @@ def refuse_tracing() -> None:
         )
 
 
-def refuse_forward_twice() -> None:
+def raise_if_forward_twice() -> None:
     """Raise where forward mode runs over forward mode.
 
     torch runs a node's rule for tangents with forward mode switched off, so that the tangents of
@@ -108,7 +108,7 @@ def is_mapped(tensor: Tensor) -> bool:
     return False
 
 
-def refuse_captured(objective: Callable[..., Any]) -> None:
+def raise_if_captured(objective: Callable[..., Any]) -> None:
     """Raise if the lower objective visibly captures a tensor of a transform.
 
     Raises:

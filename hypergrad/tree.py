@@ -162,7 +162,7 @@ def precision(tree: Tree) -> torch.dtype:
 
 
 def check_same_kind(theta: Tree, phi: Tree) -> None:
-    """Refuse leaves on different devices, and a theta and a phi of different precision.
+    """Raise for leaves on different devices, and for a theta and a phi of different precision.
 
     Within a tree dtypes may be mixed (a module's parameters may be); vectors have the widest.
 
@@ -213,7 +213,7 @@ def _autocast_is_on(tensor: Tensor) -> bool:
 
 
 def check_batch(tree: Tree, name: str, batch: Size) -> None:
-    """Refuse a tree whose leaves don't begin with the dimensions ``batch``.
+    """Raise for a tree whose leaves don't begin with the dimensions ``batch``.
 
     Raises:
         InputError: naming the leaf, its shape and the batch shape.

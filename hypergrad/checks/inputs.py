@@ -13,7 +13,7 @@ from hypergrad.checks.findings import Finding, skip, state
 from hypergrad.checks.problem import Problem
 from hypergrad.checks.purity import leaving_no_trace
 from hypergrad.errors import HypergradError, InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.objective import evaluate, examine
 from hypergrad.tree import (
     check_batch,
@@ -86,7 +86,7 @@ def _values(problem: Problem, objective: Callable[[Any, Any], Tensor], role: str
                 "with one value for each task."
             )
         check_batch(problem.phi, "phi", values.shape)
-        refuse_not_finite(values.detach(), f"the {role} objective", per_task=True)
+        require_finite(values.detach(), f"the {role} objective", per_task=True)
     return values
 
 

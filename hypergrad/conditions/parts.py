@@ -19,7 +19,7 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse
+from hypergrad.guards import raise_if
 from hypergrad.implicit.active import Slacks
 from hypergrad.implicit.entrywise import Entrywise
 from hypergrad.objective import Objective
@@ -332,7 +332,7 @@ def require(holds: Tensor, told: str) -> None:
         InputError: with what was told.
     """
     if not transforming(holds):
-        refuse(~holds.all(), lambda: InputError(told))
+        raise_if(~holds.all(), lambda: InputError(told))
 
 
 def masked(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import noting
+from hypergrad.guards import current_checks
 from hypergrad.implicit.active import NonSmooth, is_non_smooth
 from hypergrad.implicit.attach import attach
 from hypergrad.implicit.derivatives import Problem, derivative
@@ -101,7 +101,7 @@ def reach(
 
 def _slacks(condition: NonSmooth, theta: Any, phi: Any, batch: Size) -> Tensor:
     """Multipliers, distances and farther sides, ``(*batch, 3 n)``, as differentiable values."""
-    problem = Problem(condition.smooth, detach(theta), detach(phi), noting())
+    problem = Problem(condition.smooth, detach(theta), detach(phi), current_checks())
     parts = derivative(problem, (*leaves(theta), *leaves(phi)), [])
     gradient = like(phi, parts[problem.counts[0] :])
     multipliers, distances = condition.slacks(theta, phi, gradient)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypergrad.equation import Equation, Saddle, as_adjoint, stated
 from hypergrad.errors import InputError
-from hypergrad.guards import noting
+from hypergrad.guards import current_checks
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.derivatives import Problem
 from hypergrad.implicit.nodes import Call, attach_node
@@ -86,7 +86,7 @@ def attached(
     if variable is not phi and guess is not None:
         guess = as_adjoint(guess)
     call = Call(
-        problem=Problem(objective, hollow(theta), hollow(variable), noting()),
+        problem=Problem(objective, hollow(theta), hollow(variable), current_checks()),
         solver=solver,
         curvature=curvature,
         watch=watch,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, conclude
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.active import ActiveSet
 from hypergrad.implicit.curvature import Curvature, Hessian
 from hypergrad.implicit.probe import WRONG
@@ -169,7 +169,7 @@ class Certificate:
                 f"the constants are for tasks {tuple(value.shape)}, but the certificate is for "
                 f"tasks {tuple(self.stationarity.shape)}; give one value, or one for each task."
             )
-        refuse_not_finite(value, "the bound on the hypergradient's error", per_task=True)
+        require_finite(value, "the bound on the hypergradient's error", per_task=True)
         return conclude(value, mu, coupling, upper_coupling, upper_smoothness, rJ, rH)
 
     def __str__(self) -> str:

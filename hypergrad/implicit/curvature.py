@@ -19,7 +19,7 @@ from hypergrad.implicit.differences import (
     step_length,
 )
 from hypergrad.implicit.linearise import Linearisation
-from hypergrad.implicit.probe import Probe, Probing, probe_of, refuse_always
+from hypergrad.implicit.probe import Probe, Probing, probe_of, raise_if_always
 from hypergrad.linear.operator import LinearMap, Operator
 from hypergrad.objective import Objective
 from hypergrad.objectives.closed_form import is_closed_form
@@ -111,7 +111,7 @@ class Hessian:
         if is_non_smooth(lower):
             instead = AT_KINKS
             # along v a solution at a bound would leave it, and its differences see another problem
-            refuse_always(self.probe, lower)
+            raise_if_always(self.probe, lower)
             when = "never"
         at = Linearisation(lower, theta, phi, needed=needed, instead=instead)
         probe = probe_of(when, lower, theta, phi, batch=at.batch, needed=needed, graph=at.graph)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from hypergrad.engine import filled
 from hypergrad.equation import called
-from hypergrad.graph import custom_among, explained, refuse_compiled, refuse_error_node
-from hypergrad.guards import Deferred, refuse_not_finite, resumed
+from hypergrad.graph import custom_among, explained, raise_if_compiled, raise_if_error_node
+from hypergrad.guards import Deferred, require_finite, resumed
 from hypergrad.implicit.mapped import mapped
 from hypergrad.objective import Objective, evaluate_with_graph
-from hypergrad.transforms import one_by_one, refuse_captured, refuse_forward_twice
+from hypergrad.transforms import one_by_one, raise_if_captured, raise_if_forward_twice
 from hypergrad.tree import Phi, Theta, fresh_leaf, full_precision, leaves, like
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -48,7 +48,7 @@ class Problem(Generic[Theta, Phi]):
 
     def mapped(self, in_theta: Sequence[bool] | None = None) -> Problem[Any, Any]:
         """All mapped problems together; theta has the dimension where ``in_theta`` says so."""
-        refuse_captured(self.lower)  # a mapped one can't be told from its copies later
+        raise_if_captured(self.lower)  # a mapped one can't be told from its copies later
         own = [True] * self.counts[0] if in_theta is None else in_theta
         return replace(self, lower=mapped(self.lower, own))
 
@@ -84,14 +84,14 @@ class _Derivative(torch.autograd.Function):
         with torch.enable_grad(), full_precision(phi), resumed(problem.checks), explained():
             values, nodes = evaluate_with_graph(problem.lower, theta, phi)
             custom = custom_among(nodes)
-            refuse_compiled(custom)
+            raise_if_compiled(custom)
             found = recorded(values, probes, custom)
             for direction in along:
                 slope = contracted(problem, found, direction)
                 found = recorded(slope, probes, custom)
             for part in found:
                 what = f"a derivative of {called(problem.lower)}"
-                refuse_not_finite(part.detach().reshape(-1), what, per_task=False)
+                require_finite(part.detach().reshape(-1), what, per_task=False)
         return tuple(part.detach() for part in found)
 
     @staticmethod
@@ -131,7 +131,7 @@ class _Derivative(torch.autograd.Function):
         tensors: Tensors = ctx.saved_tensors
         known = unpacked(problem, ctx.layout, tensors[total:])
         at = tensors[:total]
-        refuse_forward_twice()
+        raise_if_forward_twice()
 
         def push(*moved: Tensor) -> Tensors:
             new = Direction(moved[:count], moved[count:total])
@@ -180,7 +180,7 @@ def recorded(values: Tensor, probes: Sequence[Tensor], custom: Sequence[str]) ->
         values, probes, weights, create_graph=True, allow_unused=True, materialize_grads=True
     )
     if custom:
-        refuse_error_node(found, custom)
+        raise_if_error_node(found, custom)
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Size, Tensor
 from hypergrad.engine import filled
 from hypergrad.errors import InputError
 from hypergrad.graph import no_dependence
-from hypergrad.guards import refuse
+from hypergrad.guards import raise_if
 from hypergrad.linear.vectors import norm
 from hypergrad.objective import Objective
 from hypergrad.tree import Tree, flatten, fresh_leaf, leaves, like
@@ -133,7 +133,7 @@ def require_length(length: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         InputError: all tasks are at zero, which has no units.
     """
     if length.numel():
-        refuse(length.max() == 0, _no_length)
+        raise_if(length.max() == 0, _no_length)
     return length
 
 

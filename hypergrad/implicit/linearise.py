@@ -23,7 +23,7 @@ from hypergrad.graph import (
     no_dependence,
     recorded_gradient,
 )
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.objective import Objective, evaluate_with_graph
 from hypergrad.tree import (
     Phi,
@@ -111,7 +111,7 @@ class Linearisation(Generic[Theta, Phi]):
         self.values = values.detach()
         self._crossed: tuple[Tensor | None, int, Sequence[Tensor | None]] = _NOTHING
         self.gradient = self._gradient.detach()
-        refuse_not_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
+        require_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
 
     def product(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``H v``, each task's own, by one backward pass."""

@@ -46,8 +46,8 @@ from hypergrad.objective import examine
 from hypergrad.transforms import (
     NothingCaptured,
     one_by_one,
-    refuse_forward_twice,
-    refuse_tracing,
+    raise_if_forward_twice,
+    raise_if_tracing,
     transforming,
 )
 from hypergrad.tree import (
@@ -138,7 +138,7 @@ class _Attach(torch.autograd.Function):
         count, _ = call.problem.counts
         moved = filled(tangents[1 : 1 + count], point[:count])
         values, met = ctx.evidence
-        refuse_forward_twice()
+        raise_if_forward_twice()
 
         def push(*moved: Tensor) -> Tensors:
             mixed = derivative(call.problem, point, [Direction(theta=moved)])
@@ -228,7 +228,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         call: Call[Any, Any] = ctx.call
-        refuse_forward_twice()
+        raise_if_forward_twice()
         require_hessian(call.curvature)
         *point, v = ctx.saved_tensors
         count, _ = call.problem.counts
@@ -265,7 +265,7 @@ class _Pull(torch.autograd.Function):
 
 def attach_node(call: Call[Any, Any], *point: Tensor) -> tuple[Any, ...]:
     """``(*phi*, g there, whether the lower solver converged)`` for the leaves of theta and phi."""
-    refuse_tracing()
+    raise_if_tracing()
     within = call.transformed or transforming(*point)
     return applied(_Attach, replace(call, transformed=within), *point)
 
@@ -325,7 +325,7 @@ def pull_node(
     c: Tensor,
 ) -> Tensors:
     """``_Pull``; without a node where nobody can differentiate it."""
-    refuse_tracing()
+    raise_if_tracing()
     if torch.is_grad_enabled() or transforming(*point, c):
         return applied(_Pull, call, needed, values, met, *point, c)
     return _Pull.forward(call, needed, values, met, *point, c)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import noting
+from hypergrad.guards import current_checks
 from hypergrad.implicit.differences import Differences, length_of, step_length
 from hypergrad.linear.vectors import norm
 from hypergrad.objective import across_ranks
@@ -48,7 +48,7 @@ _FEW = 0.1
 _PASSED: set[Hashable] = set()  # the kinds of objective that were found right in this process
 
 
-def refuse_always(when: Probing, condition: object) -> None:
+def raise_if_always(when: Probing, condition: object) -> None:
     """Raise if a probe was asked for where there is none.
 
     Raises:
@@ -159,7 +159,7 @@ def settle(kind: Hashable, error: Tensor, distance: Tensor) -> None:
         error: ``(*batch,)`` error that the probe measured.
         distance: ``(*batch,)`` length of the move of phi, up to a factor.
     """
-    if noting() is not None or _is_right(error, distance):
+    if current_checks() is not None or _is_right(error, distance):
         _PASSED.add(kind)
 
 

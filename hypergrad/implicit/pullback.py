@@ -18,7 +18,7 @@ from torch import Size, Tensor
 from hypergrad.engine import filled, pulled
 from hypergrad.equation import Equation, Saddle, called, stated, unpaired
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite, refuse_other_values, refuse_where
+from hypergrad.guards import raise_where, require_finite, require_same_values
 from hypergrad.implicit.active import active_set, is_non_smooth
 from hypergrad.implicit.certificate import MINIMISER, ROOT, STATIONARY, Certificate, Claim
 from hypergrad.implicit.curvature import Curvature, Hessian, Point
@@ -116,14 +116,14 @@ def pull(
         point = _linearised(curvature, lower, theta, phi, needed)
         if values is not None:
             what = called(lower) if not isinstance(lower, Saddle) else f"|F| of {called(lower)}"
-            refuse_other_values(
+            require_same_values(
                 point.values, values, lambda: _rounding(lower, theta, phi, point), what=what
             )
         rhs = cotangent(point.batch)
         if (n := point.gradient.shape[-1]) != rhs.shape[-1]:
             rhs = torch.cat([rhs, torch.zeros_like(rhs)], dim=-1)  # the multiplier's is zero
         size = norm(rhs)
-        refuse_not_finite(
+        require_finite(
             rhs, "the right-hand side d f/d phi of the adjoint system", per_task=False, norms=size
         )
         first = None if start is None else start(point.batch)
@@ -138,13 +138,13 @@ def pull(
         product = "a Hessian product H v (or H^-1 v, where H is not positive definite)"
         if isinstance(lower, Saddle):
             product = "a product with the Jacobian dF/dphi (or its inverse, where it is singular)"
-        refuse_where(broken, product)
+        raise_where(broken, product)
         if ranks is not None:
             end = {"v": v, "its residual": solution.residual, "its status": solution.status}
             ranks.require_alike(end)
         gradients = [-part for part in point.cross(v)]
         for gradient in gradients:
-            refuse_not_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
+            require_finite(gradient.reshape(-1), "the cross product J v", per_task=False)
         predicted, slope = dot(v, point.gradient), norm(point.gradient)
         active = None
         if is_non_smooth(lower):

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Size, Tensor
 
 from hypergrad.equation import Equation, Pair, Saddle, aligned
-from hypergrad.guards import noting
+from hypergrad.guards import current_checks
 from hypergrad.implicit.differences import step_length
 from hypergrad.implicit.probe import Probe, Probing, settle, to_probe, unexplained
 from hypergrad.linear.vectors import dot, norm
@@ -110,7 +110,7 @@ def _compared(
     along = _direction(product, sizes)
     error = _off(moved, along, product, v, step, total)
     zero = sizes == 0
-    if noting() is None and bool(zero.any()):
+    if current_checks() is None and bool(zero.any()):
         lent = torch.cat([_mean_size(point) for point in points], dim=-1)
         aside = _direction(product, torch.where(zero, lent, 0.0))
         # zeros may be where F's domain ends, or at a kink: there nothing is told

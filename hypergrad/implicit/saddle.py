@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hypergrad.engine import filled, pulled
 from hypergrad.equation import Pair, Saddle, called
-from hypergrad.graph import custom_among, explained, no_dependence, refuse_error_node
-from hypergrad.guards import refuse_not_finite
+from hypergrad.graph import custom_among, explained, no_dependence, raise_if_error_node
+from hypergrad.guards import require_finite
 from hypergrad.implicit.curvature import Point
 from hypergrad.implicit.probe import Probing
 from hypergrad.implicit.root_probe import root_probe
@@ -72,7 +72,7 @@ class Jacobian:
             self._residual = flatten(parts, self.batch)
         self._linear: tuple[Tensor, Tensor] | None = None  # w and A'w, with its graph
         self.residual: Float[Tensor, "*batch n"] = self._residual.detach()
-        refuse_not_finite(self.residual, "the residual of the condition", per_task=False)
+        require_finite(self.residual, "the residual of the condition", per_task=False)
 
     def transposed(self, vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """``A' v``, each task's own, by one backward pass through F."""
@@ -85,7 +85,7 @@ class Jacobian:
             w = torch.zeros_like(self._residual, requires_grad=True)
             with torch.enable_grad(), explained(self._custom, instead=_INSTEAD):
                 parts = pulled(self._residual, self._phi, w, record=True)
-                refuse_error_node(parts, self._custom, instead=_INSTEAD)
+                raise_if_error_node(parts, self._custom, instead=_INSTEAD)
                 image = flatten(filled(parts, self._phi), self.batch)
             self._linear = w, image
         w, image = self._linear

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypergrad.guards import noting
+from hypergrad.guards import current_checks
 from hypergrad.implicit.certificate import NEAR
 from hypergrad.implicit.curvature import Point
 from hypergrad.linear.automatic import least_length
@@ -60,11 +60,12 @@ def newton_step(
     each = [norm(flatten([leaf.detach()], point.batch)) for leaf in leaves(phi)]
     length = each[0] if len(each) == 1 else norm(torch.stack(each, dim=-1))
     inverse = _factorised(hessian)
-    if inverse is not None and noting() is None:
+    if inverse is not None and current_checks() is None:
         step = ratio(norm(inverse(r)), length)
     else:
         share = ratio(predicted.abs(), size * length)
-        if noting() is not None or not share.numel():  # whether to solve takes looks at values
+        # whether to solve takes looks at values
+        if current_checks() is not None or not share.numel():
             return share
         curvature = torch.minimum(solution.curvature.abs(), ratio(size, norm(solution.x)))
         above = ratio(slope, curvature * length)

@@ -13,7 +13,7 @@ from torch import Size, Tensor
 
 from hypergrad.engine import vectorised
 from hypergrad.errors import InputError
-from hypergrad.guards import may_look, noting
+from hypergrad.guards import current_checks, may_look
 from hypergrad.linear.operator import Kind, LinearMap, Operator
 from hypergrad.linear.solution import Solution, Status, direct
 
@@ -132,7 +132,8 @@ def dense(
     # partial: the tests' type checker wraps a function that is defined here at each call
     column = partial(_column, apply)
     together = columns_at_once(shaped_as.shape, at_once)
-    if together > 1 and noting() is None:  # a check that waits must not hold a vectorised value
+    # a check that waits must not hold a vectorised value
+    if together > 1 and current_checks() is None:
         try:
             if together >= count:
                 return vectorised(column if batch else apply, units)

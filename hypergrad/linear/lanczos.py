@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.constants import Estimated
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.linear.operator import LinearMap
 from hypergrad.linear.vectors import dot, norm
 
@@ -76,7 +76,7 @@ def _krylov(apply: LinearMap, start: Tensor, steps: int) -> tuple[Tensor, Tensor
     largest = torch.zeros_like(start[..., 0])
     for index in range(steps):
         image = apply(columns[-1])
-        refuse_not_finite(image, "a Hessian product H v", per_task=False)
+        require_finite(image, "a Hessian product H v", per_task=False)
         diagonal.append(dot(columns[-1], image))
         if index == steps - 1:
             break

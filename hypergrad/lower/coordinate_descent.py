@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.active import AT_KINKS
 from hypergrad.implicit.entrywise import Entrywise, Separable, is_separable
 from hypergrad.implicit.linearise import Linearisation
@@ -113,7 +113,7 @@ class CoordinateDescent:
             here, size, steps = there, after, steps + taken
             active = active & (size > goal)
             columns = None if bool(slow.any()) else columns
-        refuse_not_finite(size, "the subgradient where CoordinateDescent ended", per_task=True)
+        require_finite(size, "the subgradient where CoordinateDescent ended", per_task=True)
         # without a tolerance, rounding is the goal
         met = tolerance.met(size, goal) if tolerance else ~active
         return Minimum(phi=run.probe.tree(here.x), stationarity=size, converged=met, steps=steps)

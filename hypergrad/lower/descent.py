@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from hypergrad.errors import InputError, TransformError
 from hypergrad.graph import custom_functions, recorded_gradient
-from hypergrad.guards import noting, refuse_not_finite
+from hypergrad.guards import current_checks, require_finite
 from hypergrad.implicit.derivatives import Problem, derivative
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import Memory, Minimum, Unrollable, require_fitting
@@ -147,7 +147,7 @@ class Slope:
     ) -> Slope:
         """The gradient as a node, which composes under every transform of torch.func."""
         points = leaves(phi)
-        problem = Problem(lower, detach(theta), detach(phi), noting())
+        problem = Problem(lower, detach(theta), detach(phi), current_checks())
         parts = derivative(problem, (*leaves(theta), *points), [])
         batch = lower(theta, phi).shape if measured else Size()
         return cls(points, parts[len(parts) - len(points) :], batch)
@@ -211,7 +211,7 @@ def descend(
     theta = detach(theta)
     phi, memory, taken = _walk(solver, indices, lower, theta, detach(phi), tolerance)
     size = norm(last := gradient(lower, theta, phi))
-    refuse_not_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
+    require_finite(size, f"the gradient where {type(solver).__name__} ended", per_task=True)
     goal = (
         memory[-2]
         if tolerance and memory
@@ -264,13 +264,13 @@ def _walk(
         old: list[Tensor] = [*leaves(phi), *memory[:-1]] if tolerance else []
         phi, memory = solver.step(lower, theta, phi, memory)
         if index == 0:
-            refuse_captured_step(solver, theta, phi)
+            raise_if_step_captured(solver, theta, phi)
         if tolerance and _same(old, [*leaves(phi), *memory[:-1]][: len(old)]):
             return phi, memory, index
     return phi, memory, len(indices)
 
 
-def refuse_captured_step(solver: Unrollable, theta: Tree, phi: Tree) -> None:
+def raise_if_step_captured(solver: Unrollable, theta: Tree, phi: Tree) -> None:
     """Raise if a step at tensors without a graph has one: its derivative would be lost.
 
     Within a transform whose own tensors theta has, so has any step, and nothing can be told; nor

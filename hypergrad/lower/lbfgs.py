@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.linear.vectors import dot, norm
 from hypergrad.lower.descent import Tolerance
 from hypergrad.lower.line_search import Point, Probe, backtrack
@@ -65,7 +65,7 @@ class LBFGS:
         require_fitting(self, lower)
         probe = Probe(lower, theta, phi)
         here = probe.start()
-        refuse_not_finite(here.gradient, "the gradient where L-BFGS began", per_task=False)
+        require_finite(here.gradient, "the gradient where L-BFGS began", per_task=False)
         pairs = _Pairs.none(self.history, here.x)
         size = best = norm(here.gradient)
         tolerance = Tolerance(self.rtol, self.atol)
@@ -87,7 +87,7 @@ class LBFGS:
             here, size = there, norm(there.gradient)
             best, scale = torch.minimum(best, size), torch.maximum(scale, here.values.abs())
             active = active & ~stuck & (size > goal) & (idle < _PATIENCE)
-        refuse_not_finite(size, "the gradient where L-BFGS ended", per_task=True)
+        require_finite(size, "the gradient where L-BFGS ended", per_task=True)
         met = size <= goal if tolerance else ~active  # without one, round-off is the goal
         return Minimum(phi=probe.tree(here.x), stationarity=size, converged=met, steps=steps)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.curvature import Hessian, Point
 from hypergrad.linear.cg import CG
 from hypergrad.linear.solution import LinearSolver
@@ -79,7 +79,7 @@ class Newton:
             point = Hessian().linearise(lower, theta, probe.tree(x), needed=constant)
             size, scale = norm(point.gradient), torch.maximum(scale, point.values.abs())
             active = active & ~stuck & (size > goal)
-        refuse_not_finite(size, "the gradient where Newton ended", per_task=True)
+        require_finite(size, "the gradient where Newton ended", per_task=True)
         # without a tolerance, round-off is the goal
         met = tolerance.met(size, goal) if tolerance else ~active
         return Minimum(phi=probe.tree(x), stationarity=size, converged=met, steps=steps)

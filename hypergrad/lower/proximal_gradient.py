@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.active import AT_KINKS, NonSmooth, is_non_smooth, smooth_gradient
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.automatic import chosen
@@ -110,7 +110,7 @@ class ProximalGradient:
         bend = run.bend(x) if self.step_size is None else torch.full_like(zero, 1 / self.step_size)
         x, steps = self._walk(run, x, goal, bend) if self.max_steps else (x, 0)
         size, _ = run.mapping(x, bend)
-        refuse_not_finite(size, "the proximal step where ProximalGradient ended", per_task=True)
+        require_finite(size, "the proximal step where ProximalGradient ended", per_task=True)
         met = tolerance.met(size, goal)
         return Minimum(phi=like(phi, x), stationarity=size, converged=met, steps=steps)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypergrad.equation import Equation, FixedPointEquation, Saddle, aligned, paired
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.saddle import Jacobian
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.descent import Tolerance
@@ -74,7 +74,7 @@ class Residual(Generic[Phi]):
             NotFiniteError: it diverged.
         """
         what = f"the residual |F| where {type(solver).__name__} ended"
-        refuse_not_finite(size, what, per_task=True)
+        require_finite(size, what, per_task=True)
         return Minimum(phi=self.tree(x), stationarity=size, converged=met, steps=steps)
 
 

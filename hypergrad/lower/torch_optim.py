@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.descent import Tolerance, gradient, slope_at_half
 from hypergrad.lower.minimum import Minimum, require_fitting
@@ -126,7 +126,7 @@ class TorchOptimiser:
         found = like(phi, (leaf.detach() for leaf in own))
         slope = gradient(lower, theta, found)
         size = norm(slope)
-        refuse_not_finite(size, "the gradient where the optimiser ended", per_task=True)
+        require_finite(size, "the gradient where the optimiser ended", per_task=True)
         goal = tolerance.goal(slope, half) if goal is None else goal
         met = tolerance.met(size, goal)
         return Minimum(phi=found, stationarity=size, converged=met, steps=taken)

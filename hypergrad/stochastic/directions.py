@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor
 
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.objective import Objective, evaluate
 from hypergrad.tree import Phi, Theta, flatten, fresh_leaf, leaves, like
@@ -65,7 +65,7 @@ def slopes(
     value = evaluate(objective, like(theta, upper), like(phi, lower), role=role)
     parts = torch.autograd.grad(value, [*upper, *lower], materialize_grads=True)
     in_theta, in_phi = flatten(parts[: len(upper)], ONE), flatten(parts[len(upper) :], ONE)
-    refuse_not_finite(in_phi, f"the {role} objective's gradient", per_task=False)
+    require_finite(in_phi, f"the {role} objective's gradient", per_task=False)
     return in_theta, in_phi
 
 
@@ -75,6 +75,6 @@ def checked(found: Directions) -> Directions:
     Raises:
         NotFiniteError: naming the direction.
     """
-    refuse_not_finite(found.v, "the direction of v (H v - d f/d phi)", per_task=False)
-    refuse_not_finite(found.theta, "the direction of theta (d f/d theta - J v)", per_task=False)
+    require_finite(found.v, "the direction of v (H v - d f/d phi)", per_task=False)
+    require_finite(found.theta, "the direction of theta (d f/d theta - J v)", per_task=False)
     return found

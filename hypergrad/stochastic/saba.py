@@ -65,7 +65,7 @@ class SABA:
             NotFiniteError: a direction is NaN or infinite.
         """
         whole = sampled(problem.upper, "upper"), sampled(problem.lower, "lower")
-        _refuse_other_memory(state, upper=whole[0].blocks, lower=whole[1].blocks)
+        _require_same_memory(state, upper=whole[0].blocks, lower=whole[1].blocks)
         upper, lower = (each.batch(state.step) for each in whole)
         parts = lower_parts(lower, state.theta, state.phi, state.v)
         pair = slopes(upper, state.theta, state.phi, "upper")
@@ -90,7 +90,7 @@ class SABA:
         )
 
 
-def _refuse_other_memory(state: State[Theta, Phi], *, upper: int, lower: int) -> None:
+def _require_same_memory(state: State[Theta, Phi], *, upper: int, lower: int) -> None:
     """Raise unless the memory has a row for each block."""
     wanted = {name: lower if name in PARTS[:3] else upper for name in PARTS}
     found = {name: len(rows) for name, rows in state.memory.items()}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from hypergrad.linear.vectors import norm
 from hypergrad.lower.minimum import LowerSolver, Minimum
 from hypergrad.objective import Bilevel, Objective, evaluate, examine
@@ -109,7 +109,7 @@ def penalty_hypergradient(
         for part, high, low in zip(direct, above, below, strict=True)
     ]
     for part in grad:
-        refuse_not_finite(part.reshape(-1), "the penalised hypergradient", per_task=False)
+        require_finite(part.reshape(-1), "the penalised hypergradient", per_task=False)
     _, at_minimum, _ = _first(problem.upper, theta, minimum.phi, "upper")
     return Penalised(
         value=at_minimum.sum() / tasks,

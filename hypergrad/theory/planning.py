@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hypergrad.constants import Constants, Known, check_known, conclude, number, require
 from hypergrad.errors import InputError
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 
 # Beyond it a float64 no longer tells a whole number from the next.
 _MOST: Final = 2**53
@@ -148,7 +148,7 @@ def a_priori_bound(
         solve = number(constants.coupling) * factor * away
         premises = (adjoint_distance, distance)
     value = rates.c1 * left + solve
-    refuse_not_finite(value, "the a-priori bound", per_task=True)
+    require_finite(value, "the a-priori bound", per_task=True)
     return conclude(value, *rates.premises, *premises)
 
 

@@ -20,7 +20,7 @@ GROUPS = 8
 
 
 def check_normalisation(mode: str, widths: tuple[int, ...]) -> None:
-    """Refuse an unknown mode, and widths that groups don't divide.
+    """Raise for an unknown mode, and for widths that groups don't divide.
 
     Raises:
         ConfigError: naming what was given.

@@ -103,9 +103,9 @@ class World:
         except Exception as error:  # whatever it is: the other ranks must not wait for this one
             problem = error
         failed = self._each(0 if problem is None else 1, what)
-        self.refuse_failed(failed, problem, what)
+        self.raise_if_failed(failed, problem, what)
 
-    def refuse_failed(self, failed: list[int], problem: Exception | None, what: str) -> None:
+    def raise_if_failed(self, failed: list[int], problem: Exception | None, what: str) -> None:
         """Raise the failure of the first rank with a 1, on all ranks.
 
         Raises:

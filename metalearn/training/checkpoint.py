@@ -179,7 +179,7 @@ def require_same_run(path: Path, before: RunKey, now: RunKey, config: TrainConfi
         )
 
 
-def refuse_misfit(
+def require_fit(
     tensors: Mapping[str, Tensor],
     progress: Progress,
     *,

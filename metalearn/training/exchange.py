@@ -95,7 +95,7 @@ def exchanged(
     certificates.seen = seen
     table = world.total(torch.cat([sent.flatten(), rows.flatten()]), what).cpu()
     sent, rows = table[: sent.numel()].view_as(sent), table[sent.numel() :].view_as(rows)
-    world.refuse_failed([int(bad) for bad in sent[0].tolist()], problem, what)
+    world.raise_if_failed([int(bad) for bad in sent[0].tolist()], problem, what)
     certificates.add(rows[:count])
     assert bucket is not None
     bucket = world.total(bucket, f"the hypergradients of {what}")

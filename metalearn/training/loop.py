@@ -88,7 +88,7 @@ def train(
         named, config = config.backbone.name, again.config()
         require_confirmed(config.backbone.name, named)
     elif launched() and not config.run.dry_run:
-        _refuse_no_folder(config)
+        _require_folder(config)
     source = backbone or imported(config.backbone.name)
     config, source = from_weights(config, source, again)
     torch.set_num_threads(config.run.threads)
@@ -110,7 +110,7 @@ def train(
             job.go_on(again)
 
 
-def _refuse_no_folder(config: TrainConfig) -> None:
+def _require_folder(config: TrainConfig) -> None:
     """A launcher that starts a run again must find its folder again."""
     if config.run.folder is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise ConfigError(

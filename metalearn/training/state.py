@@ -31,7 +31,7 @@ from metalearn.training.build import (
     training_sampler,
 )
 from metalearn.training.certificates import Certificates
-from metalearn.training.checkpoint import BestSoFar, Progress, RunKey, refuse_misfit
+from metalearn.training.checkpoint import BestSoFar, Progress, RunKey, require_fit
 from metalearn.training.exchange import exchanged
 from metalearn.training.failures import episodes_named, memory_named
 from metalearn.training.features import featured
@@ -41,8 +41,8 @@ from metalearn.training.step import accumulate, descend, upper_step
 _GENERATORS: Final = "generator."
 
 
-def _refuse_ranks(world: World, tasks: int, config: TrainConfig) -> None:
-    """Refuse ranks that would have nothing to do, or would do something else than one."""
+def _require_fitting_ranks(world: World, tasks: int, config: TrainConfig) -> None:
+    """Raise if a rank would have nothing to do, or several would do other than one."""
     if world.size > tasks:
         raise ConfigError(
             f"{world.size} ranks were started for {tasks} tasks of an upper step: start at most "
@@ -119,7 +119,7 @@ class Training:
         self.validation = evaluation_sampler("validation", config, device=device)
         self.preset = config.preset()
         self.method, self.tasks = self.preset.method, self.preset.tasks_per_step
-        _refuse_ranks(world, self.tasks, config)
+        _require_fitting_ranks(world, self.tasks, config)
         self.model = build_model(config, pictures.pool, device=device, source=source)
         self.sampler = featured(pictures, self.model, config)
         self.validation = featured(self.validation, self.model, config)
@@ -369,7 +369,7 @@ class Training:
 
         kept: dict[int, dict[str, Any]] = {}
         try:
-            refuse_misfit(
+            require_fit(
                 tensors,
                 progress,
                 model=self.model,

@@ -34,7 +34,7 @@ from hypergrad.errors import (
     InputError,
     NotFiniteError,
 )
-from hypergrad.guards import refuse_not_finite
+from hypergrad.guards import require_finite
 from tests.hypergrad.problems import Q, Toy
 
 TOY = Toy((3,))
@@ -339,8 +339,8 @@ def test_cholesky_verifies_its_own_answer() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_whatever_is_not_finite_is_refused(value: float) -> None:
     vectors = torch.tensor([[1.0, -2.0], [0.0, value]])
-    refuse_not_finite(vectors[:1], "it", per_task=False)
+    require_finite(vectors[:1], "it", per_task=False)
     with pytest.raises(NotFiniteError, match="it of task 1 is not finite"):
-        refuse_not_finite(vectors, "it", per_task=False)
+        require_finite(vectors, "it", per_task=False)
     with pytest.raises(NotFiniteError, match="it is not finite"):
-        refuse_not_finite(vectors[1, 1], "it", per_task=True)
+        require_finite(vectors[1, 1], "it", per_task=True)

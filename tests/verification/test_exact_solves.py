@@ -46,7 +46,7 @@ def test_every_way_agrees_with_the_exact_hypergradient(family: str) -> None:
 def test_the_problems_are_as_many_and_as_hard_as_is_said() -> None:
     shapes: Counter[int] = Counter()
     conditions = []
-    with instances.noting() as tasks:
+    with instances.gathered_tasks() as tasks:
         for family in instances.FAMILIES:
             for seed in range(SEEDS):
                 drawn = of_family(family, seed=seed)

@@ -190,7 +190,7 @@ def test_the_registry_is_sound() -> None:
 
 
 def test_equal_problems_are_counted_once() -> None:
-    with instances.noting() as seen:
+    with instances.gathered_tasks() as seen:
         for _ in range(2):
             drawn = instances.quad(seed=1, batch=(3,), p=2, q=2, condition=2.0)
         instances.quad(seed=2, batch=(3,), p=2, q=2, condition=2.0)
@@ -202,7 +202,7 @@ def test_equal_problems_are_counted_once() -> None:
 
 
 def test_conditions_are_counted_as_tasks() -> None:
-    with instances.noting() as seen:
+    with instances.gathered_tasks() as seen:
         drawn = kinked.kinked(1, "box")
         assert len(seen) == len(drawn.tasks) > 1
         # made from a draw that nobody sees

@@ -97,7 +97,7 @@ _noted: ContextVar[set[bytes] | None] = ContextVar("_noted", default=None)
 
 
 @contextmanager
-def noting() -> Iterator[set[bytes]]:
+def gathered_tasks() -> Iterator[set[bytes]]:
     """A set that gathers a digest of every task drawn inside: equal ones count once."""
     digests: set[bytes] = set()
     token = _noted.set(digests)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 
 from verification.claims.evidence import Evidence
-from verification.problems.drawn import noting
+from verification.problems.drawn import gathered_tasks
 from verification.subjects.planting import SnippetError
 from verification.suite.model import BUG_SEEDS, Entry, Size, Suite
 
@@ -173,7 +173,7 @@ def _do(suite: Suite, piece: Piece) -> Done:
     entry = suite.entry(piece.claim)
     subject = entry.kind.honest if piece.bug is None else entry.bug(piece.bug).subject
     began = time.process_time()
-    with noting() as problems:
+    with gathered_tasks() as problems:
         try:
             found = [put(entry, subject, seed, piece.allowance) for seed in piece.seeds]
         except SnippetError as error:
