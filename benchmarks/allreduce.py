@@ -1,4 +1,4 @@
-"""What a sum over ranks costs here, and whether DDP's hooks or one explicit sum serve better.
+"""Cost of a sum over ranks on this machine: DDP's hooks against one explicit sum.
 
     OMP_NUM_THREADS=1 python -m benchmarks.allreduce --out benchmarks/results/allreduce.json
 

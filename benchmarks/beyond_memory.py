@@ -37,10 +37,10 @@ _IMAGE = SIDE * SIDE * CHANNELS
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training on the set took.
+    """Time and memory of training on the set.
 
     Attributes:
-        bytes: of the training images.
+        bytes: bytes of the training images.
         on_disk: bytes that they take.
         memory: bytes of the machine.
         checked_seconds: to check the files at the start.

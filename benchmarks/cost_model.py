@@ -1,4 +1,4 @@
-"""What a step should cost, by formulas; beside what was measured.
+"""Cost of a step by formulas, beside the measured one.
 
     python -m benchmarks.cost_model benchmarks/results/published.json
 

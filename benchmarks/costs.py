@@ -1,4 +1,4 @@
-"""What one step costs, in figures that are the same on every machine."""
+"""Costs of one step, in figures that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.metalearn.measure import Convolutions, SavedBytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one run.
+    """Costs of one run.
 
     Attributes:
         peak_bytes: most bytes of tensors alive at a time, weights and images included.
         saved_bytes: most bytes of distinct storages that graphs kept for backward at a time.
         convolutions: calls, forward and backward.
         forward: multiplications of forward convolutions.
-        backward: of backward convolutions.
-        operations: of all kinds.
+        backward: number of backward convolutions.
+        operations: number of operations of all kinds.
         cuda_bytes: the CUDA allocator's peak, weights and images included; None on the CPU.
     """
 

@@ -1,4 +1,4 @@
-"""How many steps of CG a dense solve costs: where the default solver changes from one to the other.
+"""Steps of CG that a dense solve costs: the size at which the default solver changes over.
 
     python -m benchmarks.crossover
 

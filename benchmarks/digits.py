@@ -112,7 +112,7 @@ def loss(theta: Tensor, phi: Phi, examples: tuple[Tensor, Tensor, Tensor]) -> Te
 
 @dataclass(frozen=True)
 class Adjoint:
-    """How the minimiser is made differentiable."""
+    """Way to make the minimiser differentiable."""
 
     solver: Any = None
     second: Any = None

@@ -1,4 +1,4 @@
-"""Which of torch's operations have a second derivative, and which have a right one.
+"""Survey of torch's operations: is there a second derivative, and is it right?
 
     python -m benchmarks.double_backward --out benchmarks/results/double_backward.json
 

@@ -1,4 +1,4 @@
-"""Where the time of one small hypergradient goes, and how little torch alone could take.
+"""Profile of one small hypergradient, beside the least time that torch alone could take.
 
     python -m benchmarks.eager_profile --out benchmarks/results/eager_profile.json
 

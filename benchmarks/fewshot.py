@@ -1,4 +1,4 @@
-"""What the few-shot benchmarks run on: backbones with images of noise, and methods at a given K.
+"""Set-ups of the few-shot benchmarks: backbones with images of noise, and methods at a given K.
 
 What a step costs does not depend on what the images show.
 """
@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def images(self) -> int:
-        """Of one task."""
+        """Numbers of images of one task."""
         return WAY * (self.shot + self.query)
 
     def backbone(self) -> Conv4 | ResNet12:
@@ -118,7 +118,7 @@ def method(name: str, steps: int) -> Method:
 
 
 def takes_steps(name: str) -> bool:
-    """Whether K means anything to this method."""
+    """True if the method takes K."""
     return numbers(preset(name).method).K is not None
 
 
@@ -178,7 +178,7 @@ class Step:
         return torch.cat([part.flatten() for part in parts])
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """Learned variables."""
         return list(self.model.parameters())
 
     def widen(self) -> None:

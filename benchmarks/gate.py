@@ -65,12 +65,12 @@ class Move:
 
     @property
     def fails(self) -> bool:
-        """Whether the gate closes."""
+        """True if the gate closes."""
         return self.verdict != "fell"
 
 
 def moved(baseline: dict[str, Figure], now: dict[str, Figure]) -> list[Move]:
-    """What is not as it was, beyond its margin."""
+    """Figures that differ from the baseline by more than their margin."""
     found = []
     for name in [*baseline, *(name for name in now if name not in baseline)]:
         before, after = baseline.get(name), now.get(name)
@@ -98,7 +98,7 @@ def moved(baseline: dict[str, Figure], now: dict[str, Figure]) -> list[Move]:
 
 
 def table(moves: list[Move]) -> Table:
-    """What moved, for a terminal."""
+    """Table of the figures that moved, for a terminal."""
     made = Table(title="what moved")
     for index, column in enumerate(("figure", "baseline", "now", "by", "")):
         made.add_column(column, justify="right" if 0 < index < 4 else "left")

@@ -1,4 +1,4 @@
-"""How far an upper step is from one forward and one backward of the backbone, with many tasks.
+"""Upper steps of many tasks, relative to one forward and one backward of the backbone.
 
     python -m benchmarks.limit --out benchmarks/results/limit.json
 

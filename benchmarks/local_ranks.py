@@ -17,7 +17,7 @@ Target = Callable[..., Any]
 
 
 def on_ranks(size: int, target: Target, *arguments: Any, timeout: float = 900.0) -> Any:
-    """What `target(world, *arguments)` returns on rank 0, each rank on one thread.
+    """Run `target(world, *arguments)` on ranks of one thread each; return rank 0's answer.
 
     Raises:
         RuntimeError: a rank failed, or took longer than `timeout` seconds.

@@ -69,7 +69,7 @@ def _system(name: str, values: Tensor, solver: LinearSolver, peer: str) -> Row:
 
 
 def hard_systems() -> Iterator[Row]:
-    """How many steps conjugate gradients take where rounding delays them."""
+    """Steps that conjugate gradients take where rounding delays them."""
     for decay in (0.8, 0.9):
         n = 48
         index = torch.arange(n, dtype=torch.float64)
@@ -124,7 +124,7 @@ def eigenvalues() -> Iterator[Row]:
 
 
 def lower_solvers() -> Iterator[Row]:
-    """Where lower solvers stop on a quadratic of condition 1e6, from 0, asked for 1e-3."""
+    """Points where lower solvers stop on a quadratic of condition 1e6, from 0, asked for 1e-3."""
     values, zero, best = _even(1e6), torch.zeros(N).double(), torch.ones(N).double()
 
     def lower(theta: Tensor, phi: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def times(results: Record) -> str:
 
 
 def short(results: Record) -> str:
-    """Of each hypergradient: torchopt's time over ours, and ours over compiled jaxopt's."""
+    """Times of each hypergradient: torchopt's over ours, and ours over compiled jaxopt's."""
     rows = [
         "| problem, given as values | torchopt over this | this over jaxopt under jit |",
         "| --- | ---: | ---: |",

@@ -273,7 +273,7 @@ def _torchopt(
 
 
 def _by_scipy(problem: Softmax, theta: Tensor, start: Tensor) -> Any:
-    """Its least norm of the gradient is the greatest entry's."""
+    """Minimiser by SciPy, whose tolerance is on the greatest entry of the gradient."""
 
     def value_and_slope(flat: Any) -> tuple[float, Any]:
         phi = torch.from_numpy(flat).view_as(start)

@@ -1,4 +1,4 @@
-"""What hypergradients cost here and in other libraries, at what error.
+"""Times and errors of hypergradients, in this library and in others.
 
     python -m benchmarks.peers --out benchmarks/results/peers.json
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's numbers come from: code, versions, machine."""
+"""Provenance of a benchmark's numbers: code, versions, machine."""
 
 from __future__ import annotations
 

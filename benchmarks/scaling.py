@@ -34,7 +34,7 @@ GPUS = (1, 2, 4, 8, 16, 64, 256, 1024)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is assumed of nodes of 8 GPUs.
+    """Assumptions on nodes of 8 GPUs.
 
     Attributes:
         inside: bytes a second of each GPU to the others of its node.
@@ -49,7 +49,7 @@ class Machine:
     between_alpha: float = 15e-6
 
     def seconds(self, gpus: int, count: float) -> float:
-        """Of a sum of so many bytes over so many GPUs."""
+        """Seconds of a sum of so many bytes over so many GPUs."""
         if gpus == 1:
             return 0.0
         near = gpus <= 8

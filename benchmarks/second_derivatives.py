@@ -1,4 +1,4 @@
-"""How well the probe of second derivatives tells right ones from wrong ones.
+"""Errors of the probe of second derivatives: false alarms, and misses.
 
 False alarms are objectives whose derivatives are torch's own and which are called wrong, at the
 minimiser and at the start. Misses are objectives with an operation planted in them whose first

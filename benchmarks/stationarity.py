@@ -1,4 +1,4 @@
-"""How well a certificate tells minimisers from other points: false alarms, and misses.
+"""Errors of certificates on minimisers and other points: false alarms, and misses.
 
 False alarms are minimisers, exact to the precision, that are called none. Misses are other points,
 of several kinds, whose hypergradient is off by more than a tenth and which are called minimisers.

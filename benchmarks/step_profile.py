@@ -1,4 +1,4 @@
-"""Where the time of one memory-reduced step goes.
+"""Profile of one memory-reduced step.
 
     python -m benchmarks.step_profile --out benchmarks/results/profile.json
 

@@ -1,4 +1,4 @@
-"""What does an upper step cost, method by method and K by K?
+"""Cost of an upper step, method by method and K by K.
 
 Each entry tells in `extra_info` the time and bytes over the backbone's own forward and backward,
 the passes, the products, the residual, and how far float32 is from float64.

@@ -1,4 +1,4 @@
-"""How do time and memory grow with p, q, tasks, K and N? Exponents, fitted in log and log.
+"""Growth of time and memory with p, q, tasks, K and N: exponents, fitted in log and log.
 
 A hypergradient of values alone, whose pieces have p or q numbers and nothing p times q. Each
 dimension grows over a factor of 16 with the others fixed, the sizes taking turns. The exponent of
@@ -29,7 +29,7 @@ FACTORS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of one problem: p numbers in theta, q in phi, tasks, K lower steps, N steps of CG."""
+    """Sizes of one problem: p numbers in theta, q in phi, tasks, K lower steps, N steps of CG."""
 
     p: int = 20_000
     q: int = 20_000

@@ -1,4 +1,4 @@
-"""What does a linear solve cost, by solver, size and batch; and what is its answer worth?"""
+"""Cost and error of a linear solve, by solver, size and batch."""
 
 from __future__ import annotations
 

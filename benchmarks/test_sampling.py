@@ -1,4 +1,4 @@
-"""How fast are episodes drawn, and what do they take?"""
+"""Speed and memory of drawing episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the whole network is the lower level: what does K cost, implicit against unrolled?"""
+"""Cost of K where the whole network is the lower level, implicit against unrolled."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def interleaved(
 
 
 def ratios(times: Sequence[Sequence[float]], reference: int = 0) -> list[Ratio]:
-    """Of each contender, round by round."""
+    """Times of each contender, round by round."""
     found = []
     for own in times:
         each = [mine / other for mine, other in zip(own, times[reference], strict=True)]
@@ -78,7 +78,7 @@ def ratios(times: Sequence[Sequence[float]], reference: int = 0) -> list[Ratio]:
 
 
 def seconds(run: Run, calls: int = 1, *, cuda: bool = False) -> float:
-    """Of one call, the collector being off."""
+    """Time of one call, with the garbage collector off."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()

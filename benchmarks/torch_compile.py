@@ -1,4 +1,4 @@
-"""What torch.compile would gain in one hypergradient: a product, a step of CG, or all of it.
+"""Gain of torch.compile in one hypergradient: in a product, in a step of CG, or in all of it.
 
     python -m benchmarks.torch_compile --out benchmarks/results/torch_compile.json
 

@@ -31,7 +31,7 @@ STRENGTH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found.
+    """Figures that were found.
 
     Attributes:
         implicit: the implicit step, to be timed again.

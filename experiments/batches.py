@@ -1,4 +1,4 @@
-"""What more tasks a step buy on a real problem, where equally many tasks are seen in all.
+"""Study of the tasks of a step on a real problem, where equally many tasks are seen in all.
 
 Theorem 1 (docs/theory.md) has one term that knows b, the tasks of a step: L_F eta omega s^2 / b.
 There s^2 is the variance of the hypergradient over tasks, and omega = 1 for tasks that are
@@ -43,8 +43,8 @@ class Trained:
     Attributes:
         tasks: b, of a step.
         steps: upper steps; tasks times steps is the same for all runs.
-        seed: of weights and training episodes.
-        accuracy: of the test.
+        seed: seed of weights and training episodes.
+        accuracy: accuracy of the test.
         interval: half the width of its 95 % interval over the test's episodes.
         gradient: squared length of the mean hypergradient of the tasks measured, at the end; its
             expectation is that of all tasks and variance / tasks measured.

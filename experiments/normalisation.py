@@ -75,7 +75,7 @@ class Tested:
         data: Name of the data set.
         trained: Normalisation of the run.
         seed: Seed of the run.
-        way: What the queries are normalised by.
+        way: Way in which the queries are normalised.
         accuracy: Share of right answers.
         interval: Half the width of its 95 % interval over the episodes.
         apart: Mean difference from the same episodes' queries together.

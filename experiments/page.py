@@ -67,12 +67,12 @@ class DataSet:
     """A part of the page.
 
     Attributes:
-        title: of the data set.
+        title: title of the data set.
         folders: pattern of the folders of results, one for each protocol and budget.
         files: pattern of the result files of runs in such a folder.
         command: writes them.
         prepare: makes the data set of files that a user brings; empty if none are needed.
-        needed: what a run lacks here.
+        needed: reason why a run is missing here.
         partial: note below a table whose images are not all of the data set's.
         notes: lines below each table.
     """

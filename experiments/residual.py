@@ -1,4 +1,4 @@
-"""How accuracy depends on the error of the hypergradient: a grid of K and N from several seeds.
+"""Dependence of accuracy on the error of the hypergradient: a grid of K and N from several seeds.
 
 Each run trains by Algorithm 1 with K lower steps and N steps of conjugate gradients, and measures
 how far its hypergradient is from the exact one (`metalearn.training.reference`) at each validation.
@@ -41,12 +41,12 @@ class Point:
     Attributes:
         K: lower steps of training.
         N: steps of conjugate gradients.
-        seed: of weights and training episodes.
+        seed: seed of weights and training episodes.
         error: |d - d*| / |d*|, median over the validations.
         cosine: d'd* / (|d| |d*|), median over the validations.
         residual: relative residual of the adjoint system, median over training.
         stationarity: |dg/dphi|, median over training.
-        accuracy: of the test.
+        accuracy: accuracy of the test.
         interval: half the width of its 95 % interval over the test's episodes.
     """
 

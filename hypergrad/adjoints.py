@@ -1,4 +1,4 @@
-"""How to differentiate a minimiser: the paper's method and its rivals, as one argument."""
+"""Ways to differentiate a minimiser: the paper's method and its rivals, as one argument."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from hypergrad.objective import Objective
 from hypergrad.tree import Phi, Theta, Tree, detach, leaves, like, names
 
 Condition: TypeAlias = Objective[Theta, Phi] | Equation[Theta, Phi]
-"""What defines phi: an objective that it minimises, or an equation that it solves."""
+"""Definition of phi: an objective that phi minimises, or an equation that phi solves."""
 Solver: TypeAlias = LowerSolver | RootSolver
-"""What finds phi."""
+"""Solver of the lower level: it finds phi."""
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class Implicit:
 
     Attributes:
         solver: solves the adjoint system; None chooses by size and structure.
-        curvature: which second derivatives it uses.
+        curvature: second derivatives that the adjoint uses.
         start: a first guess of v, a tree like phi; see :func:`attach`.
     """
 
@@ -108,7 +108,7 @@ class Truncated:
     task to the last, so that memory grows by the spread of the tasks' numbers of steps.
 
     Attributes:
-        steps: how many of the last steps to record.
+        steps: number of last steps to record.
     """
 
     steps: int
@@ -154,7 +154,7 @@ class OneStep:
     on purpose; ``Implicit(Neumann(step_size=step_size, max_steps=1))`` is the same and reports it.
 
     Attributes:
-        step_size: of the step that is differentiated; 1/L is the usual choice.
+        step_size: size of the step that is differentiated; 1/L is the usual choice.
     """
 
     step_size: float

@@ -37,9 +37,9 @@ def argmin(
     Args:
         lower: g, one value for each task; or a condition.
         theta: upper variable, or whatever differentiable tensors the lower level sees of it.
-        phi0: where the lower solver starts, leading dimensions = tasks.
+        phi0: start of the lower solver, leading dimensions = tasks.
         by: the lower solver.
-        adjoint: how the result is differentiated.
+        adjoint: way to differentiate the result.
         watch: is given the certificate when backward has run; see :func:`attach`.
 
     Returns:

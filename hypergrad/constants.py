@@ -47,7 +47,7 @@ Known: TypeAlias = Proven | Estimated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """What the error bounds need to know of a problem (theory.md, section 0).
+    """Constants of a problem, which the error bounds need (theory.md, section 0).
 
     They need to hold only where they are used: the a-posteriori bound uses them on the segment
     from the phi that was differentiated to the minimiser phi*, the a-priori one on the ball around
@@ -104,7 +104,7 @@ class Constants:
 
     @property
     def proven(self) -> bool:
-        """Whether every constant given is proven."""
+        """True if every constant given is proven."""
         return not any(isinstance(getattr(self, field.name), Estimated) for field in fields(self))
 
 

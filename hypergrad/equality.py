@@ -37,7 +37,7 @@ def by_value(kind: type[Kind]) -> type[Kind]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two settings are the same: tensors by dtype, device and entries, trees by parts."""
+    """True if two settings are equal: tensors by dtype, device and entries, trees by parts."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         if one is other:
             return True
@@ -53,7 +53,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _mark(value: Any) -> Hashable:
-    """What equal settings have in common and can be hashed."""
+    """Key that equal settings share and that can be hashed."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape
     return value if isinstance(value, Hashable) and not isinstance(value, tuple) else None

@@ -30,11 +30,11 @@ Function: TypeAlias = Callable[[Any, Any], Any]
 
 @runtime_checkable
 class Equation(Protocol[ThetaIn, Phi]):
-    """As many equations as unknowns; each task has its own."""
+    """System of as many equations as unknowns; each task has its own."""
 
     @property
     def tasks(self) -> int:
-        """How many leading dimensions of phi are tasks."""
+        """Number of leading dimensions of phi that are tasks."""
         ...
 
     def residual(self, theta: ThetaIn, phi: Phi) -> Phi:
@@ -47,7 +47,7 @@ class Equation(Protocol[ThetaIn, Phi]):
 
 
 def is_equation(lower: object) -> TypeGuard[Equation[Any, Any]]:
-    """Whether a condition is an Equation; quicker than ``isinstance`` of a protocol."""
+    """True if a condition is an Equation; quicker than ``isinstance`` of a protocol."""
     return hasattr(lower, "residual") and hasattr(lower, "tasks") and hasattr(lower, "mapped")
 
 
@@ -138,8 +138,8 @@ def aligned(found: Any, phi: Any, kind: str) -> list[Tensor]:
     """The leaves of a tree like phi in the order of phi's own; a dict's order does not matter.
 
     Args:
-        found: what a function of (theta, phi) returned.
-        phi: what it must be like.
+        found: value that a function of (theta, phi) returned.
+        phi: tree that the value must be like.
         kind: whose function it is, for the message.
 
     Raises:
@@ -165,7 +165,7 @@ def aligned(found: Any, phi: Any, kind: str) -> list[Tensor]:
 
 
 def called(lower: object, role: str = "lower") -> str:
-    """What a message calls an objective, or the function of an equation in its place."""
+    """Name of an objective in messages, or of the equation's function in its place."""
     if isinstance(lower, Saddle):
         return f"the function of {type(lower.equation).__name__}"
     block = getattr(lower, "block_name", None)  # of a finite sum

@@ -1,4 +1,4 @@
-"""What this library raises: one base class, one class for each kind of remedy."""
+"""Errors of this library: one base class, one class for each kind of remedy."""
 
 
 class HypergradError(Exception):

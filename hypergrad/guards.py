@@ -16,10 +16,10 @@ from hypergrad.transforms import innermost
 
 
 class Deferred:
-    """What was to be checked and has not been looked at; see `deferred`.
+    """Checks that wait to be looked at; see `deferred`.
 
     Attributes:
-        open: whether the block is still to look.
+        open: true until the block reads its checks.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ def resumed(checks: Deferred | None) -> Iterator[None]:
 
 
 def noting() -> Deferred | None:
-    """Where checks are noted now, if they are."""
+    """Current collection of checks that wait; None outside `deferred`."""
     return _CURRENT.get()
 
 
 def may_look(values: Tensor) -> bool:
-    """Whether reading a value is cheap: on the CPU, outside `deferred` and transforms."""
+    """True if reading a value is cheap: on the CPU, outside `deferred` and transforms."""
     return values.is_cpu and _CURRENT.get() is None and innermost() is None
 
 
@@ -150,7 +150,7 @@ def refuse_not_finite(
     Args:
         tensor: shape ``(*batch,)`` if ``per_task``, else ``(*batch, n)``.
         what: the quantity, for the message.
-        per_task: whether each entry is a task's only value.
+        per_task: true if each entry is a task's only value.
         norms: ``(*batch,)`` the tasks' norms, where they are known: looked at first.
 
     Raises:

@@ -52,7 +52,7 @@ class AcrossRanks(Protocol):
         ...
 
     def on_any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set on any rank; the device holds what is sent."""
+        """True if the flag is set on any rank; ``device`` holds the message between ranks."""
         ...
 
     def guarded(self, phi: Phi) -> Phi:
@@ -76,7 +76,7 @@ def _is_across_ranks(lower: object) -> TypeGuard[AcrossRanks]:
 
 
 def is_indefinite(lower: object) -> bool:
-    """Whether an objective declares its Hessian indefinite, as ``conditions.Stationary`` does."""
+    """True if an objective declares its Hessian indefinite, as ``conditions.Stationary`` does."""
     return bool(getattr(lower, "indefinite", False))
 
 

@@ -16,8 +16,8 @@ def check_step_size(solver: str, step_size: object, *, limit: str) -> None:
 
     Args:
         solver: its name.
-        step_size: as the caller gave it, of any type.
-        limit: how large it may be, for the message.
+        step_size: value that the caller gave, of any type.
+        limit: largest allowed value, for the message.
 
     Raises:
         InputError: naming the solver and ``step_size``.
@@ -116,12 +116,12 @@ def check_tasks(condition: str, tasks: object) -> None:
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is one whole number, and no bool."""
+    """True for one whole number that is no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_real(value: object) -> TypeGuard[float]:
-    """Whether it is one number: bools and tensors are not."""
+    """True for one number; bools and tensors are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

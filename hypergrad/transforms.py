@@ -1,4 +1,4 @@
-"""What torch's function transforms (torch.func, forward-mode AD) do to tensors in a call.
+"""Guards against torch's function transforms (torch.func, forward-mode AD) in a call.
 
 torch publishes no way to ask. Its private names, those of torch 2.6 to 2.13, stand here and in
 ``engine.py`` only.
@@ -45,7 +45,7 @@ def outside_compilers(function: Callable[Arguments, Answer]) -> Callable[Argumen
 
 
 def transforming(*tensors: Tensor) -> bool:
-    """Whether a torch.func transform runs, or one of the tensors carries a forward-mode tangent."""
+    """True if a torch.func transform runs, or a tensor carries a forward-mode tangent."""
     if innermost() is not None:
         return True
     if not tensors or _forward_level() < 0:
@@ -95,12 +95,12 @@ def refuse_forward_twice() -> None:
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether a torch.func transform has wrapped the tensor."""
+    """True if a torch.func transform has wrapped the tensor."""
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def is_mapped(tensor: Tensor) -> bool:
-    """Whether vmap has wrapped the tensor, at any level."""
+    """True if vmap has wrapped the tensor, at any level."""
     while is_transformed(tensor):
         if _functorch.is_batchedtensor(tensor):
             return True
@@ -148,7 +148,7 @@ class NothingCaptured(TorchFunctionMode):
 
 
 def is_batched_twice(tensor: Tensor) -> bool:
-    """Whether ``is_grads_batched=True`` has put several cotangents into the tensor."""
+    """True if ``is_grads_batched=True`` has put several cotangents into the tensor."""
     return bool(_functorch.is_legacy_batchedtensor(tensor))
 
 

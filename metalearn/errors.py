@@ -51,7 +51,7 @@ class MemoryExhaustedError(MetalearnError, RuntimeError):
 
 
 class RankError(MetalearnError, RuntimeError):
-    """What one rank of several raised, raised on all of them."""
+    """Error of one rank of several, raised on all of them."""
 
 
 class LostRankError(MetalearnError, RuntimeError):
@@ -62,7 +62,7 @@ class Stopped(MetalearnError):
     """A run that a signal stopped between two upper steps, with its state saved.
 
     Attributes:
-        status: what the process should exit with.
+        status: exit status of the process.
     """
 
     def __init__(self, asked: signal.Signals, step: int, folder: Path, option: str) -> None:

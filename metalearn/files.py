@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is what `write_atomically` leaves if the process is killed in it."""
+    """True if `write_atomically` leaves a file of this name when the process is killed in it."""
     return re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name) is not None
 
 

@@ -46,7 +46,7 @@ def curved(theta: Any, phi: Any) -> Any:
 
 
 def descended() -> Any:
-    """Where the descent of the case ends."""
+    """End of the case's descent."""
     phi, h = jnp.zeros(2), jnp.array(SLOW)
     for _ in range(DESCENT_STEPS):
         phi = phi - (h * phi - 1)

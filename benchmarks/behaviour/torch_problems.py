@@ -58,7 +58,7 @@ def small_second(phi: Tensor) -> Tensor:
 
 
 def descended() -> Tensor:
-    """Where `DESCENT_STEPS` steps of size 1 from zero end, at theta = (1, 1)."""
+    """End of `DESCENT_STEPS` steps of size 1 from zero, at theta = (1, 1)."""
     phi, h = torch.zeros(2, dtype=torch.float64), vector(SLOW)
     for _ in range(DESCENT_STEPS):
         phi = phi - (h * phi - 1)

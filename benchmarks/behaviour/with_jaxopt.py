@@ -21,7 +21,7 @@ def attach(lower: Any, theta: Any, phi: Any) -> Any:
 
 
 def projected() -> list[float | None]:
-    """Its projected gradient, differentiated implicitly."""
+    """Solution by jaxopt's projected gradient, differentiated implicitly."""
     solver = jaxopt.ProjectedGradient(
         fun=lambda phi, theta: half_square(phi - theta),
         projection=jaxopt.projection.projection_non_negative,

@@ -16,7 +16,7 @@ optimistix: Any = importlib.import_module("optimistix")
 
 
 def solve(lower: Any, theta: Any, start: Any, **options: Any) -> Any:
-    """Its minimiser."""
+    """Minimiser by optimistix."""
     solver = optimistix.BFGS(rtol=1e-8, atol=1e-8)
     return optimistix.minimise(
         lambda phi, theta: lower(theta, phi), solver, start, args=theta, **options

@@ -82,7 +82,7 @@ class _Layer:
             yield Way(package=OURS, how=f"FixedPoint, {how}", run=run)
 
     def torchdeq(self) -> Iterator[Way]:
-        """Its Anderson in both directions; tolerances absolute, and its depth as here."""
+        """Solution by torchdeq's solver both ways, with absolute tolerances and our depth."""
         torchdeq = peer("torchdeq")
         for solver in ("anderson", "broyden"):
             deq = torchdeq.get_deq(
@@ -126,7 +126,7 @@ class _Layer:
         return Way(package="torchopt", how="custom_root, solve_normal_cg, plain iteration", run=run)
 
     def jaxopt(self) -> Way:
-        """Its Anderson, all tasks as one system."""
+        """Solution by jaxopt's Anderson acceleration, all tasks as one system."""
         module, jaxopt = jax(), peer("jaxopt")
         w, u = (module.numpy.array(part.numpy()) for part in (self.w, self.u))
         solver = jaxopt.AndersonAcceleration(

@@ -96,7 +96,7 @@ class _Path:
         return Way(package=OURS, how="Composite(g, ElasticNet)", run=run)
 
     def sklearn(self) -> Way:
-        """Its coordinate descent, warm-started along the path; it has no derivative."""
+        """Path by scikit-learn's coordinate descent, warm-started; there is no derivative."""
         path = peer("sklearn.linear_model").enet_path
         x, y, strengths = (part.numpy() for part in (self.x, self.y, self.strengths))
 
@@ -107,7 +107,7 @@ class _Path:
         return Way(package="scikit-learn", how="enet_path", run=run)
 
     def sparho(self) -> Way:
-        """Its hypergradient at scikit-learn's solution, one strength after the other."""
+        """Hypergradient by sparho at scikit-learn's solution, one strength after the other."""
         sparho, numpy = peer("sparho"), peer("numpy")
         x, y = self.x.numpy(), self.y.numpy()
         lasso = self.share == 1

@@ -90,13 +90,14 @@ def check(
         phi: start of the lower solver; leading dimensions = tasks.
         at_minimiser: True if phi is the minimiser of ``g(theta, .)`` that hypergradients will be
             taken at. If False, Newton's method finds the minimiser, starting at phi.
-        solver: as it will be used for the adjoint; None means ``CG(rtol=sqrt(eps))``.
+        solver: the one that will be used for the adjoint; None means ``CG(rtol=sqrt(eps))``.
         accuracy: relative error of the hypergradient that you can live with.
         size_limit: dense matrices are used up to this many unknowns (a task's, for the solves and
             the eigenvalues; all tasks', for the dense oracle).
         seed: seed of the random probes.
         upper_steps: length of the trajectory of theta; 0 looks at the theta given alone.
-        upper_step_size: as you train; None moves theta by a tenth of its size in the first step.
+        upper_step_size: step size of your training; None moves theta by a tenth of its size in the
+            first step.
         steps: your K, to be measured beside the recommended one.
         max_steps: your N, to be measured.
         step_size: your lower step size, to be measured; None for the recommended one.

@@ -1,4 +1,4 @@
-"""Which condition a phi satisfies that is said to minimise g and does not.
+"""Find the condition that phi satisfies where it is said to minimise g and does not.
 
 A solution within a set, or of g plus a penalty, leaves a gradient of g of a certain form. Where
 phi's values and that gradient have it, entry by entry, the condition has been found.

@@ -198,7 +198,7 @@ class Parts:
         total: ``(p,)`` h = mean_i (d f_i/d theta - J_i v_i).
         direct: ``(p,)`` its first term.
         cotangent: ``(*batch, n)`` d f_i/d phi.
-        whole: as the library gives it.
+        whole: hypergradient of the library.
     """
 
     total: Tensor

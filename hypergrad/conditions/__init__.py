@@ -1,4 +1,4 @@
-"""What can define phi beside a smooth objective; given in the place of one."""
+"""Conditions that define phi, given in the place of a smooth objective."""
 
 from hypergrad.conditions.composite import Composite
 from hypergrad.conditions.constrained import Constrained

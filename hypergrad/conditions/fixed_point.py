@@ -23,7 +23,7 @@ class FixedPoint(Generic[Theta, Phi]):
 
     Attributes:
         map: ``T(theta, phi)``, a tree like phi.
-        tasks: how many leading dimensions of phi are independent tasks; see :class:`Root`.
+        tasks: number of leading dimensions of phi that are independent tasks; see :class:`Root`.
     """
 
     map: Callable[[Theta, Phi], Phi]

@@ -1,4 +1,4 @@
-"""What a set or a penalty offers, and how one enters an objective: the reduced objective.
+"""Parts of a condition: what a set or a penalty offers, and the objective that it reduces.
 
 Near a solution the active set (which coordinates are at a bound, which are zero) does not change,
 and the solution moves on a smooth manifold M(theta). There it is a stationary point of
@@ -36,7 +36,7 @@ class Set(Protocol):
 
     @property
     def dims(self) -> int:
-        """How many of the last dimensions are tied together: 0 if each entry has its own bound."""
+        """Number of last dimensions that are tied together: 0 if each entry has its own bound."""
         ...
 
     def project(self, theta: Any, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Set(Protocol):
         Args:
             theta: the upper variable.
             x: the leaf.
-            gradient: of the smooth part in x.
+            gradient: gradient of the smooth part in x.
         """
         ...
 
@@ -71,7 +71,7 @@ class Penalty(Protocol):
 
     @property
     def dims(self) -> int:
-        """How many of the last dimensions are tied together: 0 if each entry has its own kink."""
+        """Number of last dimensions that are tied together: 0 if each entry has its own kink."""
         ...
 
     def value(self, theta: Any, x: Tensor) -> Tensor:

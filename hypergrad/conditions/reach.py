@@ -1,4 +1,4 @@
-"""How far theta may move until the active set changes, for each task."""
+"""Distance that theta may move until the active set changes, for each task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Reach(Generic[Theta]):
         distance: ``(*batch,)`` ``|theta' - theta|`` to it, over all leaves of theta together.
         direction: like theta, each leaf with the tasks' dimensions before its own: the unit
             direction to it.
-        coordinate: ``(*batch,)`` which entry of the task's phi, laid out flat, changes sides.
+        coordinate: ``(*batch,)`` entry of the task's phi, laid out flat, that changes sides.
     """
 
     distance: Float[Tensor, "*batch"]
@@ -63,7 +63,7 @@ def reach(
         condition: :class:`Constrained`, :class:`Composite` or one of your own.
         theta: upper variable.
         phi: the solution, leading dimensions = tasks.
-        solver: of the adjoint systems; None chooses.
+        solver: solver of the adjoint systems; None chooses.
         watch: is given their certificate.
 
     Raises:

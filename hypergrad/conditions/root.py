@@ -23,9 +23,9 @@ class Root(Generic[Theta, Phi]):
 
     Attributes:
         equations: ``F(theta, phi)``, a tree like phi.
-        tasks: how many leading dimensions of phi are independent tasks. With 0, phi is one system
-            whatever its shape, which is always right: tasks only let each have its own solve,
-            stopping and certificate.
+        tasks: number of leading dimensions of phi that are independent tasks. With 0, phi is one
+            system whatever its shape, which is always right: tasks only let each have its own
+            solve, stopping and certificate.
     """
 
     equations: Callable[[Theta, Phi], Phi]

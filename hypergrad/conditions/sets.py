@@ -287,7 +287,7 @@ def _bound(value: Any, otherwise: float, *, beside: Any) -> Tensor:
 
 
 def _at(beyond: Tensor, bound: Tensor) -> Tensor:
-    """Whether a bound is reached, up to rounding of the bound; by values."""
+    """True where a bound is reached, up to rounding of the bound. Values only, no graph."""
     bound = bound.detach()
     slack = _ROUNDINGS * torch.finfo(bound.dtype).eps * bound.abs()
     reached: Tensor = bound.isfinite() & (beyond.detach() >= -slack)

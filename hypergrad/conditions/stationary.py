@@ -34,7 +34,7 @@ class Stationary(Generic[Theta, Phi]):
 
     @property
     def indefinite(self) -> bool:
-        """That the Hessian may be indefinite, see :func:`hypergrad.objective.is_indefinite`."""
+        """True: the Hessian may be indefinite, see :func:`hypergrad.objective.is_indefinite`."""
         return True
 
     def __call__(self, theta: Theta, phi: Phi) -> Tensor:

@@ -43,7 +43,7 @@ def highest(group: dist.ProcessGroup | None, values: Tensor) -> Tensor:
 
 
 def any_rank(group: dist.ProcessGroup | None, flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on any rank."""
+    """True if the flag is set on any rank."""
     return bool(highest(group, torch.tensor([int(flag)], device=device)))
 
 

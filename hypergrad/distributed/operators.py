@@ -43,7 +43,7 @@ LOSS_ALIKE = (
 
 
 def shared(tree: AnyTree, *, group: Group = None) -> AnyTree:
-    """What all ranks hold alike, for each rank's own computation; backward sums over the ranks.
+    """Pass on a value that all ranks hold alike to each rank's own part; backward sums over them.
 
     Use it for the minimiser where each rank has its own part of the upper loss, and for whatever an
     objective or condition of your own applies to a rank's own data.

@@ -59,8 +59,8 @@ class Sharded(Generic[Theta, Phi]):
             of this rank's examples it is the mean over them, plus any regulariser.
         weight: w_r, at least 0, not 0 on all ranks. A part of weight 0 adds nothing, whatever its
             values: that of a rank without rows, whose mean is not a number.
-        own: whether a leaf of theta is this rank's own: for every leaf, or a tree like theta of
-            bools. The derivative in an own leaf is that of this rank's part alone. That is right
+        own: true for a leaf of theta that is this rank's own: for every leaf, or a tree like theta
+            of bools. The derivative in an own leaf is that of this rank's part alone. That is right
             for what no other rank uses (a weight for each example here, features of them), and for
             whatever DDP, FSDP2 or a sum of your own adds up over the ranks afterwards.
         group: the ranks; None is all.
@@ -135,7 +135,7 @@ class Sharded(Generic[Theta, Phi]):
         return like(phi, guarded(self.group, leaves(phi), what))
 
     def _owned(self, theta: Theta) -> list[bool]:
-        """Whether each leaf of theta is the rank's own.
+        """Mark the leaves of theta that are the rank's own.
 
         Raises:
             InputError: ``own`` is neither a bool nor a tree of bools like theta.
@@ -150,7 +150,7 @@ class Sharded(Generic[Theta, Phi]):
         return given
 
     def _agree(self, failed: Exception | None, values: Tensor, used: Sequence[bool]) -> list[bool]:
-        """Which leaves any rank's part uses.
+        """Leaves that some rank's part uses.
 
         Raises:
             RankError: the part of another rank raised, or its values have another shape.

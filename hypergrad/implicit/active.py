@@ -1,4 +1,4 @@
-"""What a solution at bounds or kinks needs beyond a smooth one: is its active set right and firm?
+"""Active sets of solutions at bounds or kinks: are they right, and do they stay?
 
 A solution of a constrained or non-smooth problem is the smooth stationary point of a reduced
 objective on its active manifold (docs/theory.md, section 12). The reduced objective sees neither a
@@ -61,7 +61,7 @@ class NonSmooth(Protocol):
 
 
 def is_non_smooth(lower: object) -> TypeGuard[NonSmooth]:
-    """Whether a condition is a NonSmooth; quicker than ``isinstance`` of a protocol."""
+    """True if a condition is a NonSmooth; quicker than ``isinstance`` of a protocol."""
     return hasattr(lower, "slacks") and hasattr(lower, "prox") and hasattr(lower, "smooth")
 
 
@@ -70,15 +70,16 @@ class ActiveSet:
     """The evidence on the active set: what holds phi at bounds and kinks, for each task.
 
     Attributes:
-        slacks: ``(*batch, n)`` how far each coordinate is from changing sides. If it is held: the
+        slacks: ``(*batch, n)`` distance of each coordinate from changing sides. If it is held: the
             multiplier of its bound, or the distance of its subgradient to the limit, relative to
             the size of the gradient's terms. If it is free: the distance to its next bound or
             kink, relative to ``|phi|``. Negative where the sign is wrong; infinite where nothing
             can change.
         residual: ``(*batch,)`` length of the least subgradient, relative to the gradient's terms: 0
             at a solution.
-        accuracy: ``(*batch,)`` what phi's own accuracy can decide, by estimate; at least rounding.
-        rounding: what this precision can decide at all.
+        accuracy: ``(*batch,)`` least margin that phi's accuracy can decide, by estimate; at least
+            rounding.
+        rounding: least margin that this precision can decide.
     """
 
     slacks: Float[Tensor, "*batch n"]
@@ -95,16 +96,16 @@ class ActiveSet:
 
     @property
     def wrong(self) -> Bool[Tensor, "*batch"]:
-        """Whether a multiplier has the wrong sign, by more than phi's accuracy explains."""
+        """True where a multiplier has the wrong sign, by more than phi's accuracy explains."""
         return self.margin < -self.accuracy
 
     @property
     def decided(self) -> Bool[Tensor, "*batch"]:
-        """Whether the active set is firm: its margin exceeds what phi's accuracy can decide."""
+        """True where the active set is firm: its margin exceeds what phi's accuracy can decide."""
         return self.margin > self.accuracy
 
     def words(self, phi: Tree) -> str:
-        """What is wrong with the worst task's active set, and its coordinates; empty if nothing."""
+        """Describe what is wrong with the worst task's active set; empty if nothing is."""
         bad = ~self.decided
         if not bool(bad.any()):
             return ""
@@ -155,7 +156,7 @@ def active_set(
         condition: whose active set it is.
         theta: the upper variable.
         phi: the point that was differentiated.
-        solution: of the adjoint system.
+        solution: solution of the adjoint system.
         slope: ``(*batch,)`` ``|r|``.
         size: ``(*batch,)`` the norm of the adjoint system's right-hand side.
     """

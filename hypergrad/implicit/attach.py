@@ -44,7 +44,7 @@ def attach(
         phi: a minimiser, leading dimensions = tasks.
         solver: solves the adjoint system when backward runs; None chooses by size and structure
             (docs/solvers.md), and the certificate says what.
-        curvature: which second derivatives it uses; :class:`Hessian` (default),
+        curvature: second derivatives that the adjoint uses; :class:`Hessian` (default),
             :class:`GaussNewton`, :class:`FiniteDifference`.
         watch: is given the certificate when backward has run; :func:`warn` (default),
             :func:`strict`, or any callable, such as a list's ``append``.

@@ -27,11 +27,11 @@ NEAR = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What phi is claimed to be.
+    """Claim on phi: what it is said to be.
 
     Attributes:
         noun: such as "minimiser of the lower objective".
-        residual: what is zero there.
+        residual: quantity that is zero there.
         solution: the noun in one word.
     """
 
@@ -68,9 +68,9 @@ class Certificate:
         phi: the tree that v is like, for :attr:`v`.
         active: the evidence on the active set, of a condition with bounds or kinks; None of a
             smooth objective.
-        claim: what phi is claimed to be.
+        claim: claim about phi.
         by: found phi, if :func:`argmin` did.
-        lower_converged: ``(*batch,)`` whether the lower solver met its own tolerance; None if it
+        lower_converged: ``(*batch,)`` true where the lower solver met its tolerance; None if it
             had none, or phi came from elsewhere.
         second_derivative_error: ``(*batch,)`` a lower bound on how far ``H v`` and ``J v`` are from
             central differences of the gradient along v, relative to themselves. Of an equation
@@ -99,7 +99,7 @@ class Certificate:
 
     @property
     def at_minimiser(self) -> Bool[Tensor, "*batch"]:
-        """Whether phi is a minimiser as far as the evidence goes, for each task."""
+        """True where phi is a minimiser as far as the evidence goes, for each task."""
         near = self.newton_step <= NEAR
         if self.active is not None:
             near = near & ~self.active.wrong
@@ -107,13 +107,13 @@ class Certificate:
 
     @property
     def second_derivatives_right(self) -> Bool[Tensor, "*batch"]:
-        """Whether nothing is known against the second derivatives, for each task."""
+        """True where nothing is known against the second derivatives, for each task."""
         error = self.second_derivative_error
         return torch.ones_like(self.at_minimiser) if error is None else error <= WRONG
 
     @property
     def solved(self) -> Bool[Tensor, "*batch"]:
-        """Whether both levels were solved, with the right derivatives and a firm active set."""
+        """True where both levels were solved, with the right derivatives and a firm active set."""
         solved = self.adjoint.converged & self.at_minimiser
         if self.active is not None:
             solved = solved & self.active.decided
@@ -122,7 +122,7 @@ class Certificate:
         return solved
 
     def bound(self, constants: Constants) -> Known:
-        """How far each task's hypergradient is from the exact one, at most: ``(*batch,)``.
+        """Bound on the distance of each task's hypergradient from the exact one: ``(*batch,)``.
 
         theory.md, Theorem B (a posteriori): with eps = ``|d g/d phi|`` and r = ``d f/d phi - H v``,
 
@@ -137,7 +137,7 @@ class Certificate:
         ``eps kappa`` times the size of the gradients' terms (theory.md, section 6).
 
         Args:
-            constants: of the problem at this theta.
+            constants: constants of the problem at this theta.
 
         Returns:
             Proven if all six constants are, else Estimated.

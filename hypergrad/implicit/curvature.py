@@ -1,4 +1,4 @@
-"""Which second derivatives the adjoint system uses."""
+"""Curvatures: choices of the second derivatives in the adjoint system."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class FiniteDifference:
 
     Attributes:
         step: relative step; None means the cube root of the precision of phi's coarsest leaf.
-        length: how far phi may move until the Hessian changes, in phi's units. None means
+        length: distance that phi may move until the Hessian changes. None means
             ``|phi|`` for each task, which has its units whatever they are; for a task at zero, the
             longest of the other tasks.
     """

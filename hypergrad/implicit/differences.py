@@ -29,7 +29,7 @@ class Differences:
         theta: where, detached.
         phi: where, detached.
         batch: the tasks' dimensions.
-        distance: ``(*batch,)`` how far each task's phi is moved.
+        distance: ``(*batch,)`` length of each task's move of phi.
         needed: the leaves of theta that :meth:`cross` must serve; None: all.
     """
 

@@ -79,7 +79,7 @@ class Linearisation(Generic[Theta, Phi]):
             theta: upper variable; the derivatives are taken at its values.
             phi: lower variable, leading dimensions = tasks.
             needed: for each leaf of theta, whether :meth:`cross` must serve it (default: all).
-            twice: whether the gradient will be differentiated; if not, no graph is kept.
+            twice: true if the gradient will be differentiated; if not, no graph is kept.
             instead: the way round where g can't be differentiated twice, for the message.
 
         Raises:

@@ -21,7 +21,7 @@ def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[An
     """The objective of all mapped problems: one value for each; phi is always mapped.
 
     Args:
-        lower: of one problem.
+        lower: objective of one problem.
         in_theta: for each leaf of theta, whether the problems have one each or share it.
     """
     own = tuple(in_theta)
@@ -52,7 +52,7 @@ class Mapped:
         return torch.func.vmap(self.lower, in_dims=(self.dims(theta), 0))(theta, phi)
 
     def dims(self, theta: Any) -> Any:
-        """Where theta is mapped, as torch.func.vmap wants to be told."""
+        """Mapped dimensions of theta, in the form of torch.func.vmap's ``in_dims``."""
         return like(theta, (0 if own else None for own in self.in_theta))
 
 

@@ -81,7 +81,7 @@ def probe_of(
         phi: where.
         batch: the tasks' dimensions.
         needed: the leaves of theta that J is taken for.
-        graph: what tells the graph of g from those of other objectives of the same code.
+        graph: mark that differs between graphs of objectives of the same code.
     """
     kind = to_probe(when, lower, phi, needed=needed, graph=graph)
     if kind is None:
@@ -156,8 +156,8 @@ def settle(kind: Hashable, error: Tensor, distance: Tensor) -> None:
 
     Args:
         kind: the kind of objective, as `to_probe` names it.
-        error: ``(*batch,)`` what the probe found.
-        distance: ``(*batch,)`` how far phi was moved, up to a factor.
+        error: ``(*batch,)`` error that the probe measured.
+        distance: ``(*batch,)`` length of the move of phi, up to a factor.
     """
     if noting() is not None or _is_right(error, distance):
         _PASSED.add(kind)
@@ -177,7 +177,7 @@ def _spread(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
 
 
 def _is_right(error: Tensor, distance: Tensor) -> bool:
-    """Whether no task's products were wrong, and some task's phi was moved."""
+    """True if no task's products were wrong, and some task's phi was moved."""
     return not bool((error > WRONG).any()) and bool((distance > 0).any())
 
 

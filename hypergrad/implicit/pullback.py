@@ -66,7 +66,7 @@ def pullback(
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         cotangent: c, a tree like phi.
         solver: solves the adjoint system; None chooses (docs/solvers.md).
-        curvature: which second derivatives H stands for.
+        curvature: second derivatives that H stands for.
         start: a first guess of v, a tree like phi (the v of a previous upper step, say).
 
     Returns:
@@ -274,7 +274,7 @@ def hypergradient(
         theta: upper variable.
         phi: the minimiser of ``g(theta, .)``, leading dimensions = tasks.
         solver: solves each task's adjoint system; None chooses (docs/solvers.md).
-        curvature: which second derivatives H stands for.
+        curvature: second derivatives that H stands for.
         start: a first guess of each task's v, a tree like phi.
 
     Returns:

@@ -140,7 +140,7 @@ def _off(
 
 
 def _direction(product: Tensor, scale: Tensor) -> Tensor:
-    """Where to move, no entry by more than its scale; zero where that is zero."""
+    """Direction to move in: no entry by more than its scale, and none of scale zero."""
     fixed = _unit(_fixed(product))
     # with the product's signs, so that neither cancels the other, in one entry or in the sum
     shares = _unit(scale * product) + torch.where(product < 0, -fixed, fixed)

@@ -1,4 +1,4 @@
-"""How far phi is from the minimiser, judged by the adjoint that backward has anyway.
+"""Distance of phi from the minimiser, estimated from the adjoint that backward has anyway.
 
 To first order the minimiser is at ``phi - H^-1 r`` with ``r = d g/d phi``. The length of that step
 relative to phi does not depend on the units of phi, theta, g or f. It is bounded from below:
@@ -92,7 +92,7 @@ def _factorised(hessian: Operator) -> LinearMap | None:
 
 
 def _is_rounding(hessian: Operator, r: Tensor, slope: Tensor, length: Tensor) -> Tensor:
-    """Whether r is no more than rounding of the gradient, ``eps |H| |phi|``.
+    """True where r is no more than rounding of the gradient, ``eps |H| |phi|``.
 
     Rounding points in no direction, so that ``|H r| / |r|`` is about the root mean square of H's
     eigenvalues, at least ``|H| / sqrt(n)``.

@@ -1,4 +1,4 @@
-"""Who receives certificates: a warning, an exception, or a summary of a whole run."""
+"""Receivers of certificates: a warning, an exception, or a summary of a whole run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Summary:
 
 
 def _kind(certificate: Certificate) -> str:
-    """Which levels failed and how: warnings of one kind are said once."""
+    """Levels that failed, and how: warnings of one kind are given once."""
     lower = "" if bool(certificate.at_minimiser.all()) else "lower level"
     held = certificate.active is not None and not bool(certificate.active.decided.all())
     statuses = certificate.adjoint.status[~certificate.adjoint.converged]

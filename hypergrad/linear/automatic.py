@@ -62,7 +62,7 @@ def _of_others(operator: Operator, rhs: Tensor) -> LinearSolver:
 
 
 def _is_small(shape: Size) -> bool:
-    """Whether dense matrices for vectors of this shape cost less than the steps of an iteration."""
+    """True if dense matrices for vectors of this shape cost less than the steps of an iteration."""
     unknowns, entries = shape[-1], shape.numel() * shape[-1]
     most = DENSE_PRODUCTS * columns_at_once(shape, DENSE_UNKNOWNS)
     return unknowns <= min(DENSE_UNKNOWNS, most) and entries <= DENSE_ENTRIES

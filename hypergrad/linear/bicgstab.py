@@ -29,8 +29,8 @@ class BiCGStab:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.
         atol: absolute tolerance on the residual's norm.
         max_steps: at most this many steps; None means 10 n.
-        preconditioner: as in :class:`GMRES`.
-        check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
+        preconditioner: see :class:`GMRES`.
+        check_every: steps between two looks for stopped tasks; None: the default of CG.
     """
 
     rtol: float = 1e-6

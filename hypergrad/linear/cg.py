@@ -51,7 +51,7 @@ class CG:
         damping: at least 0; or "auto".
         preconditioner: builds an approximate inverse of A from its products, :class:`Jacobi` say;
             or your own: the product with one. Symmetric positive definite.
-        check_every: how many steps between two looks whether all tasks have stopped, each of which
+        check_every: steps between two looks whether all tasks have stopped, each of which
             makes the host wait for the device. Changes no result, only how many products follow
             the last task's end. None: never; ``max_steps`` products in one sweep, without restart,
             and the host waits for nothing.

@@ -99,10 +99,10 @@ def _least_quotient(matrix: Tensor) -> Tensor:
 
 
 def columns_at_once(shape: Size, limit: int) -> int:
-    """How many columns of dense matrices a vectorised product should take, at most ``limit``.
+    """Number of columns of dense matrices in one vectorised product, at most ``limit``.
 
     Args:
-        shape: of the vectors, ``(*batch, n)``.
+        shape: shape of the vectors, ``(*batch, n)``.
         limit: the caller's.
     """
     tasks, n = shape[:-1].numel(), shape[-1]

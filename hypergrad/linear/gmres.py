@@ -38,7 +38,7 @@ class GMRES:
         preconditioner: builds an approximate inverse of A, such as
             ``preconditioners.ApproximateInverse``; or your own: the product with one. It is applied
             from the right, so that residuals stay those of A x = b.
-        check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
+        check_every: steps between two looks for stopped tasks; None: the default of CG.
     """
 
     rtol: float = 1e-6
@@ -133,7 +133,7 @@ class Arnoldi:
     Attributes:
         active: ``(*batch,)`` the tasks that go on.
         broken: ``(*batch,)`` the tasks that met a product that is not finite.
-        steps: how many were taken.
+        steps: number of steps taken.
     """
 
     def __init__(self, residual: Float[Tensor, "*batch n"], length: int, active: Tensor) -> None:

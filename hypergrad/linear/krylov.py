@@ -83,7 +83,7 @@ class Run:
             began: tasks of this sweep.
             active: those of them that used up their steps.
             fault: positive where no fault was met, NaN where a product was.
-            kind: what a fault means.
+            kind: status that a fault means.
         """
         ended = torch.full_like(self.ended, Status.CONVERGED)
         ended.masked_fill_(fault <= 0, kind)
@@ -100,7 +100,7 @@ so that its x stays and its products stay finite."""
 
 
 def all_ended(active: Tensor, step: int, check_every: int | None) -> bool:
-    """Whether no task is left, if this is a step after which to look: the host waits for it."""
+    """True if no task is left. Read after every ``check_every`` steps, as the host waits for it."""
     return check_every is not None and (step + 1) % check_every == 0 and not bool(active.any())
 
 
@@ -122,12 +122,12 @@ def iterate(
         sweep: the method.
         product: ``A + damping I``.
         rhs: b.
-        start: where to begin.
+        start: first iterate.
         rtol: tolerance on ``|b - (A + damping I) x|`` relative to ``|b|``.
         atol: absolute tolerance on it.
         max_steps: at most this many steps; None means 10 n.
         check_every: None: sweep once, and let the host wait for nothing.
-        damping: what ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
+        damping: number that ``product`` has added to A, a number or ``(*batch, 1)``; the solution's
             residual is that of A itself.
     """
     limit = 10 * rhs.shape[-1] if max_steps is None else max_steps

@@ -101,7 +101,7 @@ def _krylov(apply: LinearMap, start: Tensor, steps: int) -> tuple[Tensor, Tensor
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
-    """What is orthogonal to the basis, by projecting twice: enough for round-off (Parlett 6.9)."""
+    """Part orthogonal to the basis, by projecting twice: enough for round-off (Parlett 6.9)."""
     for _ in range(2):
         vector = vector - (basis @ (basis.mT @ vector[..., None]))[..., 0]
     return vector

@@ -32,7 +32,7 @@ class NormalCG:
         rtol: relative tolerance on the residual; 0 asks for ``max_steps`` steps.
         atol: absolute tolerance on the residual's norm.
         max_steps: at most this many steps; None means 10 n.
-        check_every: how many steps between two looks whether all tasks have stopped; None: as CG's.
+        check_every: steps between two looks for stopped tasks; None: the default of CG.
     """
 
     needs: ClassVar[Kind] = Kind.SYMMETRIC

@@ -20,7 +20,7 @@ LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Kind(enum.IntEnum):
-    """What is known of a matrix; each kind has the properties of those before it."""
+    """Kinds of matrices; each has the properties of those before it."""
 
     GENERAL = 0
     SYMMETRIC = 1
@@ -70,7 +70,7 @@ class _Seen:
         self._solved: tuple[ref[Tensor], int, Tensor] | None = None
 
     def is_of(self, vector: Tensor) -> bool:
-        """Whether this is the vector, as it was."""
+        """True if this is the same vector, unchanged."""
         known = vector is self._vector and self._versions == (vector._version, self.image._version)
         return known and (self._print is None or torch.equal(self._print, _print(vector)))
 
@@ -86,7 +86,7 @@ class _Seen:
 
 
 def _print(vector: Tensor) -> Tensor:
-    """What tells a vector from another: all of a short one, two sums of one that fills memory."""
+    """Fingerprint of a vector: all of a short one, two sums of one that fills memory."""
     if vector.numel() <= SHORT:
         return vector
     flat = vector.detach().reshape(-1)
@@ -95,7 +95,7 @@ def _print(vector: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class _Memory:
-    """What is known of a matrix by the solves so far."""
+    """Knowledge of a matrix from the solves so far."""
 
     seen: _Seen | None = None
     inverse: LinearMap | None = None
@@ -116,8 +116,8 @@ class Operator:
 
     Attributes:
         form: the closed form, if A has one.
-        kind: what is known of A.
-        transposed: whether A is the transpose of an equation's Jacobian.
+        kind: known properties of A.
+        transposed: true if A is the transpose of an equation's Jacobian.
         halves: the systems that A falls into, if it is the matrix of a saddle.
         accuracy: relative error of a product beyond rounding, of differences say; solves ask for no
             smaller residual unless told to.
@@ -187,7 +187,7 @@ class Operator:
 
     @property
     def rough(self) -> bool:
-        """Whether the iterations' products are others than the exact ones, and no closed form's."""
+        """True if iterations use other products than the exact ones, and no closed form's."""
         return self.form is None and self._exact is not self._product
 
     @property

@@ -72,7 +72,7 @@ class Jacobi:
     Attributes:
         diagonal: the exact diagonal, positive, if the caller knows it.
         probes: products for the estimate, at least 2; none are taken where the diagonal is known.
-        seed: of the estimate's own generator.
+        seed: seed of the estimate's own generator.
     """
 
     diagonal: Tensor | None = None
@@ -175,7 +175,7 @@ class Nystrom:
     Attributes:
         rank: products, and vectors of memory for each task; above n it means n.
         shift: the multiple of the identity that A is known to contain: an L2 penalty, CG's damping.
-        seed: of its own generator.
+        seed: seed of the preconditioner's own generator.
     """
 
     rank: int

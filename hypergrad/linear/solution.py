@@ -17,7 +17,7 @@ from hypergrad.linear.operator import Operator
 
 
 class Status(enum.IntEnum):
-    """How a solve ended, with what to do about it in :attr:`remedy`."""
+    """End of a solve: its reason, with what to do about it in :attr:`remedy`."""
 
     CONVERGED = 0
     OUT_OF_STEPS = 1
@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """Remedy for this status."""
         return _REMEDIES[self]
 
 
@@ -86,7 +86,7 @@ class Solution:
 
     @property
     def converged(self) -> Bool[Tensor, "*batch"]:
-        """Whether the recomputed residual met the tolerance, for each task.
+        """True where the recomputed residual met the tolerance, for each task.
 
         Where damping was asked for, this is the damped system's residual, also in the status
         DAMPED, which says that the residual of A itself is above the tolerance.
@@ -98,7 +98,7 @@ def remedy(solution: Solution, task: int) -> str:
     """The advice for one task of a solution, with its numbers where they help.
 
     Args:
-        solution: of all tasks.
+        solution: solution of all tasks.
         task: the place of the task among all of them, in row-major order.
     """
     status = Status(int(solution.status.reshape(-1)[task]))
@@ -129,7 +129,7 @@ class LinearSolver(Protocol):
         Args:
             apply: the product with A.
             rhs: b, finite.
-            start: where to begin; methods that have no use for one ignore it.
+            start: first iterate; methods that need none ignore it.
         """
         ...
 

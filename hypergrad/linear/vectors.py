@@ -31,7 +31,7 @@ def norm(vector: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
 
 
 def _squares_fit(length: Float[Tensor, "*batch"]) -> bool:
-    """Whether no task's sum of squares came near underflow or overflow."""
+    """True if no task's sum of squares came near underflow or overflow."""
     if length.ndim == 0:
         low = high = length.item()
     elif length.numel():

@@ -23,7 +23,7 @@ class Woodbury:
 
     Attributes:
         rtol: the recomputed relative residual above which the solution is not called converged.
-        refinements: how many times the inverse is applied again, to the residual: each gains the
+        refinements: times that the inverse is applied again, to the residual: each gains the
             digits that the identity's cancellation lost.
     """
 

@@ -34,7 +34,7 @@ class Anderson:
     until the difference that holds it is the oldest and goes (theory.md, section 13).
 
     Attributes:
-        depth: how many differences are kept.
+        depth: number of differences that are kept.
         damping: s, in (0, 1]: how far to go towards T.
         max_steps: at most this many steps; exactly so many without a tolerance.
         rtol: tolerance on ``|phi - T|`` relative to the size of its terms at the start, see

@@ -34,7 +34,7 @@ class Broyden:
             :class:`Tolerance`; 0 asks for round-off: where ``|F|`` falls no more.
         atol: absolute tolerance on it.
         max_steps: at most this many steps.
-        depth: how many rank-one terms are kept.
+        depth: number of rank-one terms that are kept.
     """
 
     rtol: float = 1e-6

@@ -268,6 +268,6 @@ def _turned(rows: Float[Tensor, "*batch n"]) -> Float[Tensor, "n tasks"]:
 
 
 def _flat(each: Sequence[Entrywise], batch: torch.Size) -> Entrywise:
-    """What holds the entries of all leaves, as vectors."""
+    """Constraint or penalty on the entries of all leaves, as vectors."""
     kinds = zip(*(held.parts for held in each), strict=True)
     return Entrywise(*(flatten(kind, batch) for kind in kinds))

@@ -1,4 +1,4 @@
-"""What the first-order lower solvers share: a gradient that can be recorded, and when to stop."""
+"""Common parts of the first-order lower solvers: a gradient that can be recorded, and a stop."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Tolerance:
     atol: float
 
     def __bool__(self) -> bool:
-        """Whether there is anything to meet."""
+        """True if either tolerance is set."""
         return self.rtol > 0 or self.atol > 0
 
     def met(
         self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
-        """Which tasks have met it; None if there is nothing to meet."""
+        """Tasks that have met the tolerance; None if there is none to meet."""
         return size <= goal if self else None
 
     def goal(
@@ -88,11 +88,11 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """Which tasks a step leaves where they are.
+    """Tasks that a step leaves where they are.
 
     Attributes:
-        done: ``(*batch,)`` whether a task has met the tolerance, and takes the step no more.
-        note: what the next step must know, the end of a solver's memory: each task's goal, and
+        done: ``(*batch,)`` true where a task has met the tolerance, and takes no more steps.
+        note: state for the next step, the end of a solver's memory: each task's goal, and
             how many steps it took.
     """
 
@@ -157,7 +157,7 @@ class Slope:
         return flatten([part.detach() for part in self.gradients], self.batch)
 
     def size(self) -> Float[Tensor, "*batch"]:
-        """Its norm."""
+        """Norm of the gradient."""
         return norm(self.vector())
 
 
@@ -228,7 +228,7 @@ def count(
     phi: Phi,
     tolerance: Tolerance,
 ) -> Int[Tensor, "*batch"]:
-    """How many steps each task takes: found by taking them, if a tolerance may end them.
+    """Count the steps that each task takes, by taking them if a tolerance may end them.
 
     Raises:
         TransformError: vmap maps the tasks, whose numbers can't be looked at.
@@ -278,8 +278,8 @@ def refuse_captured_step(solver: Unrollable, theta: Tree, phi: Tree) -> None:
 
     Args:
         solver: took the step.
-        theta: where it took it, detached.
-        phi: what came out.
+        theta: theta of the step, detached.
+        phi: phi after the step.
 
     Raises:
         InputError: naming the solver.

@@ -84,5 +84,5 @@ class GradientDescent:
         return like(phi, choose(progress.done, here.points, moved)), progress.note
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
-        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        """Number of steps that each task takes from phi; ``()`` without a tolerance."""
         return count(self, lower, theta, phi, self._tolerance)

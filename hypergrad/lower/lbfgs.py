@@ -41,7 +41,7 @@ class LBFGS:
             :class:`Tolerance`.
         atol: absolute tolerance on it.
         max_steps: at most this many steps.
-        history: how many pairs are kept.
+        history: number of pairs that are kept.
     """
 
     rtol: float = 1e-6
@@ -93,7 +93,7 @@ class LBFGS:
 
 
 def _lower(there: Point, here: Point) -> Tensor:
-    """Whether g went down by more than its rounding."""
+    """True where g went down by more than its rounding."""
     slack = 4 * torch.finfo(here.values.dtype).eps * here.values.abs()
     return there.values < here.values - slack
 
@@ -113,7 +113,7 @@ class _Pairs:
 
     @property
     def empty(self) -> Tensor:
-        """Whether a task has no pair."""
+        """True where a task has no pair."""
         return self.weights[-1] == 0
 
     def and_(self, step: Tensor, change: Tensor) -> _Pairs:

@@ -20,7 +20,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """Where every task stands.
+    """Point of every task, with value and gradient.
 
     Attributes:
         x: ``(*batch, n)`` phi as a vector.
@@ -97,9 +97,9 @@ def backtrack(
 
     Args:
         probe: the objective.
-        here: where the tasks stand.
-        direction: of descent for every active task.
-        active: which tasks take part.
+        here: points at which the tasks stand.
+        direction: direction of descent for every active task.
+        active: ``(*batch,)`` true for tasks that take part.
         scale: ``|g|`` as far as it is known, which rounding in g is relative to.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a lower solver is, and what it answers: a point with its stationarity."""
+"""Lower solvers' protocol and answer: a point with its stationarity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Minimum(Generic[Phi]):
     Attributes:
         phi: the last iterate, cut off from any graph.
         stationarity: ``(*batch,)`` ``|d g/d phi|`` there, for each task.
-        converged: ``(*batch,)`` whether that met the solver's tolerance; None if it was given
+        converged: ``(*batch,)`` true where that met the solver's tolerance; None if it was given
             a number of steps only. Where ``rtol=0`` asks for what this precision gives (Newton,
             LBFGS), whether that was reached before the steps were used up.
         steps: steps taken.
@@ -111,7 +111,7 @@ def require_fitting(by: object, lower: object) -> None:
 
 
 Memory: TypeAlias = tuple[Tensor, ...]
-"""What a solver carries from step to step beside phi (momentum, say); ``()`` before the first.
+"""State of a solver from step to step beside phi (momentum, say); ``()`` before the first.
 Each tensor begins with the tasks' dimensions."""
 
 
@@ -121,11 +121,11 @@ class Unrollable(LowerSolver, Protocol):
 
     @property
     def max_steps(self) -> int:
-        """How many steps it takes at most."""
+        """Largest number of steps."""
         ...
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
-        """How many steps from phi each task takes; ``()`` if all of them take ``max_steps``."""
+        """Number of steps that each task takes from phi; ``()`` if all take ``max_steps``."""
         ...
 
     def step(

@@ -121,7 +121,7 @@ class Nesterov:
         return like(phi, new), (*offset, torch.where(done, 1.0, t), *progress.note)
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
-        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        """Number of steps that each task takes from phi; ``()`` without a tolerance."""
         return count(self, lower, theta, phi, self._tolerance)
 
     def _momentum(self, here: Slope, gone: list[Tensor], t: Tensor) -> tuple[Tensor, Tensor]:

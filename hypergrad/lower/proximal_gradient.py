@@ -56,7 +56,7 @@ class ProximalGradient:
         step_size: at most 1/L, L the largest curvature of g; None to estimate it.
         newton_after: proximal steps before the first Newton step; None for no such steps, as where
             there is no tolerance. None, with a step size, where g has no second derivative.
-        solver: of the Newton steps' systems; None takes a dense one where that costs no more
+        solver: solver of the Newton steps' systems; None takes a dense one where that costs no more
             products than two for each proximal step taken, and as many steps of CG as half of those
             elsewhere.
     """

@@ -127,5 +127,5 @@ def backtracked(
 
 
 def goal_of(tolerance: Tolerance, residual: Residual[Any]) -> Float[Tensor, "*batch"]:
-    """What ``|F|`` must reach, in the units of :class:`Tolerance`."""
+    """Goal for ``|F|``, in the units of :class:`Tolerance`."""
     return tolerance.goal(residual.f, lambda: residual.at(residual.x / 2))

@@ -39,10 +39,10 @@ class Update(Protocol):
         """The next phi, and what the next step must know.
 
         Args:
-            phi: where each task is.
+            phi: point of each task.
             gradient: d g/d phi there, a tree like phi.
-            memory: what the last step returned, ``()`` before the first; each tensor begins with
-                the tasks' dimensions.
+            memory: memory that the last step returned, ``()`` before the first; each tensor begins
+                with the tasks' dimensions.
             step: the number of the step that each task takes, from 1.
         """
         ...
@@ -133,11 +133,11 @@ class Descent:
         return like(phi, moved), (*next_held, *progress.note)
 
     def taken(self, lower: Objective[Theta, Phi], theta: Theta, phi: Phi) -> Int[Tensor, "*batch"]:
-        """How many steps from phi each task takes; ``()`` without a tolerance."""
+        """Number of steps that each task takes from phi; ``()`` without a tolerance."""
         return count(self, lower, theta, phi, self._tolerance)
 
     def _pair(self, answer: Any) -> tuple[Any, Memory]:
-        """What the update returned, in two.
+        """Split what an update returned in two.
 
         Raises:
             InputError: it is no pair of a phi and a tuple of tensors.
@@ -225,8 +225,8 @@ class Adam:
 
     Attributes:
         step_size: see :class:`Scaled`.
-        decay: of the mean of gradients.
-        square_decay: of the mean of their squares.
+        decay: decay of the mean of gradients.
+        square_decay: decay of the mean of their squares.
         eps: added to the root of that mean.
     """
 
@@ -274,8 +274,8 @@ class AdamW:
     Attributes:
         step_size: see :class:`Scaled`.
         weight_decay: a number, or a tensor without dimensions.
-        decay: of the mean of gradients.
-        square_decay: of the mean of their squares.
+        decay: decay of the mean of gradients.
+        square_decay: decay of the mean of their squares.
         eps: added to the root of that mean.
     """
 

@@ -33,5 +33,5 @@ class ClosedForm(Protocol):
 
 
 def is_closed_form(lower: object) -> TypeGuard[ClosedForm]:
-    """Whether an objective is a ClosedForm; quicker than ``isinstance`` of a protocol."""
+    """True if an objective is a ClosedForm; quicker than ``isinstance`` of a protocol."""
     return hasattr(lower, "hessian") and hasattr(lower, "gradient")

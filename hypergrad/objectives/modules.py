@@ -201,7 +201,7 @@ def _depths(module: nn.Module, phi: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _is_computed(module: nn.Module, name: str) -> bool:
-    """Whether a tensor of this name is what a parametrisation of a part of the module gives."""
+    """True if a parametrisation of a part of the module computes the tensor of this name."""
     path, _, tensor = name.rpartition(".")
     parts = dict(module.named_modules())
     return path in parts and is_parametrized(parts[path], tensor)

@@ -22,7 +22,8 @@ class Proximal(Generic[Phi]):
 
     Attributes:
         loss: one value for each task.
-        strength: of the pull; above the loss's most negative curvature g is strongly convex.
+        strength: strength of the pull; above the loss's most negative curvature g is strongly
+            convex.
     """
 
     loss: Callable[[Phi], Tensor]

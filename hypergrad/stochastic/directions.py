@@ -18,7 +18,7 @@ ONE = Size()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What theta, phi and v descend along, as vectors.
+    """Directions that theta, phi and v descend along, as vectors.
 
     At a solution all three are zero on average: phi minimises g, v solves ``H v = d f/d phi``, and
     the hypergradient ``d f/d theta - J v`` is zero (Dagreou et al. 2022, equations 4 to 6; their v
@@ -37,7 +37,7 @@ class Directions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowerParts:
-    """What one evaluation of the lower objective gives.
+    """Derivatives from one evaluation of the lower objective.
 
     Attributes:
         slope: ``d g/d phi``.

@@ -153,8 +153,8 @@ class Block(Generic[Theta, Phi]):
     Attributes:
         loss: the mean over the examples it is given.
         examples: the tree of them.
-        weight: what the mean is multiplied with.
-        index: which block it is.
+        weight: factor of the mean.
+        index: number of the block.
     """
 
     loss: Loss[Theta, Phi]

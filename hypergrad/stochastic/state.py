@@ -35,7 +35,7 @@ class State(Generic[Theta, Phi]):
         theta: upper variable.
         phi: the estimate of the lower minimiser.
         v: ``(q,)`` the estimate of the adjoint, ``H v = d f/d phi``.
-        memory: what a method carries beside, by name.
+        memory: further tensors that a method carries, by name.
         step: upper steps taken; the key under which batches are drawn.
     """
 

@@ -31,7 +31,7 @@ class Subsampled:
     share CG's ``max_steps``, and each stops where the blocks tell it no more.
 
     Attributes:
-        blocks: how many blocks serve the solver's products; all of them if there are fewer.
+        blocks: number of blocks that serve the solver's products; all of them if there are fewer.
         key: key of the first of them; see `Minibatched.batch`.
     """
 

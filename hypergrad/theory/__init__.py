@@ -1,4 +1,4 @@
-"""What the theorems need and give: constants, plans, certified loops, warm starts, penalties.
+"""Tools of the theorems: constants, plans, certified loops, warm starts, penalties.
 
 The statements and their constants are this project's own (docs/theory.md), not the paper's.
 """

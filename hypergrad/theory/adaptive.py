@@ -27,7 +27,7 @@ class Certified(Generic[Theta, Phi]):
         v: each task's adjoint, like phi; the next ``start``.
         error: ``()`` bound on ``|grad - exact gradient|``, Proven if the constants are.
         share: ``error / |grad|``, at most nu if it was accepted.
-        rounds: how often both loops were continued.
+        rounds: number of times that both loops were continued.
     """
 
     hypergradient: Hypergradient[Theta]
@@ -84,9 +84,9 @@ def solve_adaptively(
     Args:
         problem: f and g.
         theta: upper variable.
-        phi: where the lower solver starts; ``Certified.phi`` of the upper step before, say.
-        constants: of the problem at this theta. Where one is merely estimated the result's
-            ``error`` is too, and nothing is guaranteed.
+        phi: start of the lower solver; ``Certified.phi`` of the upper step before, say.
+        constants: constants of the problem at this theta. Where one is merely estimated the
+            result's ``error`` is too, and nothing is guaranteed.
         nu: the share of ``|h|`` that its error may have, in (0, 1).
         by: the lower solver of one round, a few steps, continued from where it was.
         solver: the adjoint solver of one round, continued from where it was; conjugate gradients

@@ -77,7 +77,7 @@ def penalty_hypergradient(
     Args:
         problem: f and g.
         theta: upper variable.
-        phi0: where the lower solver starts, leading dimensions = tasks.
+        phi0: start of the lower solver, leading dimensions = tasks.
         by: the lower solver, for both problems; a step size must be below
             ``2/(L + lam22/strength)``.
         strength: lambda > 0, large enough for ``g + f/strength`` to be convex near y*

@@ -1,4 +1,4 @@
-"""How many lower steps K and adjoint steps N a wanted accuracy takes, before any is taken.
+"""Plan of lower steps K and adjoint steps N for a wanted accuracy, before any is taken.
 
 For gradient descent with step size alpha and conjugate gradients (theory.md, section 2); with
 
@@ -109,7 +109,7 @@ def a_priori_bound(
     distance: Known,
     adjoint_distance: Known | None = None,
 ) -> Known:
-    """What K descent steps and N adjoint steps guarantee: ``(*batch,)`` (theory.md, Theorem A).
+    """Guarantee of K descent steps and N adjoint steps: ``(*batch,)`` (theory.md, Theorem A).
 
     From v0 = 0, ``c1 q^K D0 + s ch_N (b* + lam22 q^K D0)``; from any v0,
     ``c1 q^K D0 + L12 min(1, sqrt(kappa) ch_N) (|v0 - v*| + (lam22 + rH V) q^K D0/mu)``.
@@ -202,7 +202,7 @@ def plan_warm(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rates:
-    """What every formula here is made of."""
+    """Constants that every formula here is made of."""
 
     step_size: float
     q: Tensor

@@ -29,7 +29,7 @@ def extreme_eigenvalues(
         theta: upper variable.
         phi: where; leading dimensions = tasks.
         steps: the Krylov space's dimension; n gives all eigenvalues to round-off.
-        seed: of the start.
+        seed: seed of the start.
 
     Raises:
         InputError: steps < 1, or the objective can't be used.

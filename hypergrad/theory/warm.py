@@ -32,7 +32,7 @@ that integer."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WarmStarts(Generic[Phi]):
-    """Where each task's lower and adjoint solves ended when it was last visited.
+    """Starts of each task: the ends of its lower and adjoint solves when it was last visited.
 
     ::
 
@@ -68,7 +68,7 @@ class WarmStarts(Generic[Phi]):
     without a proof.
 
     Attributes:
-        first: where a task that was never visited starts: a tree like one task's phi.
+        first: start of a task that was never visited: a tree like one task's phi.
         phi: for each task visited, its last phi.
         v: for each task visited, its last v, a tree like phi.
     """

@@ -93,7 +93,7 @@ class PerTask(nn.Module):
 
     @property
     def statistics(self) -> str:
-        """What normalises an image, for records."""
+        """Name of what normalises an image, for records."""
         if self.mixes:
             return self.normalisation if self._norms else "transductive"
         stored = any(isinstance(part, _BatchNorm) for part in self._still)
@@ -242,7 +242,7 @@ def _tried(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def _meet(net: nn.Module, images: Float[Tensor, "N C H W"]) -> bool:
-    """Whether a batch gives other features than its parts, found on a copy in float64.
+    """True if a batch gives other features than its parts, by a trial on a copy in float64.
 
     The copy's weights are moved at random, so that no layer is hidden by a zero. Dropout is off. A
     module that draws all the same, or can't be run in float64, counts as one whose images meet:

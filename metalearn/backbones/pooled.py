@@ -205,7 +205,7 @@ def _derivative(
 def _look(
     image: Tensor, pooled: Tensor, gradient: Tensor, mean: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which pixel of each window is the largest; the sums of du and of du (x - mean).
+    """Index of each window's largest pixel; the sums of du and of du (x - mean).
 
     An index takes 4 bytes, where torch's own take 8.
     """

@@ -25,7 +25,7 @@ class Weights:
     Attributes:
         file: the file.
         digest: `sha256:` and its SHA-256.
-        tensors: what it holds.
+        tensors: tensors of the file, by name.
     """
 
     file: Path
@@ -74,8 +74,8 @@ def starting_from(weights: Weights, source: Source, *, name: str, seed: int) -> 
     Args:
         weights: all of the module's weights, under its own names.
         source: makes the module, or is it.
-        name: of the backbone, for messages.
-        seed: of the initial weights, none of which is left.
+        name: name of the backbone, for messages.
+        seed: seed of the initial weights, none of which is left.
     """
 
     def make(channels: int, size: int) -> nn.Module:
@@ -123,7 +123,7 @@ def put(weights: Weights, net: nn.Module) -> None:
 
 
 def unusable(found: Tensor, wanted: Tensor) -> str | None:
-    """What of a weight can't take the place of another; None if it can, but for their shapes."""
+    """Reason why a weight can't take the place of another; None if it can, but for their shapes."""
     if _kind(found) != _kind(wanted):  # copying would drop what does not fit
         return (
             f"in {found.dtype}, and the backbone in {wanted.dtype}: give weights of "

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: built in, a function that is named, or an object that is given."""
+"""Sources of a backbone: built in, a function that is named, or an object that is given."""
 
 from __future__ import annotations
 

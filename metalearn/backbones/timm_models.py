@@ -18,8 +18,8 @@ class Standardised(nn.Module):
 
     Args:
         net: the network.
-        mean: of each channel.
-        deviation: of each channel.
+        mean: mean of each channel.
+        deviation: standard deviation of each channel.
     """
 
     mean: Tensor

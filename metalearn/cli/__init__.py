@@ -1,4 +1,4 @@
-"""Where the program `metalearn` begins."""
+"""Entry point of the program `metalearn`."""
 
 from __future__ import annotations
 

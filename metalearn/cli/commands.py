@@ -158,7 +158,7 @@ def _commands(usual: TrainConfig) -> object:
 
 
 def _leads() -> bool:
-    """Whether this process says what all ranks know."""
+    """True if this process prints what all ranks know."""
     return os.environ.get("RANK", "0") == "0"
 
 

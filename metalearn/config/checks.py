@@ -27,10 +27,10 @@ def require_one_of(name: str, value: object, kind: Any, *, beside: str | None = 
     """Raise unless the value is one of a `Literal`'s.
 
     Args:
-        name: of the setting.
-        value: of the setting.
+        name: name of the setting.
+        value: value of the setting.
         kind: a `Literal`, or a union of several.
-        beside: what else could have been given, for the message.
+        beside: other values that are allowed, for the message.
 
     Raises:
         ConfigError: with the values there are.

@@ -46,7 +46,7 @@ TIMM: Final = "timm:"
 """Start of the name of a backbone that is a model of the package timm."""
 
 Normalisation: TypeAlias = Literal["transductive", "stored", "group"]
-"""Which images an image is normalised with.
+"""Images that an image is normalised with.
 
 `transductive`: batch normalisation by the image's own task, support and query apart, in training
 and in testing alike. An answer then depends on the other queries of its task.
@@ -59,14 +59,14 @@ task in streamed steps.
 """
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
-"""Of the backbone's products. The 16 bits are autocast: weights, features and lower levels stay
-float32. In float64, which is slow and tells what is rounding, all of them are.
+"""Precision of the backbone's products. The 16 bits are autocast: weights, features and lower
+levels stay float32. `float64` holds for all of them; it is slow, and shows what is rounding.
 
 Methods that adapt the whole network take float32 only: there the lower level is the network.
 """
 
 BudgetKind: TypeAlias = Literal["steps", "tasks", "images", "seconds"]
-"""What the methods of a comparison get equally much of."""
+"""Unit of the budget that all methods of a comparison share."""
 
 Optimiser: TypeAlias = Literal["adam", "sgd"]
 

@@ -135,7 +135,7 @@ class TestConfig:
 
     @property
     def again(self) -> bool:
-        """Whether this is the recorded test, to be repeated."""
+        """True if this is the recorded test, to be repeated."""
         return self == TestConfig(run=self.run, out=self.out, backbone=self.backbone)
 
 
@@ -197,7 +197,7 @@ class CompareConfig:
         out: Folder for the runs and the table.
         methods: Methods to train.
         seeds: Seeds of the initial weights and the training episodes: one run of each method each.
-        budget: What each run gets equally much of, and how much: upper steps, training tasks,
+        budget: Unit and amount of the budget of each run: upper steps, training tasks,
             images of training tasks (each counted once, however often it passes the network), or
             seconds. A method whose step takes more tasks gets fewer steps.
         settings: Settings of every run, as for `metalearn train`; --run, --method and --seed are

@@ -56,7 +56,7 @@ def unset(kind: str, meaning: str = "the method's", *, name: str | None = None) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeShape:
-    """What one episode asks.
+    """Shape of one episode.
 
     Attributes:
         way: Number of classes in an episode.
@@ -104,7 +104,7 @@ class EpisodeShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """Where a run is kept and what it runs on.
+    """Folder of a run, and the device that it runs on.
 
     Attributes:
         folder: New or empty folder for the results.

@@ -33,9 +33,9 @@ def read(kind: type[Value], value: object, name: str) -> Value:
     """The value as a `kind`: a dataclass, or what the fields of one may be.
 
     Args:
-        kind: what is expected.
+        kind: expected type.
         value: a JSON value.
-        name: of the value, for the message.
+        name: name of the value, for the message.
 
     Raises:
         ValueError: it is of another type, a field is missing, or there is one too many.

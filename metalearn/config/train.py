@@ -111,7 +111,7 @@ class TrainConfig:
         )
 
     def answers(self, asked: TrainConfig) -> bool:
-        """Whether a run with these recorded settings is the run that `asked` describes.
+        """True if a run with these recorded settings is the run that `asked` describes.
 
         A device `auto`, a memory budget and a missing normalisation are recorded as what was chosen
         for them, and a file of weights as its SHA-256.

@@ -1,4 +1,4 @@
-"""Where what the commands make is kept for later runs."""
+"""Cache folder, where what the commands make is kept for later runs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Sizes: TypeAlias = Mapping[Split, Sequence[tuple[str, int]]]
 
 
 def compare(found: Sizes, known: Published) -> list[str]:
-    """How the data falls short of what was published, one sentence each.
+    """Differences between the data and what was published, one sentence each.
 
     Raises:
         DataError: there is more than was published, or something else.
@@ -56,7 +56,7 @@ def compare(found: Sizes, known: Published) -> list[str]:
 
 
 def require_complete(found: Sizes, known: Published, *, allow_partial: bool) -> list[str]:
-    """What is missing of a data set, where that is accepted.
+    """Missing parts of a data set, where that is accepted.
 
     Raises:
         DataError: something is missing and not accepted; or there is more than was published.

@@ -33,7 +33,7 @@ def _is_page(path: Path) -> bool:
 
 
 class _Resuming:
-    """What pooch fetches a URL with: begins where `part` ends and leaves it when it breaks off."""
+    """Downloader for pooch: begins where `part` ends, and leaves it when it breaks off."""
 
     def __init__(self, part: Path, report: Callable[[int, int | None], object]) -> None:
         self.part, self.report, self.resumed = part, report, False
@@ -89,7 +89,7 @@ def _from(url: str, remote: Remote, folder: Path, progress: Progress) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the objects that requests wraps around it."""
+    """Cause of an error, without the objects that requests wraps around it."""
     if isinstance(error, requests.Timeout):
         return f"no answer within {_TIMEOUT:.0f} s"
     if isinstance(error, requests.ConnectionError):
@@ -132,8 +132,8 @@ def download(known: Published, folder: Path, *, console: Console | None = None) 
 
     Args:
         known: the data set.
-        folder: where to keep the files.
-        console: where to show progress.
+        folder: folder for the files.
+        console: console that shows progress.
 
     Returns:
         The folder.

@@ -125,7 +125,7 @@ def render_glyphs() -> UInt8[np.ndarray, "461 12 28 28"]:
 
 
 def cache_file() -> Path:
-    """Where the images are kept; its name changes with all that their pixels depend on.
+    """File of the images; its name changes with all that their pixels depend on.
 
     The folder is `cache_folder()`.
     """

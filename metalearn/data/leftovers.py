@@ -1,4 +1,4 @@
-"""What is in a source and not in the data set that is made of it, file by file."""
+"""Leftovers: files of a source that are not in the data set made of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS: Final = 8  # of remarks that a message shows
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is a picture by its name, of a format that is read or not."""
+    """True if a file is a picture by its name, of a format that is read or not."""
     return ending(name) in ENDINGS | UNREAD
 
 
@@ -38,8 +38,8 @@ def require_few(remarks: Sequence[Remark], used: int, share: float) -> None:
     """Raise if too many pictures are left out.
 
     Args:
-        remarks: what there is to know of single files.
-        used: how many pictures are used.
+        remarks: remarks on single files.
+        used: number of pictures that are used.
         share: largest share of all pictures that may be left out.
 
     Raises:
@@ -68,7 +68,7 @@ def summary(remarks: Sequence[Remark]) -> str:
 
 
 def about(remarks: Sequence[Remark]) -> list[str]:
-    """What to print: how many files were not used, and what there is to know of used ones."""
+    """Lines to print: how many files were not used, and what there is to know of used ones."""
     unused = [remark for remark in remarks if not remark.used]
     used = [remark for remark in remarks if remark.used]
     lines = []

@@ -22,9 +22,9 @@ class Pool:
         images: ink or light, 0 to 255; in memory, on a device, or mapped from a file. A write to
             ones that are more than memory holds ends the process. Or features in their place
             (floating point, as many channels of one pixel), see `training.features`.
-        split: which split; part of the key of every episode drawn from here.
+        split: name of the split; part of the key of every episode drawn from here.
         names: one for each class.
-        counts: how many images of each class there are, the rest being padding; None: all.
+        counts: number of images of each class, the rest being padding; None: all.
         target: device that drawn images go to; None: the one that holds the images.
     """
 
@@ -39,22 +39,22 @@ class Pool:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return self.images.shape[0]
 
     @property
     def examples(self) -> int:
-        """How many images a class has room for."""
+        """Number of images that a class has room for."""
         return self.images.shape[1]
 
     @property
     def fewest(self) -> int:
-        """How many images the smallest class has."""
+        """Number of images of the smallest class."""
         return self.examples if self.counts is None else min(self.counts)
 
     @property
     def device(self) -> torch.device:
-        """Where drawn images are."""
+        """Device of the drawn images."""
         return self.images.device if self.target is None else self.target
 
     def to(self, device: torch.device) -> Pool:

@@ -70,9 +70,9 @@ def prepare(
     set is checked instead.
 
     Args:
-        config: what to read and where to put it.
-        limits: what the child may use; by default `Limits.of` the bytes of the sources.
-        console: where to say what was written.
+        config: sources to read and folder to write.
+        limits: limits of the child; by default `Limits.of` the bytes of the sources.
+        console: console that lists what was written.
 
     Raises:
         DataError: a file can't be downloaded; the source is damaged, unsafe, or not the data set;

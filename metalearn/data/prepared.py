@@ -20,7 +20,7 @@ from metalearn.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What data a run has seen.
+    """Identity of the data that a run has seen.
 
     Attributes:
         name: name of the data set, with its size where that is not the published one; "partial"
@@ -90,7 +90,7 @@ def prepared_pool(
         dataset: its name.
         split: which.
         root: the folder `metalearn prepare` was given; by default the cache folder's.
-        device: where episodes are wanted; by default the CPU.
+        device: device of the episodes; by default the CPU.
         residency: device or host; auto is device where the images take up to half of a GPU's free
             memory, and host on the CPU, whose page cache keeps what is used.
 

@@ -61,9 +61,9 @@ class Published:
         channels: 1 for ink on paper, 3 for colour.
         forms: the files that the data set comes in, for messages.
         remotes: files that can be downloaded.
-        by_hand: what to get by hand, where nobody publishes a checksum and a plain address.
+        by_hand: files to get by hand, where nobody publishes a checksum and a plain address.
         lists: name of the file with the classes of each split.
-        classes: how many of each split; None where every data set has its own.
+        classes: number of classes of each split; None where every data set has its own.
         per_class: images of each class; None where it varies.
         totals: images of each split, where the classes vary in size.
         names: the classes of each split, where they have names.
@@ -210,7 +210,7 @@ def superclasses() -> dict[str, str]:
 
 @cache
 def published(name: DatasetName) -> Published:
-    """What was published of a data set.
+    """Published facts of a data set.
 
     Raises:
         DataError: there is no such data set.

@@ -1,4 +1,4 @@
-"""What the child process does: find a data set in its sources and write its arrays."""
+"""Work of the child process: find a data set in its sources and write its arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _read(tree: Tree, known: Published, side: int) -> Source | None:
 
 
 def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> Source:
-    """What a folder or archive holds of a data set; the images are not read yet.
+    """Find a data set in a folder or archive; the images are not read yet.
 
     A folder that holds nothing of it but one archive stands for the archive.
 
@@ -86,7 +86,7 @@ def divide(
 
     Args:
         parts: the classes.
-        shares: of the training, validation and test split.
+        shares: shares of the training, validation and test split.
         seed: decides which class goes where.
 
     Raises:
@@ -125,8 +125,9 @@ def join(
     """The classes of several sources, those of one name joined.
 
     Args:
-        sources: what was found.
-        shares: of the classes for each split, whatever splits the sources have; without it those.
+        sources: sources that were found.
+        shares: shares of the classes for each split, whatever splits the sources have; without it
+            those.
         seed: decides which class goes where, with shares.
 
     Raises:
@@ -193,9 +194,9 @@ def write_arrays(
     """Write the arrays of a data set.
 
     Args:
-        folder: where to write.
+        folder: folder to write to.
         splits: classes of each split.
-        copies: what looks at each picture.
+        copies: detector of copies, which looks at each picture.
         side: height and width of the images.
         channels: channels of the images.
 
@@ -219,11 +220,11 @@ def write_arrays(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is accepted, and what is done with own pictures.
+    """Rules of reading: what is accepted, and what is done with own pictures.
 
     Attributes:
         allow_partial: accept less than was published.
-        shares: of the classes for each split; None for the sources' own splits.
+        shares: shares of the classes for each split; None for the sources' own splits.
         seed: decides which class goes where, with shares.
         drop_duplicates: keep the first of pictures that are twice in a class.
         allow_unused: largest share of own pictures that may be left out.
@@ -244,7 +245,7 @@ def read(
     Args:
         name: name of the data set.
         paths: folders and archives that hold it.
-        folder: where to write the arrays.
+        folder: folder for the arrays.
         side: height and width of the images.
         options: the fields of `Options`.
 

@@ -1,4 +1,4 @@
-"""What a reader finds: the images of each class of each split, not yet read."""
+"""Findings of a reader: the images of each class of each split, not yet read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Part:
 
     Attributes:
         name: name of the class.
-        count: how many images.
+        count: number of images.
         load: reads them.
         files: their files, where each image has one.
     """
@@ -38,18 +38,18 @@ class Part:
     files: tuple[str, ...] = ()
 
     def label(self, row: int) -> str:
-        """What an image is called in messages: its file, or its class and place."""
+        """Name of an image in messages: its file, or its class and place."""
         return self.files[row] if self.files else f"{self.name}[{row}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What a user should know of one file of a source.
+    """Remark for the user on one file of a source.
 
     Attributes:
         file: its path, or that of a folder or link.
-        used: whether its picture is in the data set.
-        what: what there is to know, such as why it is not used.
+        used: true if its picture is in the data set.
+        what: text of the remark, such as why it is not used.
     """
 
     file: str
@@ -64,9 +64,9 @@ class Source:
     Attributes:
         layout: the form it was found in.
         splits: the classes of each split.
-        files: where it was read from: name, bytes and, for single files, checksums.
+        files: files that were read: name, bytes and, for single files, checksums.
         used: the files of the tree that it is made of.
-        notes: what else a user of the result should know.
+        notes: further notes for a user of the result.
         unsplit: classes that the source puts in no split.
         elsewhere: why a picture that is not among `used` is not.
         remarks: by file, also on files that are not used. Loading images adds to them.
@@ -110,7 +110,7 @@ def record(tree: Tree, *names: str) -> tuple[dict[str, Any], ...]:
 
 
 def record_images(tree: Tree, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    """How many image files of a folder were read and how large they are; an archive's checksums.
+    """Record the number and sizes of image files read from a folder, or an archive's checksums.
 
     Raises:
         DataError: the archive can't be read.
@@ -140,7 +140,7 @@ def image_part(
         published: says how many channels.
         side: pixels to resize them to.
         invert: True where ink is dark in the files.
-        remarks: where loading puts what is not read of a file.
+        remarks: list to which loading adds what is not read of a file.
     """
     labels = tuple(f"{tree.name}/{file}" for file in files)
 

@@ -39,8 +39,9 @@ class Stored:
 
     Attributes:
         split: which.
-        images: of each class; mapped, and copied on write unless they are more than memory holds.
-        counts: how many images each class has; the rest of its images is padding.
+        images: images of each class; mapped, and copied on write unless they are more than memory
+            holds.
+        counts: number of images of each class; the rest of its images is padding.
         names: one for each class.
     """
 
@@ -66,7 +67,7 @@ class Store:
 
     Attributes:
         path: its folder.
-        manifest: what is in it and where it came from.
+        manifest: contents and origin of the data set.
     """
 
     path: Path
@@ -171,7 +172,7 @@ def open_store(path: Path, *, full: bool = False) -> Store:
 
 
 def described_arrays(sizes: Sizes, *, side: int, channels: int) -> dict[str, Any]:
-    """What a manifest says of the arrays: size of the images, classes of each split.
+    """Description of the arrays in a manifest: size of the images, classes of each split.
 
     Args:
         sizes: name and number of images of each class.
@@ -200,7 +201,7 @@ def keep(folder: Path, path: Path, manifest: Mapping[str, Any], *, remarks: str)
     Args:
         folder: holds the arrays of every split and nothing else, on the file system of `path`.
         path: folder to make; it must not exist, or be empty.
-        manifest: what the manifest says; `files` holds bytes and SHA-256 of each file.
+        manifest: contents of the manifest; `files` holds bytes and SHA-256 of each file.
         remarks: content of `remarks.csv`.
 
     Raises:

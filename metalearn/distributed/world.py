@@ -34,7 +34,8 @@ class World:
         size: number of ranks.
         device: holds what is sent, a GPU for NCCL, the CPU for gloo.
         timeout: seconds that a rank is waited for.
-        store: where each rank notes how far it is, so that one that stays away can be named.
+        store: store in which each rank notes its progress, so that one that stays away can be
+            named.
     """
 
     rank: int = 0
@@ -58,7 +59,7 @@ class World:
 
         Args:
             values: tensors of one shape and dtype on all ranks; may be overwritten.
-            what: they are, for the message if a rank stays away.
+            what: name of the values, for the message if a rank stays away.
 
         Raises:
             LostRankError: a rank hangs or is gone; it is named.

@@ -234,7 +234,7 @@ class Learner:
         return hasattr(self, "_values")
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks of an estimator; it alone calls this."""
+        """Tags that scikit-learn asks of an estimator; it alone calls this."""
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
         return Tags(

@@ -40,7 +40,7 @@ class Trained:
 
     Attributes:
         model: the weights, in testing mode.
-        card: what the weights say of themselves.
+        card: card beside the weights.
         config: settings of the run.
         device: device that the weights are on.
     """
@@ -58,7 +58,7 @@ class Trained:
 
         Args:
             weights: by name.
-            card: what the weights say of themselves.
+            card: card beside the weights.
             backbone: the backbone again, or its name, where it is none of the built-in ones: no
                 file makes this package run code.
 

@@ -1,4 +1,4 @@
-"""How the lower level is solved and differentiated: the two presets of the paper's method.
+"""Solution and differentiation of the lower level: the two presets of the paper's method.
 
 One upper step runs the backbone forward once and backward once, whatever the lower level costs:
 the lower level only sees the features, and its minimiser is an ordinary value of them.
@@ -18,7 +18,7 @@ PAPER_ADJOINT_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lower:
-    """How a method solves and differentiates its lower level.
+    """Solver and adjoint of a method's lower level.
 
     Attributes:
         by: the solver of training.

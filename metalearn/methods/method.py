@@ -23,7 +23,7 @@ Watch: TypeAlias = Callable[[Certificate], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapted:
-    """What a method has learned from the support of one task, for queries to come.
+    """Answer learned from the support of one task, for queries to come.
 
     Attributes:
         values: tensors by name: a head, or the adapted weights of the whole network.

@@ -95,7 +95,7 @@ def page(
 
     Args:
         title: heading.
-        notes: what a reader must know before the answers, one paragraph each.
+        notes: notes before the answers, one paragraph each.
         answers: one row each.
         left_out: files that were not used, with their reasons.
     """

@@ -1,1 +1,1 @@
-"""Run folders: settings, records, provenance and metrics."""
+"""Run folders: settings, records, provenance, metrics and curves."""

@@ -1,4 +1,4 @@
-"""What the weights of a run say of themselves: all that is needed to use them on pictures.
+"""Card of a run's weights: all that is needed to use them on pictures.
 
 The card stands as JSON in the header of the weights' safetensors file, so that it goes wherever the
 file goes.
@@ -31,14 +31,14 @@ _LIGHT_INK: Final = ("glyphs", "omniglot")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFormat:
-    """What pictures are made to be before the backbone sees them.
+    """Form that pictures are brought to before the backbone sees them.
 
     Attributes:
         side: height and width in pixels, reached by area averaging.
         channels: 1 for grey, 3 for RGB.
         inverted: True if dark is turned into light. What was learned from drawings whose ink is
             light needs drawings on white paper inverted.
-        scaling: what a stored value of 0 to 255 becomes.
+        scaling: range that a stored value of 0 to 255 is mapped to.
     """
 
     side: int
@@ -53,7 +53,7 @@ class Card:
 
     Attributes:
         settings: the run's settings, as in its config.json, without paths of the machine.
-        pictures: what pictures are made to be.
+        pictures: format that pictures are given.
         data: name of the data set.
         classes: names of the classes that the weights were trained on.
         normalisation: statistics that normalise activations, see `Normalisation`.

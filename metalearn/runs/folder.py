@@ -75,7 +75,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds the settings of a run."""
+        """True if the folder holds the settings of a run."""
         return (self.folder / CONFIG).exists()
 
     def sweep(self) -> None:
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result."""
+        """True if the run has its result."""
         return (self.folder / RESULT).exists()
 
     @property

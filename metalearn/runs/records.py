@@ -245,7 +245,7 @@ class Measured:
     """Result of `metalearn measure`: the file that it writes.
 
     Attributes:
-        measure: What was counted.
+        measure: Counted quantity.
         protocol: Episodes, backbone and tasks of a step, in one line.
         peaks: Peak bytes, by method and by number of lower-level steps.
         commit: Git commit of the code.

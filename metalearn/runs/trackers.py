@@ -1,4 +1,4 @@
-"""Where metrics are logged while a run lasts: TensorBoard, Weights & Biases, or nowhere."""
+"""Loggers of metrics while a run lasts: TensorBoard, Weights & Biases, or none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TensorBoard:
     """An event file in the run's folder.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         step: upper steps already taken; what an earlier part of the run wrote beyond is dropped.
     """
 
@@ -53,8 +53,8 @@ class WeightsAndBiases:
     """A run of Weights & Biases, by the `wandb` package if it is installed.
 
     Args:
-        folder: of the run; its name is that of the run there, too.
-        settings: of the run.
+        folder: folder of the run; its name is that of the run there, too.
+        settings: settings of the run.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:

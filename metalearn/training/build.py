@@ -97,7 +97,7 @@ def build_model(
     Args:
         config: settings of the run.
         pool: images of a split.
-        device: where the model is put.
+        device: device of the model.
         source: the backbone, where the settings name one that is not built in. It is not imported
             here, since the settings may be a file's.
 

@@ -264,7 +264,7 @@ def _kept(optimiser: Optimizer) -> dict[str, Size]:
 
 
 def _all_skipped(progress: Progress, scaler: Mapping[str, Any]) -> bool:
-    """Whether the scaler skipped every step so far: it lowers its scale once each time."""
+    """True if the scaler skipped every step so far: it lowers its scale once each time."""
     if not scaler:
         return False
     scale: float = scaler["scale"] * scaler["backoff_factor"] ** progress.step

@@ -32,8 +32,8 @@ from metalearn.errors import (
     Stopped,
 )
 from metalearn.methods.overrides import describe
-from metalearn.report.curves import draw_curves
 from metalearn.runs import provenance
+from metalearn.runs.curves import draw_curves
 from metalearn.runs.folder import Run
 from metalearn.runs.trackers import Tracker, require_package, tracker
 from metalearn.testing.accuracy import Accuracy, accuracy
@@ -67,7 +67,7 @@ def train(
         backbone: a module from images (N, C, H, W) to features (N, D), or a function that makes
             one, in place of the backbone that the settings name. A module stays as it is: a copy is
             trained.
-        console: where progress is printed; None: the terminal.
+        console: console that prints progress; None: the terminal.
 
     Raises:
         MetalearnError: a setting, the data or the folder can't be used; or a step is not finite.

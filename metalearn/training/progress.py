@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a run for a person: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Display:
     """Shows the latest metrics of a run.
 
     Args:
-        console: where to.
+        console: console to print to.
         steps: upper steps of the run.
     """
 

@@ -308,7 +308,7 @@ class Training:
 
     @property
     def card(self) -> Card:
-        """What the weights say of themselves."""
+        """Card of the weights."""
         return Card.of(self.config, self._pictures.pool)
 
     @property

@@ -47,14 +47,14 @@ ENTRYWISE: tuple[Condition, ...] = ("box", "lasso")
 
 @dataclass(frozen=True)
 class Answer:
-    """What an implementation returns.
+    """Answer of an implementation.
 
     Attributes:
         phi: ``(*batch, n)`` the solution.
         grad: ``(p,)`` the hypergradient of the mean.
-        solved: ``(*batch,)`` whether the certificate calls it solved.
-        distance: ``(*batch,)`` how far theta may move; None where it was not asked for.
-        direction: ``(*batch, p)`` in which direction.
+        solved: ``(*batch,)`` true where the certificate calls the answer solved.
+        distance: ``(*batch,)`` distance that theta may move; None where not asked for.
+        direction: ``(*batch, p)`` direction of that move.
     """
 
     phi: torch.Tensor

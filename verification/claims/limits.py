@@ -1,4 +1,4 @@
-"""Where good guesses about numbers end: four limits, each with a statement and its proof.
+"""Limits of numbers where good guesses are wrong: four, each with a statement and its proof.
 
 Proofs are in theory.md, section 13.
 

@@ -34,7 +34,7 @@ class Solved:
     """The solution at one theta.
 
     Attributes:
-        pattern: which entries are held, and where.
+        pattern: entries that are held, and their sides.
         phi: ``(n, 1)``.
         slope: ``(n, p)`` d phi/d theta.
         slacks: ``(k, 1)`` all positive but at a degenerate point.
@@ -49,7 +49,7 @@ class Solved:
 
     @property
     def degenerate(self) -> bool:
-        """Whether a slack is zero: the active set changes at this very theta."""
+        """True if a slack is zero: the active set changes at this very theta."""
         return any(slack == 0 for slack in self.slacks.entries())
 
 
@@ -170,7 +170,7 @@ class _Data:
         )
 
     def _slacks(self, pattern: Pattern, phi: Rational) -> Rational:
-        """What must not be negative, with slopes: one row for each."""
+        """Values that must not be negative, with slopes: one row for each."""
         kind = self.problem.kind
         gradient = self.Q * phi - self.pull
         n, width = phi.nrows(), phi.ncols()

@@ -41,7 +41,7 @@ class Evalue:
 
     @property
     def log(self) -> float:
-        """Its logarithm: ln mean_r r^(-n/2) exp(S (1 - 1/r)/2), r over `RATIOS`."""
+        """Logarithm of the bound: ln mean_r r^(-n/2) exp(S (1 - 1/r)/2), r over `RATIOS`."""
         r = np.array(RATIOS)
         terms = -self.dof / 2 * np.log(r) + self.total / 2 * (1 - 1 / r)
         return float(np.logaddexp.reduce(terms) - math.log(len(r)))

@@ -38,7 +38,7 @@ class LinearRoot:
     def scale(
         self, theta: Float64[np.ndarray, " p"], direction: Float64[np.ndarray, " p"]
     ) -> float:
-        """What rounding is relative to: ``|A^-1| |B| (|w| + |phi*|) + (|A^-1| |B|)^2 |d|``."""
+        """Scale of rounding errors: ``|A^-1| |B| (|w| + |phi*|) + (|A^-1| |B|)^2 |d|``."""
         reach = np.linalg.norm(np.linalg.inv(self.A), 2) * np.linalg.norm(self.B, 2)
         size = norm(rational(self.w)) + norm(self.root(theta))
         return float(reach * size + reach**2 * np.linalg.norm(direction))

@@ -26,7 +26,7 @@ class Drawn:
         tasks: each task, in row-major order.
         batch: their dimensions.
         theta: ``(p,)``.
-        weights: ``(n,)`` of the upper objective ``weights' phi``.
+        weights: ``(n,)`` weights of the upper objective ``weights' phi``.
     """
 
     tasks: tuple[Any, ...]

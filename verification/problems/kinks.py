@@ -14,12 +14,12 @@ class Kinked:
     """One task of such a problem.
 
     Attributes:
-        kind: which condition.
+        kind: kind of the condition.
         Q: ``(n, n)``.
         c: ``(n,)``.
         B: ``(n, p)``.
         first: ``(n,)`` lower bounds; strengths; a total ``(1,)``; or b ``(m,)``.
-        first_slope: ``(.., p)`` how these move with theta.
+        first_slope: ``(.., p)`` derivatives of these in theta.
         second: ``(n,)`` upper bounds; A ``(m, n)``; else empty.
     """
 

@@ -67,7 +67,7 @@ class LeastSquares:
         return np.asarray(in_theta), np.asarray(in_phi)
 
     def objective(self, dtype: DType | None, device: Device) -> Callable[[Tensor, Tensor], Tensor]:
-        """As a torch objective: theta (p,), phi (*batch, q) -> (*batch,)."""
+        """Objective in torch: theta (p,), phi (*batch, q) -> (*batch,)."""
         P, t = tensor(self.P, dtype, device), tensor(self.t, dtype, device)
         Q, r = tensor(self.Q, dtype, device), tensor(self.r, dtype, device)
 

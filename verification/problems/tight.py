@@ -37,7 +37,7 @@ class Sawtooth:
     """
 
     def value(self, u: Float[torch.Tensor, " p"]) -> Float[torch.Tensor, ""]:
-        """It is u - n/4 - (area of the tooth so far) above n = floor u >= 0; a parabola below 0."""
+        """Value u - n/4 - (area of the tooth so far) above n = floor u >= 0; a parabola below 0."""
         whole = u.detach().floor()
         s = u - whole
         tooth = torch.where(s <= 0.5, s**2 / 2, 0.25 - (1 - s) ** 2 / 2)

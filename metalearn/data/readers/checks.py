@@ -49,7 +49,7 @@ def fields(value: Any, name: str, *needed: str) -> dict[str, Any]:
     """A dict with text keys, whichever Python wrote it; Python 2's keys come as bytes.
 
     Args:
-        value: what was unpickled.
+        value: unpickled object.
         name: name of the file, for messages.
         needed: keys that must be there.
 

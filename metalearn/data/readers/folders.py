@@ -43,9 +43,9 @@ def source_of(
         published: the data set.
         side: pixels to resize them to.
         layout: the form they were found in.
-        notes: what else a user should know.
+        notes: further notes for the user.
         lists: files that say which picture is of which class.
-        remarks: what there is to know of single files.
+        remarks: remarks on single files.
         elsewhere: why a picture that is not in `files` is not used.
     """
     told = dict(remarks or {})

@@ -46,7 +46,7 @@ _CACHE: Final[_Bases] = {
 def _source(
     tree: Tree, layout: str, bases: _Bases, read: Callable[[str, str], tuple[Part, ...]]
 ) -> Source | None:
-    """What `read` makes of the file of each split, given its place and its name for messages."""
+    """Read the file of each split by `read`, given its place and its name for messages."""
     found = {s: name for s, names in bases.items() if (name := tree.find(*names)) is not None}
     splits = {split: read(name, f"{tree.name}/{name}") for split, name in found.items()}
     used = tuple(found.values())

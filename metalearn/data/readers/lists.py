@@ -52,7 +52,7 @@ def _lists(tree: Tree, kind: str, own: bool) -> dict[Split | None, str]:
 
 
 def _pairs(rows: list[dict[str, Any]], label: str) -> _Rows:
-    """Of each row the columns that matter, whatever they are called."""
+    """Columns that matter of each row, whatever they are called."""
     pairs = []
     for at, row in enumerate(rows, start=1):
         known = {str(key).strip().lower(): value for key, value in row.items()}
@@ -137,7 +137,7 @@ def _labels(content: bytes) -> _Rows:
 
 
 def _fit(one: str, other: str) -> bool:
-    """Whether the longer of two paths ends in the shorter."""
+    """True if the longer of two paths ends in the shorter."""
     one, other = f"/{one}", f"/{other}"
     return one.endswith(other) or other.endswith(one)
 

@@ -41,7 +41,7 @@ class Tree:
         sizes: bytes of each file.
         open: opens one file, from which can be read at any place.
         archive: True where the tree is one file, whose checksum says all.
-        skipped: what else is there, by path, each with the reason why it is no file to read.
+        skipped: all else that is there, by path, each with the reason why it is no file to read.
     """
 
     name: str
@@ -98,7 +98,7 @@ def _hidden(name: str) -> bool:
 
 
 def allowed_bytes(size: int) -> int:
-    """How many bytes an archive of `size` bytes may unpack to."""
+    """Number of bytes that an archive of `size` bytes may unpack to."""
     return min(TOTAL, max(FREE, RATIO * size))
 
 
@@ -109,7 +109,7 @@ def require_modest(name: str, size: int, sizes: dict[str, int], *, entries: int 
         name: name of the archive.
         size: bytes of the archive.
         sizes: bytes that each of its files unpacks to.
-        entries: how many files the archive may hold.
+        entries: number of files that the archive may hold.
 
     Raises:
         DataError: it has too many files, or unpacks to too many bytes.
@@ -225,7 +225,7 @@ class _Walk:
 
     Attributes:
         sizes: bytes of each file, by path.
-        skipped: what is no file, by path, with the reason.
+        skipped: entries that are no files, by path, with the reason.
     """
 
     def __init__(self, path: Path) -> None:

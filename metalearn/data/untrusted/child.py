@@ -40,7 +40,7 @@ _LONGEST_ANSWER: Final = 2**28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a child may use, beside what the interpreter takes before it reads a file.
+    """Limits of a child, beside what the interpreter takes before it reads a file.
 
     Memory, processor time and written bytes are limited where the platform has `resource` limits.
 
@@ -82,8 +82,8 @@ def call(
         arguments: values that JSON can hold, as the result must be.
         folder: existing empty folder: where the child starts and keeps temporary files. The caller
             removes it.
-        limits: what the child may use.
-        source: what is read, for messages, until the child says which file it is at.
+        limits: limits of the child.
+        source: name of what is read, for messages, until the child says which file it is at.
 
     Raises:
         DataError: what the function raised; or the child crashed, was killed or exceeded a limit.
@@ -161,7 +161,7 @@ def _at(folder: Path) -> str:
 
 
 def _ended(status: int, folder: Path) -> str:
-    """How the child ended, and its last words."""
+    """Reason why the child ended, with the last lines that it printed."""
     if status < 0:
         return signal.Signals(-status).name
     lines = (folder / _ERRORS).read_text(encoding="utf-8", errors="replace")[-1000:].splitlines()
@@ -191,7 +191,7 @@ def _limit(limits: Limits) -> None:
 
 
 def serve() -> None:
-    """What the child does: read a request from standard input and write the answer to a file."""
+    """Run in the child: read a request from standard input and write the answer to a file."""
     request = json.load(sys.stdin)
     folder = Path.cwd()
     module, _, name = request["function"].partition(":")

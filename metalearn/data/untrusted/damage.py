@@ -61,12 +61,12 @@ def note(name: str) -> None:
 
 
 def is_page(head: bytes) -> bool:
-    """Whether a file that begins with `head` is an HTML page."""
+    """True if a file that begins with `head` is an HTML page."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
 def explained(head: bytes) -> str | None:
-    """What a file that is no data is instead, with what to do; None where nothing is known.
+    """Diagnosis of a file that is no data, with what to do; None where nothing is known.
 
     Args:
         head: first bytes of the file.
@@ -91,7 +91,7 @@ def reading(name: str, what: str, head: bytes = b"?") -> Iterator[None]:
 
     Args:
         name: file that is read.
-        what: what the file should be, with an article.
+        what: kind that the file should be, with an article.
         head: first bytes of the file, where they are at hand.
 
     Raises:

@@ -61,7 +61,7 @@ def _require_plain(api: Any, array: Any, name: str, shape: tuple[int, ...]) -> N
 def read_hdf5(
     file: BufferedIOBase, name: str, places: Iterable[str], shape: tuple[int, ...]
 ) -> dict[str, UInt8[np.ndarray, "..."]]:
-    """Those of some arrays that a file holds.
+    """Arrays that a file holds, of those that are asked for.
 
     Args:
         file: the open file, which is closed.

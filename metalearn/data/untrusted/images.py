@@ -65,7 +65,7 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
-    """What is transparent laid on white: dropping the transparency would show what it hides."""
+    """Lay transparent parts on white: dropping the transparency would show what it hides."""
     if not image.has_transparency_data:
         return image
     paper = Image.new("RGBA", image.size, "white")
