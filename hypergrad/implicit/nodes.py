@@ -142,8 +142,8 @@ class _Attach(torch.autograd.Function):
 
         def push(*moved: Tensor) -> Tensors:
             mixed = derivative(call.problem, point, [Direction(theta=moved)])
-            held = [-flatten(mixed[count:], values.shape)]
-            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, held)
+            c = -flatten(mixed[count:], values.shape)
+            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, [c])
             return tuple(unflatten(v, point[count:]))
 
         return *one_by_one(push, moved), None, None
@@ -194,9 +194,9 @@ class _Pull(torch.autograd.Function):
                 next(given) if need else zero for need, zero in zip(ctx.needed, zeros, strict=True)
             )
             mixed = derivative(call.problem, point, [Direction(theta=s)])
-            own = [u - flatten(mixed[count:], v.shape[:-1])]
+            own = u - flatten(mixed[count:], v.shape[:-1])
             none = (False,) * count
-            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.met, point, own)
+            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.met, point, [own])
             along = [
                 Direction(phi=phi_parts(call.problem, point, v)),
                 Direction(s, phi_parts(call.problem, point, w)),
@@ -221,8 +221,8 @@ class _Pull(torch.autograd.Function):
             along = Direction(tuple(at[:count]), tuple(at[count:]))
             fixed = Direction(phi=phi_parts(call.problem, point, v))
             turned = derivative(call.problem, point, [fixed, along])  # (dJ v, dH v)
-            held = [dc - flatten(turned[count:], v.shape[:-1])]
-            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, held)
+            c = dc - flatten(turned[count:], v.shape[:-1])
+            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, [c])
             along = Direction(phi=phi_parts(call.problem, point, dv))
             pulled = derivative(call.problem, point, [along])
             dg = (-(left + right) for left, right in zip(turned, pulled, strict=True))
