@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -38,6 +39,7 @@ class Point:
         hessian: the curvature's operator.
         cross: ``J v`` for each needed leaf of theta.
         probe: tells whether ``H v`` and ``J v`` are right; None if that is not to be asked.
+        aside: a context in which the gradient is not read, and need not be kept.
     """
 
     batch: Size
@@ -46,6 +48,7 @@ class Point:
     hessian: Operator
     cross: Callable[[Tensor], list[Tensor]]
     probe: Probe | None = None
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @classmethod
     def of(
@@ -56,7 +59,8 @@ class Point:
     ) -> Point:
         """By autodiff, but for a curvature of one's own."""
         own = Operator(at.product, final=at.final) if hessian is None else hessian
-        return cls(at.batch, at.values, at.gradient, own, at.cross, probe)
+        aside = at.gradient_set_aside
+        return cls(at.batch, at.values, at.gradient, own, at.cross, probe, aside)
 
 
 @runtime_checkable

@@ -7,7 +7,8 @@ through the graph of the gradient, which is built once and kept as long as this 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Generic
 
 import torch
@@ -39,6 +40,7 @@ from hypergrad.tree import (
 )
 
 _NOTHING: Final = (None, 0, ())  # no J v is kept
+LONG: Final = 2**18  # entries of a gradient that is worth computing twice
 
 
 class Linearisation(Generic[Theta, Phi]):
@@ -109,6 +111,7 @@ class Linearisation(Generic[Theta, Phi]):
             )
             self._gradient = flatten(gradients, self.batch)
         self.values = values.detach()
+        self._values = values if twice else self.values
         self._crossed: tuple[Tensor | None, int, Sequence[Tensor | None]] = _NOTHING
         self.gradient = self._gradient.detach()
         require_finite(self.gradient, "the lower objective's gradient d g/d phi", per_task=False)
@@ -148,6 +151,23 @@ class Linearisation(Generic[Theta, Phi]):
         if all(part is None for part in parts):
             raise no_dependence()
         return list(filled(parts, self._theta))
+
+    def gradient_set_aside(self) -> AbstractContextManager[None]:
+        """A context in which nobody may read the gradient: a long one is freed, and computed anew.
+
+        A solve holds a few vectors, and its products need the gradient's graph but not its values.
+        Those of several leaves are a copy, in memory that no node of the graph keeps.
+        """
+        short = self.gradient.numel() < LONG or len(self._phi) == 1
+        return nullcontext() if short or not self._values.requires_grad else self._set_aside()
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        nothing = self.gradient.new_zeros(()).expand_as(self.gradient)
+        self.gradient.data = self._gradient.data = nothing
+        yield
+        again = pulled(self._values, self._phi, torch.ones_like(self._values))
+        self.gradient.data = joined(list(filled(again, self._phi)), self.batch)
 
     def _pulled(self, points: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor | None]:
         try:  # once a product: the context manager of the same purpose takes three calls

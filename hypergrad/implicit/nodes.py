@@ -16,7 +16,7 @@ value for each of them, and the Hessian stays block diagonal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -123,8 +123,8 @@ class _Attach(torch.autograd.Function):
         values, met = ctx.evidence
 
         def back(*cotangents: Any) -> Tensors:
-            c = flatten(cotangents, values.shape)
-            _, *gradients = pull_node(call, needed, values, met, point, c)
+            held = [flatten(cotangents, values.shape)]
+            _, *gradients = pull_node(call, needed, values, met, point, held)
             return tuple(gradients)
 
         served = iter(one_by_one(back, cotangents[:size]))
@@ -143,7 +143,7 @@ class _Attach(torch.autograd.Function):
         def push(*moved: Tensor) -> Tensors:
             mixed = derivative(call.problem, point, [Direction(theta=moved)])
             c = -flatten(mixed[count:], values.shape)
-            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, c)
+            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, [c])
             return tuple(unflatten(v, point[count:]))
 
         return *one_by_one(push, moved), None, None
@@ -171,25 +171,7 @@ class _Pull(torch.autograd.Function):
         met: Tensor | None,
         *tensors: Tensor,
     ) -> Tensors:
-        theta, phi = call.problem.trees(tensors[:-1])
-        start = call.start
-        with resumed(call.problem.checks):
-            first = None
-            if start is not None:
-                first = partial(vector_of, start, phi, "start")
-            v, gradients, certificate = pull(
-                call.problem.lower,
-                theta,
-                phi,
-                lambda batch: tensors[-1],
-                solver=call.solver,
-                curvature=call.curvature,
-                start=first,
-                needed=needed,
-                values=values,
-            )
-        call.watch(replace(certificate, by=call.by, lower_converged=met))
-        return v, *gradients
+        return _pulled(call, needed, values, met, tensors[:-1], lambda: tensors[-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -214,7 +196,7 @@ class _Pull(torch.autograd.Function):
             mixed = derivative(call.problem, point, [Direction(theta=s)])
             own = u - flatten(mixed[count:], v.shape[:-1])
             none = (False,) * count
-            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.met, point, own)
+            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.met, point, [own])
             along = [
                 Direction(phi=phi_parts(call.problem, point, v)),
                 Direction(s, phi_parts(call.problem, point, w)),
@@ -240,7 +222,7 @@ class _Pull(torch.autograd.Function):
             fixed = Direction(phi=phi_parts(call.problem, point, v))
             turned = derivative(call.problem, point, [fixed, along])  # (dJ v, dH v)
             c = dc - flatten(turned[count:], v.shape[:-1])
-            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, c)
+            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, [c])
             along = Direction(phi=phi_parts(call.problem, point, dv))
             pulled = derivative(call.problem, point, [along])
             dg = (-(left + right) for left, right in zip(turned, pulled, strict=True))
@@ -322,13 +304,46 @@ def pull_node(
     values: Tensor,
     met: Tensor | None,
     point: Sequence[Tensor],
-    c: Tensor,
+    held: list[Tensor],
 ) -> Tensors:
-    """``_Pull``; without a node where nobody can differentiate it."""
+    """``_Pull``; without a node where nobody can differentiate it.
+
+    ``held`` is a list of c alone. Without a node it is emptied, so that c ends with the solve.
+    """
     raise_if_tracing()
-    if torch.is_grad_enabled() or transforming(*point, c):
-        return applied(_Pull, call, needed, values, met, *point, c)
-    return _Pull.forward(call, needed, values, met, *point, c)
+    if torch.is_grad_enabled() or transforming(*point, *held):
+        return applied(_Pull, call, needed, values, met, *point, *held)
+    return _pulled(call, needed, values, met, point, held.pop)
+
+
+def _pulled(
+    call: Call[Any, Any],
+    needed: tuple[bool, ...],
+    values: Tensor,
+    met: Tensor | None,
+    point: Sequence[Tensor],
+    cotangent: Callable[[], Tensor],
+) -> Tensors:
+    """The numbers of ``_Pull``, and the certificate to the watch."""
+    theta, phi = call.problem.trees(point)
+    start = call.start
+    with resumed(call.problem.checks):
+        first = None
+        if start is not None:
+            first = partial(vector_of, start, phi, "start")
+        v, gradients, certificate = pull(
+            call.problem.lower,
+            theta,
+            phi,
+            lambda batch: cotangent(),
+            solver=call.solver,
+            curvature=call.curvature,
+            start=first,
+            needed=needed,
+            values=values,
+        )
+    call.watch(replace(certificate, by=call.by, lower_converged=met))
+    return v, *gradients
 
 
 def phi_parts(problem: Problem[Any, Any], point: Sequence[Tensor], vector: Tensor) -> Tensors:

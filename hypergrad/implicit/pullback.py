@@ -133,7 +133,8 @@ def pull(
             given = {"the right-hand side d f/d phi": rhs, "d g/d phi": point.gradient}
             ranks.require_alike(given if first is None else given | {"start": first})
         solver = chosen(point.hessian, rhs) if solver is None else solver
-        v, solution = solved(solver, point.hessian, rhs, first)
+        with point.aside():
+            v, solution = solved(solver, point.hessian, rhs, first)
         broken = solution.status == Status.NOT_FINITE.value  # torch is slow with an enum
         product = "a Hessian product H v (or H^-1 v, where H is not positive definite)"
         if isinstance(lower, Saddle):

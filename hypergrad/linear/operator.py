@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
+from weakref import ref
 
 import torch
 from jaxtyping import Float
@@ -65,7 +66,8 @@ class _Seen:
         self.image = image
         self._vector, self._versions = vector, (vector._version, image._version)
         self._print = _print(vector).clone() if may_look(vector) else None
-        self._solved: tuple[Tensor, int, Tensor] | None = None  # b, its version, the residual
+        # b, its version, the residual; b is not kept for its residual's sake
+        self._solved: tuple[ref[Tensor], int, Tensor] | None = None
 
     def is_of(self, vector: Tensor) -> bool:
         """True if this is the same vector, unchanged."""
@@ -76,10 +78,10 @@ class _Seen:
         """``|b - A x| / |b|`` for each task."""
         if self._solved is not None:
             seen, version, found = self._solved
-            if seen is rhs and version == rhs._version:
+            if seen() is rhs and version == rhs._version:
                 return found
         found = relative(rhs - self.image, rhs)
-        self._solved = rhs, rhs._version, found
+        self._solved = ref(rhs), rhs._version, found
         return found
 
 

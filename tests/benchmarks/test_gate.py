@@ -127,6 +127,7 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
             "",
             {"vectors of a first hypergradient"},
         ),
+        ("implicit.pullback", "        with point.aside():\n", "        if True:\n", {*NETWORKS}),
     ],
     ids=[
         "a product more in each step",
@@ -135,6 +136,7 @@ def test_a_loop_over_tasks(honest: dict[str, Figure], monkeypatch: pytest.Monkey
         "columns one by one",
         "a vector kept over a product",
         "a graph kept over the probe",
+        "a gradient kept over the solve",
     ],
 )
 def test_one_more_in_a_hypergradient(
