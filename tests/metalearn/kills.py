@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -25,6 +26,7 @@ from metalearn.files import write_json
 from metalearn.runs import provenance
 from metalearn.runs.folder import EVENTS, RESULT, Run
 from metalearn.training.checkpoint import load
+from tests.metalearn.forked import Forked
 
 STEPS: Final = 200
 SETTINGS: Final = (
@@ -79,7 +81,11 @@ class Moment:
     seconds: float
 
 
-def _train(*arguments: str) -> subprocess.Popen[bytes]:
+Started: TypeAlias = subprocess.Popen[bytes] | Forked
+Start: TypeAlias = Callable[..., Started]
+
+
+def _train(*arguments: str) -> Started:
     return subprocess.Popen(
         [sys.executable, "-m", "metalearn", "train", *arguments],
         stdout=subprocess.DEVNULL,
@@ -93,7 +99,7 @@ def _words(run: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _wait(process: Started, seconds: float) -> bool:
     """Whether it is still running after so long."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
@@ -106,10 +112,10 @@ def _step(run: Path) -> int:
     return load(checkpoint)[1].step if checkpoint.exists() else 0
 
 
-def kill(run: Path, arguments: list[str], moment: Moment) -> int | None:
+def kill(run: Path, arguments: list[str], moment: Moment, start: Start) -> int | None:
     """Train, and end it at this moment; the steps it then came to, None if it was done before."""
     before = _words(run)
-    process = _train(*arguments)
+    process = start(*arguments)
     try:
         while (_words(run) == before or _step(run) < moment.step) and _wait(process, 0.01):
             pass
@@ -122,19 +128,21 @@ def kill(run: Path, arguments: list[str], moment: Moment) -> int | None:
     return _step(run) if alive else None
 
 
-def interrupted(run: Path, settings: list[str], moments: list[Moment]) -> list[int]:
+def interrupted(
+    run: Path, settings: list[str], moments: list[Moment], start: Start = _train
+) -> list[int]:
     """Train, with a kill at each moment before the end; the steps it came to each time."""
     found = []
     arguments = [f"--run={run}", *settings]
     for moment in moments:
-        ended = kill(run, arguments, moment)
+        ended = kill(run, arguments, moment, start)
         if ended is not None:
             found.append(ended)
         if (run / RESULT).exists():
             break
         arguments = [f"--resume={run}"]
     while not (run / RESULT).exists():
-        process = _train(f"--resume={run}")
+        process = start(f"--resume={run}")
         _, said = process.communicate()
         if process.returncode != 0:
             raise RuntimeError(f"training failed: {said.decode()}")

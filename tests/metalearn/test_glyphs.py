@@ -1,5 +1,6 @@
 """The built-in data set: its pixels, its split, and a cache that is either right or rebuilt."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,12 @@ LEVELS = 2
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A filled cache."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    """A filled cache: a copy, since drawing all glyphs takes more than a second."""
     glyph_images()
+    whole = glyphs.cache_file()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    glyphs.cache_file().parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(whole, glyphs.cache_file())
     return glyphs.cache_file()
 
 
@@ -102,10 +106,20 @@ def _flip(content: bytes) -> bytes:
     [_flip, lambda content: content[:-1], lambda content: content + b"\0", lambda content: b""],
     ids=["one bit", "truncated", "too long", "empty"],
 )
-def test_damaged_cache_is_rebuilt(cache: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_cache_is_rebuilt(
+    cache: Path, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, expected = cache.read_bytes(), glyph_images()
+    drawn = []
+
+    def draw() -> np.ndarray:
+        drawn.append(expected)
+        return expected
+
+    monkeypatch.setattr(glyphs, "render_glyphs", draw)
     cache.write_bytes(damage(whole))
     assert np.array_equal(glyph_images(), expected)
+    assert len(drawn) == 1
     assert cache.read_bytes() == whole
     assert list(cache.parent.iterdir()) == [cache]  # no temporary file is left
 

@@ -116,9 +116,9 @@ def take(
     checks = Unread()
     monkeypatch.setattr("hypergrad.guards.Deferred", lambda: checks)
     with Travel() as travel, deferred():
-        for _ in range(2):  # the second with the optimiser's state
-            chunks = drawn(sampler, chunked(range(TASKS), 1))
-            upper_step(method, model, optimiser, chunks, tasks=TASKS, watch=certificates)
+        for tasks in (1, TASKS):  # the second with the optimiser's state, and in chunks
+            chunks = drawn(sampler, chunked(range(tasks), 1))
+            upper_step(method, model, optimiser, chunks, tasks=tasks, watch=certificates)
     return model, checks, travel
 
 

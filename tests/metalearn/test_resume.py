@@ -7,9 +7,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from metalearn.methods import presets
 from metalearn.runs.folder import Run
 from metalearn.training import checkpoint
 from metalearn.training.state import Training
+from tests.metalearn.forked import Forked
 from tests.metalearn.kills import Moment, differences, interrupted
 
 SMALL = [
@@ -72,18 +72,12 @@ def events(run: Path) -> list[str]:
     return [json.loads(line)["event"] for line in lines]
 
 
-def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(run: Path, *arguments: str) -> Forked:
     """`metalearn train` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "metalearn", "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return Forked("train", *arguments, said=run.with_suffix(".log"))
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: Forked) -> None:
     """Until the file is there; fails with what the process said if it ends without."""
     deadline = time.monotonic() + 120
     while not path.exists():
@@ -102,7 +96,7 @@ def test_a_signal_saves_and_ends_cleanly(whole: Path, tmp_path: Path) -> None:
         _, said = process.communicate(timeout=120)
     finally:
         process.kill()
-    goes_on(process.returncode, said, signal.SIGTERM, run, whole)
+    goes_on(process.returncode, said.decode(), signal.SIGTERM, run, whole)
 
 
 def test_so_does_an_interrupt(
@@ -170,7 +164,8 @@ def test_other_data_or_another_meaning_is_not_gone_on_with(
 
 def test_a_run_killed_again_and_again_is_resumed_bit_by_bit(whole: Path, tmp_path: Path) -> None:
     """As `python -m tests.metalearn.kills` does at larger size."""
-    killed = interrupted(tmp_path / "run", SMALL, [Moment(0, 0.0), Moment(3, 0.02)])
+    run = tmp_path / "run"
+    killed = interrupted(run, SMALL, [Moment(0, 0.0), Moment(3, 0.02)], partial(start, run))
     assert killed
     same(tmp_path / "run", whole)
     assert differences(tmp_path / "run", whole) == []

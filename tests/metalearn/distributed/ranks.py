@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from tests.metalearn.forked import SERVER
 
 # What makes a run small, whatever is done to it.
 TINY = (
@@ -25,13 +26,6 @@ TINY = (
     "--threads=1",
     "--device=cpu",
     "--tracker=none",
-)
-
-# A server that has imported everything once: each rank is then a fork of it, at no cost.
-# Optimisers of torch import the last module at their first step.
-_RANKS = multiprocessing.get_context("forkserver")
-_RANKS.set_forkserver_preload(
-    ["metalearn.training.loop", "metalearn.cli.commands", "torch._dynamo"]
 )
 
 
@@ -82,7 +76,7 @@ def ranks(
             if "METALEARN_CACHE" in os.environ:
                 own["METALEARN_CACHE"] = os.environ["METALEARN_CACHE"]
             place = folder / f"rank-{rank}.log"
-            process = _RANKS.Process(target=_rank, args=(own, place, target, arguments))
+            process = SERVER.Process(target=_rank, args=(own, place, target, arguments))
             process.start()
             processes.append(process)
         deadline = time.monotonic() + timeout
