@@ -4,7 +4,6 @@ import _codecs
 import io
 import os
 import pickle
-import subprocess
 import sys
 import tarfile
 import zipfile
