@@ -113,12 +113,7 @@ RECORDED: Final = (
     ),
     Recorded(
         files="results/verification/mutation.json",
-        command="make mutants SAMPLE=400",
-        code=("hypergrad", "tests/hypergrad", "tests/mutation"),
-    ),
-    Recorded(
-        files="results/verification/mutation-sample.json",
-        command="python -m tests.mutation --sample 120 --seed 3",
+        command="python -m tests.mutation --sample 200 --seed 3",
         code=("hypergrad", "tests/hypergrad", "tests/mutation"),
     ),
     Recorded(

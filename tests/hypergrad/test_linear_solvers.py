@@ -191,6 +191,18 @@ def test_an_answer_is_verified_by_the_exact_product(name: str) -> None:
     assert not bool(solution.converged)
 
 
+@pytest.mark.parametrize("kind", [CG, MINRES, NormalCG, GMRES, BiCGStab])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_an_absolute_tolerance_is_one_of_the_residual(kind: Any, scale: float) -> None:
+    a, b = spd((), 1e2, 3, torch.float64), scale * torch.ones(N, dtype=torch.float64)
+    start = float(b.norm())
+    for atol in (10 * start, 1e-3 * start):
+        found = kind(rtol=0.0, atol=atol, max_steps=200 * N).solve(product(a), b)
+        assert float((b - a @ found.x).norm()) <= atol * (1 + 1e-9)
+        assert found.converged.all()
+        assert (found.steps == 0).all() == (atol > start)  # no step too many
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_zero_right_hand_side_gives_zero(name: str) -> None:
     matrix = spd((2,), 10, 0, torch.float64)

@@ -203,8 +203,8 @@ def test_an_edited_protocol_is_not_reproduced(
     rewrite(copy, protocol=asdict(protocol) | {"way": 20})
     assert "protocol is TestProtocol(" in refused(["test", str(copy)], capsys)
     for name in ("way", "shot", "episodes", "episode_seed", "split", "data_sha256"):
-        other = "train" if name in ("split", "data_sha256") else 20
-        assert replace(protocol, **{name: other}) != protocol
+        other: dict[str, Any] = {name: "train" if name in ("split", "data_sha256") else 20}
+        assert replace(protocol, **other) != protocol
 
 
 def test_missing_episodes_and_another_version_are_named(

@@ -132,6 +132,7 @@ MADE: dict[str, Callable[[Tensor], Any]] = {
     "AdamW": lambda t: AdamW(step_size=0.1, weight_decay=t[0] / 8),
     "Descent": lambda t: Descent(update=Scaled(step_size=t), max_steps=3),
     "Implicit": lambda t: Implicit(CG(), start={"w": t}),
+    "Implicit, a list": lambda t: Implicit(CG(), start=[t, (t, t)]),
 }
 
 

@@ -215,15 +215,6 @@ def mutation(record: Record) -> Iterator[str]:
     )
 
 
-def mutation_sample(record: Record) -> Iterator[str]:
-    low, high = (percent(share, 1) for share in record["interval_95"])
-    yield (
-        f"**{percent(record['score'], 1)} % of {record['tried']} mutants noticed**, drawn anew "
-        f"(seed {record['sample_seed']}) from {record['mutants']:,}, with an interval of {low} % "
-        f"to {high} %"
-    )
-
-
 def curvatures(record: Record) -> Iterator[str]:
     found = record["settings"]["many examples"]
     yield f"{found['parameters']:,} weights on {found['examples']:,} examples"
@@ -313,5 +304,4 @@ QUOTES: Final = (
     Quote("docs/reliability.md", (f"{RELIABILITY}/soak.json",), soak),
     Quote("docs/verification.md", (f"{VERIFICATION}/full/report.json",), verified),
     Quote("docs/mutation-testing.md", (f"{VERIFICATION}/mutation.json",), mutation),
-    Quote("docs/mutation-testing.md", (f"{VERIFICATION}/mutation-sample.json",), mutation_sample),
 )
