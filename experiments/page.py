@@ -27,8 +27,7 @@ COLUMNS: Final = [
     "method",
     "accuracy",
     "each seed",
-    "passes a step",
-    "work (TFLOP)",
+    "passes a step (work, TFLOP)",
     "step (MiB)",
     "seconds",
     "error of the hypergradient",
@@ -228,8 +227,7 @@ def _row(name: str, own: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
         name,
         percent(mean(r["accuracy"] for r in runs), mean(r["interval"] for r in runs)),
         ", ".join(f"{100 * run['accuracy']:.2f}" for run in runs),
-        "–" if taken is None else str(taken),
-        _work(*own[0]),
+        "–" if taken is None else f"{taken}{_work(*own[0])}",
         f"{runs[0]['step_bytes'] / MIB:.1f}",
         f"{median(run['seconds'] for run in runs):,.0f}",
         f"{median(errors):.2g}" if errors else "–",
@@ -238,10 +236,10 @@ def _row(name: str, own: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
 
 
 def _work(result: Path, run: dict[str, Any]) -> str:
-    """Work of a run whose settings were kept."""
+    """Work of a run whose settings were kept, in brackets."""
     config = _settings(result)
     found = None if config is None else work(config, run["protocol"]["data"])
-    return "–" if found is None else f"{found / TERA:.3g}"
+    return "" if found is None else f" ({found / TERA:.3g})"
 
 
 def _fewer(record: dict[str, Any]) -> list[str]:
