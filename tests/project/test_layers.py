@@ -50,6 +50,35 @@ def test_arrows_between_packages(package: str) -> None:
         assert tops & OURS <= MAY_IMPORT[package], path
 
 
+def private(package: str, text: str) -> set[str]:
+    """Private names of other packages of ours that a file of this package imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = {name: name.split(".") for name in names}
+    return {
+        name
+        for name, (top, *rest) in parts.items()
+        if top in OURS - {package}
+        and any(part.startswith("_") and not part.startswith("__") for part in rest)
+    }
+
+
+@pytest.mark.parametrize("package", sorted(OURS - {"tests"}))
+def test_no_private_name_is_imported_across_packages(package: str) -> None:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        assert not private(package, path.read_text(encoding="utf-8")), path
+
+
+def test_a_private_name_from_elsewhere_is_noticed() -> None:
+    assert private("metalearn", "from hypergrad.tree import _dense") == {"hypergrad.tree._dense"}
+    assert private("metalearn", "import hypergrad._kept.tree") == {"hypergrad._kept.tree"}
+    assert not private("hypergrad", "from hypergrad.tree import _dense, leaves")
+
+
 def rooms(path: Path, text: str) -> tuple[str, set[str]]:
     """The room of a file of verification, and the other rooms that it imports."""
     own = path.relative_to(ROOT / "verification").parts[0].removesuffix(".py")
