@@ -91,6 +91,11 @@ RECORDED: Final = (
         code=(*_FEW_SHOT, "experiments/residual.py", "experiments/residual-cifar-fs.yaml"),
     ),
     Recorded(
+        files="results/plan/plan.json",
+        command="python -m experiments plan",
+        code=(*_FEW_SHOT, "experiments/planned.py"),
+    ),
+    Recorded(
         files="results/batches/study.json",
         command="python -m experiments batches",
         code=(*_FEW_SHOT, "experiments/batches.py", "experiments/residual.yaml"),

@@ -234,6 +234,12 @@ def test_plans_are_of_kept_runs(tmp_path: Path) -> None:
         planned.of_run(tmp_path / "anil")
 
 
+def test_the_kept_plan_is_that_of_its_record() -> None:
+    kept = Path(__file__).parents[2] / "results" / "plan"
+    record = json.loads((kept / "plan.json").read_text(encoding="utf-8"))
+    assert (kept / "plan.md").read_text(encoding="utf-8") == planned.table(record).markdown()
+
+
 @pytest.mark.parametrize("study", ["residual", "residual-cifar-fs", "batches"])
 def test_the_kept_tables_are_those_of_their_records(study: str) -> None:
     kept = Path(__file__).parents[2] / "results" / study

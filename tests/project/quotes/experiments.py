@@ -295,6 +295,29 @@ def glyphs(*records: Record) -> Iterator[str]:
     )
 
 
+def plan(found: Record) -> Iterator[str]:
+    for run, cells in found.items():
+        yield row(run, *cells.values())
+
+    def numbers(column: str) -> list[float]:
+        cells = [own[column] for own in found.values()]
+        return [float(cell.replace(",", "")) for cell in cells if cell != "–"]
+
+    errors, condition = numbers("error at K = N = 20"), numbers("L / mu")
+    yield f"is {min(errors):g} to {max(errors):g} times the hypergradient's own length"
+    lower, adjoint = numbers("planned K"), numbers("planned N")
+    yield (
+        f"{min(lower):,.0f} to {max(lower):,.0f} lower steps, and for {min(adjoint):.0f} to "
+        f"{max(adjoint):.0f} of conjugate gradients"
+    )
+    solved = [n for n, own in enumerate(found.values()) if own["K = N needed"] != "–"]
+    needed = numbers("K = N needed")
+    excess = [lower[n] / steps for n, steps in zip(solved, needed, strict=True)]
+    yield f"{min(excess):.0f} to {max(excess):.0f} times the lower steps that are needed"
+    assert (len(lower), len(excess)) == (6, 4)  # "for two of six runs"
+    yield f"the condition number, {min(condition):,.0f} to {max(condition):,.0f}"
+
+
 QUOTES: Final = (
     Quote(
         PAGE,
@@ -310,6 +333,7 @@ QUOTES: Final = (
     Quote(PAGE, ("results/residual/study.json",), residual),
     Quote(PAGE, ("results/residual-cifar-fs/study.json",), residual_cifar_fs),
     Quote(PAGE, ("results/batches/study.json",), batches),
+    Quote(PAGE, ("results/plan/plan.md",), plan),
     Quote("README.md", (f"{CIFAR}/accuracy.md", f"{CIFAR}/hypergradient.md"), cifar_in_short),
     Quote(
         "README.md",
