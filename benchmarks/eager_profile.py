@@ -16,7 +16,7 @@ import dataclasses
 import pkgutil
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ from tests.metalearn.measure import Convolutions
 # part: functions that it takes, by the modules that call them
 PARTS: dict[str, tuple[str, ...]] = {
     "objectives": (),
-    "autograd": ("engine._run_here",),
+    "autograd": ("engine._engine_run_backward",),
     "solver": ("linear.cholesky.Cholesky.solve", "linear.cg.CG.solve", "linear.cholesky.dense"),
     "evidence": (
         "linear.halves.verified",
@@ -66,14 +66,14 @@ class Profile:
     """One problem.
 
     Attributes:
-        name: the problem's.
-        solver: what was chosen.
+        name: name of the problem.
+        solver: name of the default solver here.
         frames: calls of hypergrad's own functions.
-        operations: torch's, within passes of its engine, too.
-        passes: of the engine.
-        shares: of the time, by part.
+        operations: operations of torch, those within passes of its engine included.
+        passes: passes of autograd's engine.
+        shares: shares of the time, by part.
         bare: time of the bare calls over that of the hypergradient; median, and quartiles.
-        microseconds: of the hypergradient, for scale.
+        microseconds: time of the hypergradient, for scale.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Clock:
     """Times of parts, without those of parts within them."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self._within = [0.0]
 
     def around(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -103,7 +103,7 @@ class Clock:
                 return function(*arguments, **named)
             finally:
                 took = time.perf_counter() - began
-                self.spent[part] += took - self._within.pop()  # type: ignore[assignment]
+                self.spent[part] += took - self._within.pop()
                 self._within[-1] += took
 
         return timed

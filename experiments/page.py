@@ -267,7 +267,7 @@ def page(results: Path) -> str:
         "[result files and their age](ages.md).\n\n"
         "Accuracy is the mean over seeds in %, ± half a 95 % interval of one seed over its "
         "episodes. Passes are those of the backbone\nin an upper step, forward and back. Work is "
-        "what these passes compute in all of a run's upper steps, in 10¹² "
+        "what these passes compute at least in all of a run's upper steps, in 10¹² "
         "floating-point\noperations: no GPU was at hand, and one takes at least the work over its "
         "rate. A step's memory is the peak of live\ntensor bytes; seconds are of the whole run, "
         "median over the seeds, on a CPU that other work shared. The error of the\nhypergradient "

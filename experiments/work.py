@@ -15,6 +15,8 @@ from metalearn.config.groups import EpisodeShape
 from metalearn.config.train import TrainConfig
 from metalearn.data.pool import Pool
 from metalearn.data.published import published
+from metalearn.methods.method import Method
+from metalearn.methods.networks import ImplicitMaml, Maml, Reptile
 from metalearn.methods.overrides import passes
 from metalearn.training.build import build_model
 
@@ -31,15 +33,31 @@ def work(config: TrainConfig, data: str) -> float | None:
             size than the data set's.
 
     Returns:
-        Passes of the backbone in a step times its images, steps and operations of an image; None
-        if the method's passes are not a fixed number.
+        Images that pass the backbone forward and back, times the operations of one; None if the
+        method's passes are not a fixed number. What more a backward costs that is differentiated
+        itself is left out, so that no run takes less.
     """
     preset = config.preset()
-    taken = passes(preset.method)
+    images = seen(preset.method, config.train)
+    if images is None:
+        return None
+    tasks = preset.tasks_per_step * config.optimisation.steps
+    return float(FORWARD_AND_BACK * images * tasks * forward(config, data))
+
+
+def seen(method: Method, shape: EpisodeShape) -> int | None:
+    """Images of one task that pass the backbone in an upper step, each time that they do.
+
+    A network that adapts is passed by the support in each of its steps, and by the queries once
+    where there is an upper loss.
+    """
+    support, query = shape.way * shape.shot, shape.way * shape.query
+    if not isinstance(method, Maml | ImplicitMaml | Reptile):
+        return support + query
+    taken = passes(method)
     if taken is None:
         return None
-    images = _images(config.train) * preset.tasks_per_step * config.optimisation.steps
-    return float(FORWARD_AND_BACK * taken * images * forward(config, data))
+    return taken * support if isinstance(method, Reptile) else (taken - 1) * support + query
 
 
 def forward(config: TrainConfig, data: str) -> int:
@@ -54,7 +72,3 @@ def forward(config: TrainConfig, data: str) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.backbone(blank[None], 1)
     return int(counter.get_total_flops())
-
-
-def _images(shape: EpisodeShape) -> int:
-    return shape.way * (shape.shot + shape.query)

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch import vmap as _vmap
-from torch.autograd import Variable
 from torch.autograd.graph import _engine_run_backward
 
 from hypergrad.errors import InputError
 
 _functorch: Any = torch._C._functorch
-_run_here: Any = Variable._execution_engine.run_backward
 _load_rules: Any = cache(_vmap.lazy_load_decompositions)  # type: ignore[attr-defined]
 LeafNode: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 """The node at which a graph ends in a leaf."""
@@ -52,9 +50,7 @@ def pulled(
             f"a product got a vector of shape {tuple(vector.shape)}; it takes one of shape "
             f"{tuple(output.shape)}."
         )
-    # torch's function of the same name prepares the threads of other devices
-    run = _run_here if output.is_cpu else _engine_run_backward
-    found: tuple[Tensor | None, ...] = run(
+    found: tuple[Tensor | None, ...] = _engine_run_backward(
         (output,), (vector,), keep, record, tuple(points), unused, accumulate_grad=False
     )
     return found

@@ -1,4 +1,4 @@
-"""What a hypergradient keeps beside its graph: vectors of phi's size that nobody reads end."""
+"""Vectors of phi's size beside a hypergradient's graph: those that nobody reads end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from hypergrad import CG, Certificate, LinearMap, Solution, attach
 from hypergrad.implicit import linearise
 from hypergrad.implicit.curvature import Hessian
+from hypergrad.implicit.probe import Probing
 from metalearn.memory import LiveBytes
 
 Phi = dict[str, Tensor]
@@ -44,7 +45,9 @@ def lower(theta: Tensor, phi: Phi) -> Tensor:
     return curved + both.sin().sum(-1) / 10
 
 
-def hypergradient(watch: list[bool], *, probe: str = "never") -> tuple[Tensor, Certificate, Looked]:
+def hypergradient(
+    watch: list[bool], *, probe: Probing = "never"
+) -> tuple[Tensor, Certificate, Looked]:
     """A hypergradient, its certificate, and what was seen of it."""
     torch.manual_seed(0)
     theta = torch.randn(500, dtype=torch.float64, requires_grad=True)
@@ -57,7 +60,7 @@ def hypergradient(watch: list[bool], *, probe: str = "never") -> tuple[Tensor, C
             told.append(certificate)
             watch.append(solver.rhs[0]() is None)
 
-        curvature = Hessian(probe=probe)  # type: ignore[arg-type]
+        curvature = Hessian(probe=probe)
         found = attach(lower, theta, phi, solver=solver, curvature=curvature, watch=seen)
         loss = sum(leaf.square().sum() for leaf in found.values())
         assert isinstance(loss, Tensor)

@@ -105,5 +105,9 @@ def test_work_is_that_of_the_passes() -> None:
     shape = EpisodeShape(way=5, shot=5, query=15)
     shaped = settings.replace(train=shape, steps=7, tasks_per_step=2, method="protonet")
     assert work(shaped, "cifar-fs") == 3 * image * 7 * 2 * 100
-    five = shaped.replace(method="maml", lower_steps=5)  # a pass each, and that of the upper loss
-    assert work(five, "cifar-fs") == 6 * 3 * image * 7 * 2 * 100
+    five = shaped.replace(method="maml", lower_steps=5)  # the support in each, the queries once
+    assert work(five, "cifar-fs") == 3 * image * 7 * 2 * (5 * 25 + 75)
+    conjugate = shaped.replace(method="imaml", lower_steps=5, adjoint_steps=3)
+    assert work(conjugate, "cifar-fs") == 3 * image * 7 * 2 * ((5 + 3) * 25 + 75)
+    apart = shaped.replace(method="reptile", lower_steps=5)  # there is no upper loss
+    assert work(apart, "cifar-fs") == 3 * image * 7 * 2 * 5 * 25

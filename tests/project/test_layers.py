@@ -28,18 +28,25 @@ ROOMS: dict[str, set[str]] = {
 }
 
 
+def imported(text: str) -> set[str]:
+    """Whole names of what a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
 def imports(package: str) -> dict[str, set[str]]:
     """Top-level modules that each file of a package imports, wherever in the file."""
-    found: dict[str, set[str]] = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        tops: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                tops |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                tops.add(node.module.split(".")[0])
-        found[str(path.relative_to(ROOT))] = tops
-    return found
+    return {
+        str(path.relative_to(ROOT)): {
+            name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"))
+        }
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -52,13 +59,7 @@ def test_arrows_between_packages(package: str) -> None:
 
 def private(package: str, text: str) -> set[str]:
     """Private names of other packages of ours that a file of this package imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = {name: name.split(".") for name in names}
+    parts = {name: name.split(".") for name in imported(text)}
     return {
         name
         for name, (top, *rest) in parts.items()
@@ -82,13 +83,7 @@ def test_a_private_name_from_elsewhere_is_noticed() -> None:
 def rooms(path: Path, text: str) -> tuple[str, set[str]]:
     """The room of a file of verification, and the other rooms that it imports."""
     own = path.relative_to(ROOT / "verification").parts[0].removesuffix(".py")
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name.split(".")[1] for name in names if name.startswith("verification.")}
+    ours = {name.split(".")[1] for name in imported(text) if name.startswith("verification.")}
     return own, ours - {own}
 
 

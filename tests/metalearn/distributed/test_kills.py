@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,19 @@ def test_a_killed_rank_costs_time_and_nothing_else(expected: bytes, tmp_path: Pa
     assert outcome.resumed == 1
 
 
-def test_another_trajectory_has_other_weights(expected: bytes, tmp_path: Path) -> None:
-    """The comparison is of these settings' weights: with another seed they differ."""
-    assert undisturbed(tmp_path, "--seed=1") != expected
+def test_another_trajectory_has_other_weights(
+    expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another seed the weights differ, and the comparison says so."""
+    other = undisturbed(tmp_path, "--seed=1")
+    assert other != expected
+
+    def finished(folder: Path, *, restarts: int) -> subprocess.Popen[bytes]:
+        shutil.copytree(tmp_path / "run", folder / "run")
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(kills, "torchrun", finished)
+    for weights, same in ((other, True), (expected, False)):
+        outcome = kills.disturbed(tmp_path / f"{same}", 0, weights, random.Random(0))
+        assert outcome.completed
+        assert outcome.same is same

@@ -175,7 +175,7 @@ def study_rows(grid: dict[tuple[int, int], list[Record]]) -> Iterator[str]:
 
 
 def trend(line: Record, interval: str) -> Iterator[str]:
-    """What the line through the cells says, whose interval holds 0."""
+    """Sentences on the line through the cells, whose interval holds 0."""
     yield (
         f"falls by {-100 * line['slope']:.1f} points a decade of error, {interval}, ± "
         f"{100 * line['half']:.1f} over the {line['cells']} cells"

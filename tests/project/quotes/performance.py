@@ -1,4 +1,4 @@
-"""What the pages on performance quote."""
+"""Quotes of the pages on performance."""
 
 from __future__ import annotations
 
