@@ -240,9 +240,9 @@ def row(recorded: Recorded, root: Path = ROOT) -> list[str]:
     """Cells of the table: files, command, commits, and commits since that touch the code."""
     named = commits(recorded, root)
     ages = [since(commit, recorded.code, root) for commit in named]
-    told = ["unknown" if age is None else str(age) for age in ages]
+    ages_shown = ["unknown" if age is None else str(age) for age in ages]
     short = [f"`{commit[:7]}`" for commit in named]
-    return [f"`{recorded.files}`", f"`{recorded.command}`", ", ".join(short), ", ".join(told)]
+    return [f"`{recorded.files}`", f"`{recorded.command}`", ", ".join(short), ", ".join(ages_shown)]
 
 
 def page(root: Path = ROOT) -> str:

@@ -158,8 +158,8 @@ def main() -> None:
         if moves:
             console.print(table(moves))
         failed = sum(move.fails for move in moves)
-        told = f"{len(now)} figures: {failed} failed, {len(moves) - failed} improved"
-        console.print(told, highlight=False)
+        summary = f"{len(now)} figures: {failed} failed, {len(moves) - failed} improved"
+        console.print(summary, highlight=False)
         passed += not failed
         times.append({name: one.value for name, one in now.items() if one.kind == "time"})
     if asked.out is not None:

@@ -211,11 +211,15 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     origin = provenance()
-    met = []
+    systems_compared = []
     for seed in range(asked.seeds):
         task = Task.drawn(seed, 25)
-        met += [compared(task, *system) for system in systems(task, (1, 5, 15, 25))]
-    found: Record = {"provenance": origin, "systems": met, "runs": runs(asked.seeds, 25)}
+        systems_compared += [compared(task, *system) for system in systems(task, (1, 5, 15, 25))]
+    found: Record = {
+        "provenance": origin,
+        "systems": systems_compared,
+        "runs": runs(asked.seeds, 25),
+    }
     write(asked.out, found)
     print("\n".join(rows(found)))
 

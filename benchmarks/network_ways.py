@@ -328,9 +328,9 @@ def _betty() -> Iterator[Way]:
         {"type": "neumann", "neumann_iterations": 10, "neumann_alpha": 0.1},
         {"type": "cg", "cg_iterations": 10},
     ):
-        told = ", ".join(f"{name}={value!r}" for name, value in config.items())
-        yield Way(package="Betty", how=told, run=Betty(config))
-        yield Way(package="Betty", how=f"{told}; all data", run=Betty(config, every=True))
+        settings = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        yield Way(package="Betty", how=settings, run=Betty(config))
+        yield Way(package="Betty", how=f"{settings}; all data", run=Betty(config, every=True))
 
 
 def _torchopt() -> Iterator[Way]:

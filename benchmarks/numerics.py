@@ -143,11 +143,11 @@ def lower_solvers() -> Iterator[Row]:
         seen: list[Any] = []
         theta = zero.clone().requires_grad_()
         attach(lower, theta, found.phi, watch=seen.append).square().sum().backward()
-        met = found.converged is not None and bool(found.converged)
+        converged = found.converged is not None and bool(found.converged)
         step = float(seen[0].newton_step)
         yield {
             "solver": name,
-            "says that it converged": "yes" if met else "no",
+            "says that it converged": "yes" if converged else "no",
             "distance from the minimiser": f"{distance:.0e}",
             "the certificate's `newton_step`": f"{step:.0e}",
             "`at_minimiser`": "yes" if bool(seen[0].at_minimiser) else "no",

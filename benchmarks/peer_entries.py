@@ -37,7 +37,7 @@ class Method:
     Attributes:
         package: whose.
         how: its settings, for the table.
-        given: what the method was told of the lower level: "values", or "derivatives" as well.
+        given: what the method gets of the lower level: "values", or "derivatives" as well.
         steps: of its linear solver or of the unrolled optimiser; None if it does not say.
         run: computes the answer, and waits for it.
         read: the answer as a tensor; outside the time.

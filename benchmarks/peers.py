@@ -162,9 +162,9 @@ def table(row: Record) -> str:
     for given in dict.fromkeys(method["given"] for method in methods):
         group = [method for method in methods if method["given"] == given]
         wide = max(len(_label(method)) for method in group)
-        told = "values only" if given == "values" else "derivatives in closed form as well"
+        derivatives = "values only" if given == "values" else "derivatives in closed form as well"
         lines += [
-            f"  the lower level gave {told}",
+            f"  the lower level gave {derivatives}",
             f"    {'':{wide}}  steps    error  times ours (quartiles)             ms"
             "  times jaxopt's first",
         ]

@@ -89,7 +89,7 @@ def study(problems: int, dtype: torch.dtype) -> dict[str, object]:
     for seed in range(problems):
         problem, theta, phi, start = one(seed, dtype)
         for place, point in (("minimiser", phi), ("start", start)):
-            if not bool(point.any()):  # nothing can be told at zero
+            if not bool(point.any()):  # a relative error needs a nonzero point
                 continue
             found = hypergradient(problem, theta, point, solver=Cholesky(), curvature=PROBED)
             share = found.certificate.second_derivative_error

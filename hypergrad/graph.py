@@ -73,8 +73,8 @@ def raise_if_compiled(custom: Sequence[str], *, instead: str = INSTEAD) -> None:
         InputError: naming the custom functions.
     """
     if "CompiledFunction" in custom:
-        told = "torch.compile made it, for one derivative only."
-        raise differentiable_once(told, custom, instead)
+        reason = "torch.compile made it, for one derivative only."
+        raise differentiable_once(reason, custom, instead)
 
 
 def raise_if_error_node(
@@ -121,16 +121,16 @@ def explain(error: RuntimeError, custom: Sequence[str], instead: str) -> None:
     Raises:
         InputError: naming the custom functions.
     """
-    told = str(error)
-    if any(words in told for words in ("twice", "not implemented", "double backward")):
-        raise differentiable_once(f"{told.rstrip('.')}.", custom, instead) from error
+    reason = str(error)
+    if any(words in reason for words in ("twice", "not implemented", "double backward")):
+        raise differentiable_once(f"{reason.rstrip('.')}.", custom, instead) from error
 
 
-def differentiable_once(told: str, custom: Sequence[str], instead: str = INSTEAD) -> InputError:
+def differentiable_once(reason: str, custom: Sequence[str], instead: str = INSTEAD) -> InputError:
     """The refusal of an operation in the lower objective that lacks a second derivative."""
     names = f" (custom functions in it: {', '.join(custom)})" if custom else ""
     return InputError(
-        f"the lower objective{names} has an operation without a second derivative: {told} "
+        f"the lower objective{names} has an operation without a second derivative: {reason} "
         f"{instead}, or write that operation so that it can be differentiated twice."
     )
 

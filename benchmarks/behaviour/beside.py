@@ -123,8 +123,8 @@ def _verdict(found: Record, why: list[str]) -> str:
     if found["theirs"]["raised"]:
         return f"it raises `{found['theirs']['raised']['kind']}`"
     difference = apart(found["theirs"]["values"], found["here"]["values"])
-    told = "–" if difference is None else f"{difference:.0e}" if difference else "0"
-    return f"{told}: {why[0]}" if why else told
+    difference_text = "–" if difference is None else f"{difference:.0e}" if difference else "0"
+    return f"{difference_text}: {why[0]}" if why else difference_text
 
 
 def filled(text: str, results: Record) -> str:

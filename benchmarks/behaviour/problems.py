@@ -36,7 +36,7 @@ SMALL = 1e-6  # what the second task's upper objective is multiplied by
 KINK = (-1.0, 0.0, 1.0)  # theta, projected onto phi >= 0
 MATRIX = ((2.0, 1.0), (1.0, 3.0))  # A of phi'(A + diag exp(theta)) phi/2 - sum phi; theta = 0
 SOLUTION = (3 / 11, 2 / 11)  # its minimiser
-HESSIAN_UNIT = 1 / 1331  # in which the second derivative is told
+HESSIAN_UNIT = 1 / 1331  # unit of the second derivative's error
 
 CASES: dict[str, Case] = {
     "indefinite": Case(

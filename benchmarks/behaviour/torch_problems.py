@@ -137,7 +137,7 @@ def attached_answers(attach: Attach, *, batched: Lower | None = None) -> dict[st
 
 
 def unrolled_answers(unroll: Unroll) -> dict[str, Answer | str]:
-    """Answers of what differentiates through descent steps; enough of them, but where told."""
+    """Answers of a peer that differentiates through descent steps, enough of them by default."""
 
     def first(
         lower: Lower,

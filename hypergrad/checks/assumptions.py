@@ -82,13 +82,13 @@ def _strongly_convex(estimates: Sequence[Estimate]) -> Finding:
     )
     at_end = worst.mu_end <= worst.rounding
     where = "at a minimiser" if at_end else "between phi0 and a minimiser"
-    met = f"{where}: eigenvalue {worst.mu:.2g}, L = {worst.smoothness:.3g}"
+    found = f"{where}: eigenvalue {worst.mu:.2g}, L = {worst.smoothness:.3g}"
     if negative:
         nearer = "regularise the lower objective, or start nearer to its minimiser, as the bounds "
         nearer += "hold where g is convex on the whole way from phi0"
-        return state(CONVEX, False, f"negative curvature {met}", NOT_CONVEX if at_end else nearer)
+        return state(CONVEX, False, f"negative curvature {found}", NOT_CONVEX if at_end else nearer)
     if worst.mu <= worst.rounding:
-        return state(CONVEX, False, f"singular Hessian {met}", NOT_UNIQUE)
+        return state(CONVEX, False, f"singular Hessian {found}", NOT_UNIQUE)
     least, top = min(e.mu for e in estimates), max(e.smoothness for e in estimates)
     words = f"mu = {least:.3g}, L = {top:.3g}, kappa = {top / least:.3g}: the worst of "
     return state(CONVEX, True, f"{words}{3 * len(estimates)} points")

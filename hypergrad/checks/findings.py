@@ -79,8 +79,8 @@ def table(findings: Sequence[Finding]) -> Iterator[str]:
     for row in rows:
         head = f"  {row.name:<{name}}{row.verdict.value:<8}"
         if numbers:
-            told = ("" if math.isnan(x) else f"{x:.1e}" for x in (row.measured, row.limit))
-            head += "{:>8}{:>9}  ".format(*told)
+            shown = ("" if math.isnan(x) else f"{x:.1e}" for x in (row.measured, row.limit))
+            head += "{:>8}{:>9}  ".format(*shown)
         yield from textwrap.wrap(
             row.evidence, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
         ) or [head]

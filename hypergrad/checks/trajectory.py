@@ -58,7 +58,7 @@ class Trajectory:
 
     @property
     def scale(self) -> float:
-        """The largest hypergradient met: what errors are relative to; 1 if all are zero."""
+        """The largest hypergradient of the run, which errors are relative to; 1 if all are zero."""
         return max((float(visit.grad.norm()) for visit in self.visits), default=0.0) or 1.0
 
 

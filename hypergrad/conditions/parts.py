@@ -325,14 +325,14 @@ def check_value(owner: str, name: str, value: object, *, positive: bool) -> None
         )
 
 
-def require(holds: Tensor, told: str) -> None:
+def require(holds: Tensor, message: str) -> None:
     """Raise where values at this theta can't be used; not under a transform, which has no values.
 
     Raises:
-        InputError: with what was told.
+        InputError: with this message.
     """
     if not transforming(holds):
-        raise_if(~holds.all(), lambda: InputError(told))
+        raise_if(~holds.all(), lambda: InputError(message))
 
 
 def masked(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:

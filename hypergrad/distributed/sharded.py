@@ -157,8 +157,8 @@ class Sharded(Generic[Theta, Phi]):
         """
         mine = 0 if failed is None else 1 + torch.distributed.get_rank(self.group)
         shape = digest(f"{tuple(values.shape)} {values.dtype}")
-        told = torch.tensor([mine, shape, ~shape, *used], device=values.device)
-        failing, most, least, *flags = highest(self.group, told).tolist()
+        flagged = torch.tensor([mine, shape, ~shape, *used], device=values.device)
+        failing, most, least, *flags = highest(self.group, flagged).tolist()
         if failed is not None:
             raise failed
         if failing:

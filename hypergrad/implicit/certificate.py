@@ -187,7 +187,7 @@ class Certificate:
             return ""
         step = torch.where(bad, self.newton_step.nan_to_num(nan=float("inf")), -1.0).reshape(-1)
         worst = int(step.argmax())
-        told = (
+        reason = (
             "it ended above its own tolerance"
             if self.lower_converged is not None and not self.lower_converged.reshape(-1)[worst]
             else f"its steps ended before the {self.claim.solution}"
@@ -202,7 +202,7 @@ class Certificate:
             f"Check that phi is the {self.claim.solution} of this very function (a factor or a "
             "term may differ), or solve the lower level further."
             if self.by is None
-            else f"{self.by}: {told}. Allow more steps, or a smaller tolerance."
+            else f"{self.by}: {reason}. Allow more steps, or a smaller tolerance."
         )
         if (narrow := self._narrow) is not None and share <= torch.finfo(narrow).eps:
             remedy = (

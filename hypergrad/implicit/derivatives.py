@@ -48,7 +48,7 @@ class Problem(Generic[Theta, Phi]):
 
     def mapped(self, in_theta: Sequence[bool] | None = None) -> Problem[Any, Any]:
         """All mapped problems together; theta has the dimension where ``in_theta`` says so."""
-        raise_if_captured(self.lower)  # a mapped one can't be told from its copies later
+        raise_if_captured(self.lower)  # a mapped one looks like its copies later
         own = [True] * self.counts[0] if in_theta is None else in_theta
         return replace(self, lower=mapped(self.lower, own))
 

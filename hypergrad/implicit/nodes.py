@@ -87,32 +87,34 @@ class Call(Generic[Theta, Phi]):
 
 
 class _Attach(torch.autograd.Function):
-    """``(theta, phi) -> (phi*, g, met)``: the minimiser, g there, whether the solver converged."""
+    """``(theta, phi) -> (phi*, g there, lower_converged)`` by the lower solver."""
 
     @staticmethod
     def forward(call: Call[Any, Any], *point: Tensor) -> tuple[Any, ...]:
         theta, phi = call.problem.trees(point)
-        met = None
+        lower_converged = None
         with full_precision(phi), resumed(call.problem.checks):
             if call.by is not None:
                 found = solve(call.by, call.problem.lower, theta, phi)
-                phi, met = found.phi, found.converged
+                phi, lower_converged = found.phi, found.converged
             with NothingCaptured(call.problem.lower) if call.transformed else nullcontext():
                 values = examine(call.problem.lower, theta, phi)
         if call.start is not None:
             vector_of(call.start, phi, "start", values.shape)  # for its checks
-        return *(leaf.view_as(leaf) for leaf in leaves(phi)), values, met
+        return *(leaf.view_as(leaf) for leaf in leaves(phi)), values, lower_converged
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         ctx.call, *point = inputs
-        *phi, values, met = output
-        ctx.mark_non_differentiable(*(part for part in (values, met) if part is not None))
+        *phi, values, lower_converged = output
+        ctx.mark_non_differentiable(
+            *(part for part in (values, lower_converged) if part is not None)
+        )
         theta = point[: len(leaves(ctx.call.problem.theta))]
         # the kept tensors are watched for changes in place; phi is the output, with its graph
         ctx.save_for_backward(*theta, *phi)
         ctx.save_for_forward(*theta, *phi)
-        ctx.evidence = values, met
+        ctx.evidence = values, lower_converged
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
@@ -120,11 +122,11 @@ class _Attach(torch.autograd.Function):
         point: Tensors = ctx.saved_tensors
         count, size = call.problem.counts
         needed = tuple(ctx.needs_input_grad[1 : 1 + count])
-        values, met = ctx.evidence
+        values, lower_converged = ctx.evidence
 
         def back(*cotangents: Any) -> Tensors:
             held = [flatten(cotangents, values.shape)]
-            _, *gradients = pull_node(call, needed, values, met, point, held)
+            _, *gradients = pull_node(call, needed, values, lower_converged, point, held)
             return tuple(gradients)
 
         served = iter(one_by_one(back, cotangents[:size]))
@@ -137,13 +139,13 @@ class _Attach(torch.autograd.Function):
         point: Tensors = ctx.saved_tensors
         count, _ = call.problem.counts
         moved = filled(tangents[1 : 1 + count], point[:count])
-        values, met = ctx.evidence
+        values, lower_converged = ctx.evidence
         raise_if_forward_twice()
 
         def push(*moved: Tensor) -> Tensors:
             mixed = derivative(call.problem, point, [Direction(theta=moved)])
             c = -flatten(mixed[count:], values.shape)
-            v, *_ = pull_node(call.anew(), (False,) * count, values, met, point, [c])
+            v, *_ = pull_node(call.anew(), (False,) * count, values, lower_converged, point, [c])
             return tuple(unflatten(v, point[count:]))
 
         return *one_by_one(push, moved), None, None
@@ -168,14 +170,14 @@ class _Pull(torch.autograd.Function):
         call: Call[Any, Any],
         needed: tuple[bool, ...],
         values: Tensor,
-        met: Tensor | None,
+        lower_converged: Tensor | None,
         *tensors: Tensor,
     ) -> Tensors:
-        return _pulled(call, needed, values, met, tensors[:-1], lambda: tensors[-1])
+        return _pulled(call, needed, values, lower_converged, tensors[:-1], lambda: tensors[-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.call, ctx.needed, ctx.values, ctx.met, *tensors = inputs
+        ctx.call, ctx.needed, ctx.values, ctx.lower_converged, *tensors = inputs
         ctx.save_for_backward(*tensors[:-1], output[0])
         ctx.save_for_forward(*tensors[:-1], output[0])
 
@@ -196,7 +198,7 @@ class _Pull(torch.autograd.Function):
             mixed = derivative(call.problem, point, [Direction(theta=s)])
             own = u - flatten(mixed[count:], v.shape[:-1])
             none = (False,) * count
-            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.met, point, [own])
+            w, *_ = pull_node(call.anew(), none, ctx.values, ctx.lower_converged, point, [own])
             along = [
                 Direction(phi=phi_parts(call.problem, point, v)),
                 Direction(s, phi_parts(call.problem, point, w)),
@@ -222,7 +224,9 @@ class _Pull(torch.autograd.Function):
             fixed = Direction(phi=phi_parts(call.problem, point, v))
             turned = derivative(call.problem, point, [fixed, along])  # (dJ v, dH v)
             c = dc - flatten(turned[count:], v.shape[:-1])
-            dv, *_ = pull_node(call.anew(), (False,) * count, ctx.values, ctx.met, point, [c])
+            dv, *_ = pull_node(
+                call.anew(), (False,) * count, ctx.values, ctx.lower_converged, point, [c]
+            )
             along = Direction(phi=phi_parts(call.problem, point, dv))
             pulled = derivative(call.problem, point, [along])
             dg = (-(left + right) for left, right in zip(turned, pulled, strict=True))
@@ -302,7 +306,7 @@ def pull_node(
     call: Call[Any, Any],
     needed: tuple[bool, ...],
     values: Tensor,
-    met: Tensor | None,
+    lower_converged: Tensor | None,
     point: Sequence[Tensor],
     held: list[Tensor],
 ) -> Tensors:
@@ -312,15 +316,15 @@ def pull_node(
     """
     raise_if_tracing()
     if torch.is_grad_enabled() or transforming(*point, *held):
-        return applied(_Pull, call, needed, values, met, *point, *held)
-    return _pulled(call, needed, values, met, point, held.pop)
+        return applied(_Pull, call, needed, values, lower_converged, *point, *held)
+    return _pulled(call, needed, values, lower_converged, point, held.pop)
 
 
 def _pulled(
     call: Call[Any, Any],
     needed: tuple[bool, ...],
     values: Tensor,
-    met: Tensor | None,
+    lower_converged: Tensor | None,
     point: Sequence[Tensor],
     cotangent: Callable[[], Tensor],
 ) -> Tensors:
@@ -342,7 +346,7 @@ def _pulled(
             needed=needed,
             values=values,
         )
-    call.watch(replace(certificate, by=call.by, lower_converged=met))
+    call.watch(replace(certificate, by=call.by, lower_converged=lower_converged))
     return v, *gradients
 
 

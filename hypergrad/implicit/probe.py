@@ -190,7 +190,7 @@ def _compared(product: Tensor, whole: Tensor, half: Tensor, step: Tensor) -> Ten
 def unexplained(gap: Tensor, doubt: Tensor, *, size: Tensor, step: Tensor | float) -> Tensor:
     """The part of a gap that neither rounding nor the differences' own doubt explains.
 
-    Relative to the product; 0 where nothing can be told, at a phi of zero or at the edge of g's
+    Relative to the product; 0 where nothing can be said, at a phi of zero or at the edge of g's
     domain.
 
     Args:

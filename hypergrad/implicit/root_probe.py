@@ -113,7 +113,7 @@ def _compared(
     if current_checks() is None and bool(zero.any()):
         lent = torch.cat([_mean_size(point) for point in points], dim=-1)
         aside = _direction(product, torch.where(zero, lent, 0.0))
-        # zeros may be where F's domain ends, or at a kink: there nothing is told
+        # zeros may be where F's domain ends, or at a kink: nothing can be said there
         bent = _bend(moved, aside, step)
         beside = _off(moved, aside, product, v, step, total, doubt=total(norm(v) * norm(bent)))
         error, along = torch.maximum(error, beside), along + aside

@@ -36,11 +36,11 @@ def warn(certificate: Certificate) -> None:
     if bool(certificate.solved.all()):
         return
     frame = _users_frame()
-    kind, told = _kind(certificate), f"the hypergradient is inexact: {certificate}"
+    kind, message = _kind(certificate), f"the hypergradient is inexact: {certificate}"
     count = _count(frame, kind)
     if count > 1:
-        told += f" ({count} times here so far.)"
-    _issue(told, frame, again=count in (10**power for power in range(12)))
+        message += f" ({count} times here so far.)"
+    _issue(message, frame, again=count in (10**power for power in range(12)))
 
 
 def strict(certificate: Certificate) -> None:
@@ -120,7 +120,7 @@ def _users_frame() -> FrameType:
 
 
 def _count(frame: FrameType, kind: str) -> int:
-    """The number of times this kind was met at this line of its module, this one included."""
+    """The number of times this kind came up at this line of its module, this one included."""
     counts: Counter[tuple[str, int]] = frame.f_globals.setdefault(
         "__hypergrad_warnings__", Counter()
     )

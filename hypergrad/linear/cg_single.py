@@ -46,8 +46,8 @@ def sweep_single(
         least = min(least, ratio)  # passes over NaN
         margin = ratio - unknown  # cg.py's
         if not (margin > 0 and 0 < rho < math.inf):  # so for NaN
-            told = not math.isnan(margin) and math.isfinite(rho)
-            ended = Status.INDEFINITE if told else Status.NOT_FINITE
+            finite = not math.isnan(margin) and math.isfinite(rho)
+            ended = Status.INDEFINITE if finite else Status.NOT_FINITE
             break
         if step == 0:
             unknown = kind.eps * ratio

@@ -171,11 +171,11 @@ def iterate(
     status = run.ended
     proven = (status == INDEFINITE) | (status == NOT_FINITE)
     status.masked_fill_(again, OUT_OF_STEPS)  # what was left to do, when they ran out
-    met = ~proven & (true * (1 - _TRUST) <= goal)
+    within = ~proven & (true * (1 - _TRUST) <= goal)
     status.masked_fill_(status == CONVERGED, STAGNATED)
-    status.masked_fill_(met, CONVERGED)
+    status.masked_fill_(within, CONVERGED)
     if damped:
-        status.masked_fill_(met & (undamped * (1 - _TRUST) > goal), DAMPED)
+        status.masked_fill_(within & (undamped * (1 - _TRUST) > goal), DAMPED)
     status.masked_fill_(~true.isfinite(), NOT_FINITE)
     return Solution(
         x=product.scaled(run.x, scale),

@@ -120,7 +120,7 @@ class Operator:
         transposed: true if A is the transpose of an equation's Jacobian.
         halves: the systems that A falls into, if it is the matrix of a saddle.
         accuracy: relative error of a product beyond rounding, of differences say; solves ask for no
-            smaller residual unless told to.
+            smaller residual unless asked to.
         matvecs: products taken through this object.
     """
 

@@ -180,10 +180,10 @@ def direct(
 ) -> Solution:
     """The solution of a direct solve: x, verified by one product; no curvature is infinite."""
     residual = operator.residual(rhs, x)
-    met = residual <= rtol
-    status = torch.full_like(met, Status.CONVERGED.value, dtype=torch.int64)
-    if not (may_look(met) and (met.all() if met.ndim else met)):
-        status.masked_fill_(~met, Status.STAGNATED)
+    converged = residual <= rtol
+    status = torch.full_like(converged, Status.CONVERGED.value, dtype=torch.int64)
+    if not (may_look(converged) and (converged.all() if converged.ndim else converged)):
+        status.masked_fill_(~converged, Status.STAGNATED)
         status.masked_fill_(~residual.isfinite(), Status.NOT_FINITE)
     return Solution(
         x=x,

@@ -87,7 +87,7 @@ class Anderson:
             changed[..., slot, :] = torch.where(known, image - f, 0.0)
             x, f, size, steps = there, image, norm(image), steps + 1
             active = active & ((size > goal) | (not tolerance))
-        return residual.ended(self, x, size, tolerance.met(size, goal), steps)
+        return residual.ended(self, x, size, tolerance.converged(size, goal), steps)
 
 
 def _combined(

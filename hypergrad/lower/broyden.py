@@ -73,8 +73,8 @@ class Broyden:
             if bool((anew & ~ended).any()):
                 inverse.start(anew, _unit_step(residual, x, f))
             active = active & ~ended & (size > goal)
-        met = tolerance.met(size, goal) if tolerance else ~active
-        return residual.ended(self, x, size, met, steps)
+        converged = tolerance.converged(size, goal) if tolerance else ~active
+        return residual.ended(self, x, size, converged, steps)
 
 
 def _unit_step(residual: Residual[Any], x: Tensor, f: Tensor) -> Float[Tensor, "*batch"]:

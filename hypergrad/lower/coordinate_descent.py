@@ -105,7 +105,7 @@ class CoordinateDescent:
             least, taken = _minimised(columns, run.held, here, active, inside, left)
             there, found = run.step(here, least, active, size)
             after = run.size(there)
-            # a model that told the subgradient at its minimiser is worth solving to the end
+            # a model that predicted the subgradient at its minimiser is worth solving to the end
             trusted = found & (after <= inside)
             slow = active & ~(found & ((after <= _SLOW * size) | (after <= goal)))
             # with the Hessian of this very point no further: that is rounding
@@ -115,8 +115,10 @@ class CoordinateDescent:
             columns = None if bool(slow.any()) else columns
         require_finite(size, "the subgradient where CoordinateDescent ended", per_task=True)
         # without a tolerance, rounding is the goal
-        met = tolerance.met(size, goal) if tolerance else ~active
-        return Minimum(phi=run.probe.tree(here.x), stationarity=size, converged=met, steps=steps)
+        converged = tolerance.converged(size, goal) if tolerance else ~active
+        return Minimum(
+            phi=run.probe.tree(here.x), stationarity=size, converged=converged, steps=steps
+        )
 
 
 class _Run(Generic[Phi]):

@@ -44,7 +44,7 @@ class Tolerance:
         """True if either tolerance is set."""
         return self.rtol > 0 or self.atol > 0
 
-    def met(
+    def converged(
         self, size: Float[Tensor, "*batch"], goal: Float[Tensor, "*batch"]
     ) -> Bool[Tensor, "*batch"] | None:
         """Tasks that have met the tolerance; None if there is none to meet."""
@@ -217,8 +217,8 @@ def descend(
         if tolerance and memory
         else tolerance.goal(last, lambda: slope_at_half(lower, theta, phi))
     )
-    met = tolerance.met(size, goal)
-    return Minimum(phi=phi, stationarity=size, converged=met, steps=taken)
+    converged = tolerance.converged(size, goal)
+    return Minimum(phi=phi, stationarity=size, converged=converged, steps=taken)
 
 
 def count(
@@ -273,8 +273,8 @@ def _walk(
 def raise_if_step_captured(solver: Unrollable, theta: Tree, phi: Tree) -> None:
     """Raise if a step at tensors without a graph has one: its derivative would be lost.
 
-    Within a transform whose own tensors theta has, so has any step, and nothing can be told; nor
-    can it where a compiler traces.
+    Within a transform whose own tensors theta has, so has any step: nothing can be found out there,
+    nor where a compiler traces.
 
     Args:
         solver: took the step.

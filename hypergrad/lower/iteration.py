@@ -58,4 +58,4 @@ class Iteration:
             f = residual.at(x)
             size = torch.where(active, norm(f), size)
             active = active & ((size > goal) | (not tolerance))
-        return residual.ended(self, x, size, tolerance.met(size, goal), steps)
+        return residual.ended(self, x, size, tolerance.converged(size, goal), steps)

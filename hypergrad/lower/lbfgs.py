@@ -88,8 +88,8 @@ class LBFGS:
             best, scale = torch.minimum(best, size), torch.maximum(scale, here.values.abs())
             active = active & ~stuck & (size > goal) & (idle < _PATIENCE)
         require_finite(size, "the gradient where L-BFGS ended", per_task=True)
-        met = size <= goal if tolerance else ~active  # without one, round-off is the goal
-        return Minimum(phi=probe.tree(here.x), stationarity=size, converged=met, steps=steps)
+        converged = size <= goal if tolerance else ~active  # without one, round-off is the goal
+        return Minimum(phi=probe.tree(here.x), stationarity=size, converged=converged, steps=steps)
 
 
 def _lower(there: Point, here: Point) -> Tensor:

@@ -81,8 +81,8 @@ class Newton:
             active = active & ~stuck & (size > goal)
         require_finite(size, "the gradient where Newton ended", per_task=True)
         # without a tolerance, round-off is the goal
-        met = tolerance.met(size, goal) if tolerance else ~active
-        return Minimum(phi=probe.tree(x), stationarity=size, converged=met, steps=steps)
+        converged = tolerance.converged(size, goal) if tolerance else ~active
+        return Minimum(phi=probe.tree(x), stationarity=size, converged=converged, steps=steps)
 
     def _direction(self, point: Point) -> Tensor:
         """Newton's direction, or the steepest where that does not descend; ``(*batch, n)``."""

@@ -63,8 +63,8 @@ class NewtonKrylov:
             x, f, stepped = backtracked(residual, x, f, direction, active)
             size = norm(f)
             active = active & stepped & (size > goal)
-        met = tolerance.met(size, goal) if tolerance else ~active
-        return residual.ended(self, x, size, met, steps)
+        converged = tolerance.converged(size, goal) if tolerance else ~active
+        return residual.ended(self, x, size, converged, steps)
 
     def _direction(self, at: Jacobian) -> Tensor:
         """Newton's direction, or the steepest where ``|F|`` does not fall along it."""

@@ -111,8 +111,8 @@ class ProximalGradient:
         x, steps = self._walk(run, x, goal, bend) if self.max_steps else (x, 0)
         size, _ = run.mapping(x, bend)
         require_finite(size, "the proximal step where ProximalGradient ended", per_task=True)
-        met = tolerance.met(size, goal)
-        return Minimum(phi=like(phi, x), stationarity=size, converged=met, steps=steps)
+        converged = tolerance.converged(size, goal)
+        return Minimum(phi=like(phi, x), stationarity=size, converged=converged, steps=steps)
 
     def _walk(
         self, run: _Run, x: list[Tensor], goal: Tensor, bend: Tensor

@@ -65,7 +65,7 @@ class Residual(Generic[Phi]):
         solver: object,
         x: Float[Tensor, "*batch n"],
         size: Float[Tensor, "*batch"],
-        met: Bool[Tensor, "*batch"] | None,
+        converged: Bool[Tensor, "*batch"] | None,
         steps: int,
     ) -> Minimum[Phi]:
         """The answer of a solver that ended at x.
@@ -75,7 +75,7 @@ class Residual(Generic[Phi]):
         """
         what = f"the residual |F| where {type(solver).__name__} ended"
         require_finite(size, what, per_task=True)
-        return Minimum(phi=self.tree(x), stationarity=size, converged=met, steps=steps)
+        return Minimum(phi=self.tree(x), stationarity=size, converged=converged, steps=steps)
 
 
 def require_fixed_point(equation: object, solver: object) -> None:

@@ -128,8 +128,8 @@ class TorchOptimiser:
         size = norm(slope)
         require_finite(size, "the gradient where the optimiser ended", per_task=True)
         goal = tolerance.goal(slope, half) if goal is None else goal
-        met = tolerance.met(size, goal)
-        return Minimum(phi=found, stationarity=size, converged=met, steps=taken)
+        converged = tolerance.converged(size, goal)
+        return Minimum(phi=found, stationarity=size, converged=converged, steps=taken)
 
 
 def _set_gradients(

@@ -1,4 +1,4 @@
-"""No picture twice: pictures are told apart by the SHA-256 of the pixels that are stored.
+"""No picture twice: pictures are compared by the SHA-256 of the pixels that are stored.
 
 Pixels, not bytes of the files: a copy saved in another format is the same picture to a learner. A
 copy that lost detail on the way (JPEG) is another one.
@@ -58,7 +58,7 @@ def without_copies(part: Part, remarks: list[Remark]) -> Part:
 
 
 class Copies:
-    """The pictures that were met twice."""
+    """The pictures that came twice."""
 
     def __init__(self) -> None:
         self._met: dict[bytes, _Place] = {}

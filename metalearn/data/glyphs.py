@@ -145,7 +145,7 @@ def glyph_images() -> UInt8[np.ndarray, "461 12 28 28"]:
     """All images, from the cache when it is whole, else drawn and cached.
 
     The file is a SHA-256 digest followed by the pixels: nothing to parse, and a truncated or
-    altered file is told by its digest and drawn again.
+    altered file is noticed by its digest and drawn again.
 
     Raises:
         DataError: the images can't be drawn, or the cache can't be read or written.

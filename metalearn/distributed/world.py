@@ -115,7 +115,7 @@ class World:
             return
         first = failed.index(1)
         said = "" if problem is None else f"{type(problem).__name__}: {problem}"
-        said = self.told(said, first, what)
+        said = self.text_of(said, first, what)
         ranks = [rank for rank, bad in enumerate(failed) if bad]
         raise RankError(
             f"rank {first} of {self.size} failed at {what}: {said}"
@@ -144,7 +144,7 @@ class World:
                 "with the same command, code and data, on sound hardware."
             )
 
-    def told(self, text: str, source: int, what: str) -> str:
+    def text_of(self, text: str, source: int, what: str) -> str:
         """The text of rank `source`, on all ranks (its first 2,048 bytes).
 
         Raises:

@@ -298,10 +298,10 @@ class Learner:
             raise LearnerError("this learner is not fitted yet: call fit(images, labels) first.")
 
     def _require_one_by_one(self, asked: str) -> None:
-        told = self.together or self.by_support
+        given = self.together or self.by_support
         if self.together and self.by_support:
             raise LearnerError("by_support and together were given: give one.")
-        if self.trained.one_by_one or (told and asked != "export"):
+        if self.trained.one_by_one or (given and asked != "export"):
             return
         remedy = (
             ""

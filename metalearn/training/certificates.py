@@ -43,13 +43,13 @@ class Certificates:
 
     def __call__(self, certificate: Certificate) -> None:
         """Take the certificate of some tasks, in order; the `watch` of `argmin`."""
-        adjoint, met = certificate.adjoint, certificate.lower_converged
+        adjoint, lower_converged = certificate.adjoint, certificate.lower_converged
         where = slice(self.seen, self.seen + adjoint.status.numel())
         self._stationarity[where] = certificate.stationarity.detach().flatten()
         self._residual[where] = adjoint.residual.detach().flatten()
         self._status[where] = adjoint.status.detach().flatten()
-        if met is not None:
-            self._lower_failed[where] = ~met.detach().flatten()
+        if lower_converged is not None:
+            self._lower_failed[where] = ~lower_converged.detach().flatten()
         self.seen = where.stop
 
     def state(self) -> dict[str, Tensor]:

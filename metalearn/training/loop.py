@@ -199,7 +199,7 @@ class _Job:
                 versions = provenance.versions()
                 run.log("started", **self.origin, versions=versions, initial_weights=self.initial)
                 folder = str(run.folder)
-        self._run(Run(Path(self.world.told(folder, 0, "the name of the run folder"))))
+        self._run(Run(Path(self.world.text_of(folder, 0, "the name of the run folder"))))
 
     def go_on(self, run: Run) -> None:
         """The rest of a run, from its last checkpoint; from the start if it has none."""

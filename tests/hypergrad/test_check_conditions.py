@@ -52,9 +52,9 @@ def test_a_point_beside_it_satisfies_none(name: str) -> None:
     draw = torch.Generator().manual_seed(0)
     moved = solution(CASES[name][0])
     moved = moved + 0.1 * torch.randn(moved.shape, generator=draw, dtype=moved.dtype)
-    told = last_sentence(check(toy(), TOY.theta, moved, at_minimiser=True))
-    assert "run more lower steps" in told
-    assert "as the lower level" not in told
+    message = last_sentence(check(toy(), TOY.theta, moved, at_minimiser=True))
+    assert "run more lower steps" in message
+    assert "as the lower level" not in message
 
 
 def test_a_fixed_point_that_no_energy_has_is_sent_to_equations() -> None:
@@ -86,5 +86,5 @@ def test_each_leaf_has_its_own_condition() -> None:
     theta = torch.ones(1, dtype=torch.float64)
     phi = {"free": torch.ones(2, dtype=torch.float64), "held": target.clamp(min=0.0)}
     problem: Any = toy(lower, upper)
-    told = last_sentence(check(problem, theta, phi, at_minimiser=True))
-    assert "conditions.Constrained(g, NonNegative()) for phi['held']" in told
+    message = last_sentence(check(problem, theta, phi, at_minimiser=True))
+    assert "conditions.Constrained(g, NonNegative()) for phi['held']" in message

@@ -253,13 +253,13 @@ def test_the_command_writes_what_it_prints(
     own = ("--steps", "3", "--max-steps", "2", "--step-size", "0.1")
     options = ("--upper-steps", "2", *own, "--json", str(file))
     assert main(["check", f"{HERE}:healthy", *options]) == 0
-    told = json.loads(file.read_text(encoding="utf-8"))
-    assert told["passed"] is True
-    assert [m["name"] for m in told["measured"]] == ["recommended", "a quarter of it", "yours"]
-    assert told["measured"][0]["error"] <= told["accuracy"]
-    assert len(told["trajectory"]) == len(told["estimates"]) == 3
+    message = json.loads(file.read_text(encoding="utf-8"))
+    assert message["passed"] is True
+    assert [m["name"] for m in message["measured"]] == ["recommended", "a quarter of it", "yours"]
+    assert message["measured"][0]["error"] <= message["accuracy"]
+    assert len(message["trajectory"]) == len(message["estimates"]) == 3
     printed = capsys.readouterr().out
-    assert f"steps={told['advice']['steps']}" in printed
+    assert f"steps={message['advice']['steps']}" in printed
     assert "Is this hypergradient right? Yes." in printed
     assert "Do the theorems apply here? Yes, as far as 3 upper iterates can show." in printed
     assert max(len(line) for line in printed.splitlines()) <= 100
@@ -278,22 +278,22 @@ def test_a_choice_that_diverges_is_told(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nonconvex", "negative curvature"),
         ("singular", "singular"),
         ("captured", "add the captured tensor to theta"),
     ],
 )
-def test_a_fault_exits_with_1(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_exits_with_1(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"{HERE}:{name}", "--upper-steps", "1"]) == 1
     printed = capsys.readouterr().out
     assert "FAULT" in printed
-    assert told in printed
+    assert message in printed
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         ("nowhere", "where function"),
         (":", "where function"),
@@ -304,10 +304,10 @@ def test_a_fault_exits_with_1(name: str, told: str, capsys: pytest.CaptureFixtur
     ],
 )
 def test_what_cannot_be_examined_exits_with_2(
-    target: str, told: str, capsys: pytest.CaptureFixture[str]
+    target: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", target, "--upper-steps", "1"]) == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_the_command_finds_modules_of_the_current_folder(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_the_command_finds_modules_of_the_current_folder(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"accuracy": 0.0}, "accuracy"),
         ({"accuracy": 1.0}, "accuracy"),
@@ -339,6 +339,6 @@ def test_the_command_finds_modules_of_the_current_folder(tmp_path: Path) -> None
         ({"steps": -1, "max_steps": 3}, "K >= 0"),
     ],
 )
-def test_nonsense_is_refused(options: dict[str, float], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_nonsense_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         check(*user_problems.healthy(), **options)  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ def test_the_worst_task_is_the_one_that_is_not_a_number() -> None:
         steps=torch.ones_like(status),
         matvecs=2,
     )
-    told = str(
+    message = str(
         Certificate(
             stationarity=torch.zeros_like(residual),
             predicted_error=torch.zeros_like(residual),
@@ -179,8 +179,10 @@ def test_the_worst_task_is_the_one_that_is_not_a_number() -> None:
             phi=adjoint.x,
         )
     )
-    assert told.startswith("the adjoint system was not solved in 2 of 3 tasks: the worst, task 1,")
-    assert "NOT_FINITE" in told
+    assert message.startswith(
+        "the adjoint system was not solved in 2 of 3 tasks: the worst, task 1,"
+    )
+    assert "NOT_FINITE" in message
 
 
 # --- steps, and tolerances that are met exactly

@@ -91,7 +91,7 @@ def adam(leaves: list[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.Adam(leaves, lr=0.05)
 
 
-# The steps are proven (gradient descent: kappa ln(kappa/RTOL)) or generous; each is told L.
+# The steps are proven (gradient descent: kappa ln(kappa/RTOL)) or generous; each is given L.
 SOLVERS: dict[str, Callable[[Problem], LowerSolver]] = {
     "gradient descent": lambda problem: GradientDescent(
         max_steps=6000, step_size=1 / problem.smooth, rtol=RTOL
@@ -330,7 +330,7 @@ def test_newton_follows_negative_curvature_downhill_task_by_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: GradientDescent(max_steps=1, step_size=0.1, rtol=1.0), "rtol must be in"),
         (lambda: Nesterov(max_steps=-1, step_size=0.1), "max_steps >= 0"),
@@ -343,8 +343,8 @@ def test_newton_follows_negative_curvature_downhill_task_by_task() -> None:
     ],
     ids=named,
 )
-def test_nonsense_is_refused(make: Callable[[], LowerSolver], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_nonsense_is_refused(make: Callable[[], LowerSolver], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make()
 
 

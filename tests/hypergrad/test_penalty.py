@@ -245,10 +245,10 @@ def test_trees() -> None:
     family = Family((3,), 1.0)
 
     def split(problem: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-        def told(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+        def wrapped(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
             return problem(theta["t"], torch.cat([phi["a"], phi["b"]], dim=-1))
 
-        return told
+        return wrapped
 
     problem = Bilevel(upper=split(family.upper), lower=split(family.lower))
     start = {"a": family.start[..., :2], "b": family.start[..., 2:]}

@@ -193,11 +193,11 @@ def test_a_minimiser_rounded_to_bfloat16_is_told_what_would_help() -> None:
     def lower(t: Tensor, p: Tensor) -> Tensor:
         return (t.float() * (p.float() - aim).square()).sum() / 2
 
-    for at, told in ((1.0, "bfloat16 rounds phi by 8e-03 of itself"), (2.0, "Check that phi is")):
+    for at, advice in ((1.0, "bfloat16 rounds phi by 8e-03 of itself"), (2.0, "Check that phi is")):
         seen: list[Certificate] = []
         phi = torch.full((2,), at, dtype=torch.bfloat16)
         attach(lower, theta, phi, watch=seen.append).sum().backward()
-        assert told in str(seen[0])
+        assert advice in str(seen[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

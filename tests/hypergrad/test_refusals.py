@@ -251,8 +251,8 @@ def test_a_lower_solve_above_its_tolerance_is_said_too() -> None:
     theta = TOY.theta.clone().requires_grad_()
     by = GradientDescent(max_steps=2, step_size=0.1, rtol=1e-6)
     node = argmin(TOY.lower, theta, 0 * PHI, by=by, adjoint=Implicit(CG()))
-    told = r"phi is no minimiser .* 3 of 3 tasks.*GradientDescent\(.*above its own tolerance"
-    with pytest.warns(AdjointWarning, match=told):
+    expected = r"phi is no minimiser .* 3 of 3 tasks.*GradientDescent\(.*above its own tolerance"
+    with pytest.warns(AdjointWarning, match=expected):
         node.sum().backward()
 
 

@@ -123,11 +123,11 @@ def test_a_summary_counts_a_run() -> None:
     summary = Summary()
     step(summary, 2)
     step(summary, 400)
-    told = str(summary)
-    assert told.startswith("2 certificates, 6 tasks")
-    assert "phi no minimiser                3 (50.0%)" in told
-    assert "both levels solved              3 (50.0%)" in told
-    assert "worst Newton step / |phi|" in told
+    text = str(summary)
+    assert text.startswith("2 certificates, 6 tasks")
+    assert "phi no minimiser                3 (50.0%)" in text
+    assert "both levels solved              3 (50.0%)" in text
+    assert "worst Newton step / |phi|" in text
 
 
 def test_the_certificate_holds_what_was_chosen_and_v_like_phi() -> None:

@@ -52,12 +52,12 @@ def hypergradient(
     torch.manual_seed(0)
     theta = torch.randn(500, dtype=torch.float64, requires_grad=True)
     phi = {name: torch.randn(TASKS, size, dtype=torch.float64) for name, size in SIZES.items()}
-    told: list[Certificate] = []
+    certificates: list[Certificate] = []
     with LiveBytes() as live:
         solver = Looked(live)
 
         def seen(certificate: Certificate) -> None:
-            told.append(certificate)
+            certificates.append(certificate)
             watch.append(solver.rhs[0]() is None)
 
         curvature = Hessian(probe=probe)
@@ -65,7 +65,7 @@ def hypergradient(
         loss = sum(leaf.square().sum() for leaf in found.values())
         assert isinstance(loss, Tensor)
         (gradient,) = torch.autograd.grad(loss, theta)
-    return gradient, told[0], solver
+    return gradient, certificates[0], solver
 
 
 def test_a_long_gradient_is_not_kept_while_the_system_is_solved(

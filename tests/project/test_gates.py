@@ -69,8 +69,8 @@ def test_types(tmp_path: Path) -> None:
     untyped = "def g(x):\n    return x\n"  # which strict mypy refuses
     for program, status, errors in (("VALUE = 1\n", 0, 0), (wrong + untyped, 1, 2)):
         (tmp_path / "planted.py").write_text(program, encoding="utf-8")
-        said, told, found = api.run(command)
-        assert (found, said.count(" error: ")) == (status, errors), said + told
+        said, summary, found = api.run(command)
+        assert (found, said.count(" error: ")) == (status, errors), said + summary
 
 
 @pytest.mark.parametrize(

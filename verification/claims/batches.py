@@ -149,25 +149,25 @@ def unbiased_directions(subject: Step, seed: int) -> Evidence:
     )
 
 
-class Told(Minibatched[torch.Tensor, torch.Tensor]):
-    """A finite sum whose draws, and whose turns after the first, are told."""
+class GivenDraws(Minibatched[torch.Tensor, torch.Tensor]):
+    """A finite sum whose draws, and whose turns after the first, are given."""
 
     draws: tuple[int, ...] = ()
     turn: int = 0
 
     def batch(self, key: int) -> Any:
-        """The first block for the step on phi, the told one for the cross product."""
+        """The first block for the step on phi, the given one for the cross product."""
         return self.block(0 if key == 0 else self.turn)
 
     def drawn(self, key: int) -> Any:
-        """The told block of a factor."""
+        """The given block of a factor."""
         return self.block(self.draws[key])
 
 
 def unbiased_series(subject: Step, seed: int) -> Evidence:
     """Over all batches that can be drawn stocBiO's mean upper step is that of the whole series."""
     drawn = Drawn(seed, examples=5)
-    lower = Told(loss=penalised, data=tensors(drawn.lower), size=2)  # blocks of 2, 2 and 1
+    lower = GivenDraws(loss=penalised, data=tensors(drawn.lower), size=2)  # blocks of 2, 2 and 1
     problem = Bilevel(
         upper=Minibatched(loss=held_out, data=tensors(drawn.upper), size=5), lower=lower
     )

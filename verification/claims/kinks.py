@@ -135,7 +135,7 @@ def _on_active_sets(subject: KinkSubject, drawn: Drawn) -> Evidence:
     ]
     firm = answer.solved.reshape(-1).tolist()
     if any(near):
-        # no derivative, or none that can be told: it must not be called solved
+        # no derivative, or none that can be found: it must not be called solved
         wrong = sum(called and close for called, close in zip(firm, near, strict=True))
         return Evidence("active sets", float(wrong), 0.5, 1.0, f"degenerate {where}", sum(near))
     phi = np.stack([floats(one.phi)[:, 0] for one in exact])

@@ -82,9 +82,9 @@ def _attained(subject: Callable[..., Solution], seed: int) -> Iterator[Evidence]
         where = f"kappa {condition:.1f}, n = {n}, products to {noise:.0e}"
         bound = (int(found.steps) + 2) * (noise + 4 * SINGLE) * length
         yield _inequality("attained residual", true, bound, 1.0, f"{where}: attained")
-        told = abs(float(found.residual) - true)
+        misreported = abs(float(found.residual) - true)
         allowed = noise * length + 4 * SINGLE
-        yield _inequality("attained residual", told, allowed, true, f"{where}: reported")
+        yield _inequality("attained residual", misreported, allowed, true, f"{where}: reported")
 
 
 ATTAINED = Kind(
@@ -134,11 +134,11 @@ def _ends(subject: Callable[..., Spectrum], seed: int) -> Iterator[Evidence]:
         found = subject(torch.tensor(matrix), torch.tensor(start), steps)
         values, vectors = np.linalg.eigh(matrix)
         rounding = 30 * n * DOUBLE  # of a norm of 1, in n sums of n terms and LAPACK's own
-        told = (
+        estimates = (
             ("smallest", found.smallest, found.smallest_error),
             ("largest", found.largest, found.largest_error),
         )
-        for name, estimate, stated in told:
+        for name, estimate, stated in estimates:
             value = float(estimate.value)
             order = np.arange(n) if name == "smallest" else np.arange(n)[::-1]
             extreme, second, far = values[order[0]], values[order[1]], values[order[-1]]
@@ -225,7 +225,7 @@ def _remainders(subject: Callable[..., float], seed: int) -> Iterator[Evidence]:
         theta = matrix @ best + bend * np.tanh(best)  # so that best is the minimiser
         step = 10 ** rng.uniform(-3, 0) * rng.standard_normal(n)
         phi = best + step
-        told = subject(
+        predicted = subject(
             torch.tensor(matrix),
             bend,
             torch.tensor(theta),
@@ -240,14 +240,14 @@ def _remainders(subject: Callable[..., float], seed: int) -> Iterator[Evidence]:
         rounding = 100 * DOUBLE * size * (4.0 + bend) / mu
         where = f"n = {n}, log cosh with factor {bend:.0f}, |phi - phi*| = {moved:.1e}"
         if bend == 0:
-            error = abs(change - told + np.sum((rows @ step) ** 2) / 2)
+            error = abs(change - predicted + np.sum((rows @ step) ** 2) / 2)
             yield _inequality("predicted error", error, rounding, abs(change), f"{where}: equal")
         else:
             steep = bend * 4 / (3 * math.sqrt(3))  # |(tanh)''| <= 4/(3 sqrt 3)
             curved = np.linalg.norm(rows, 2) ** 2 + steep * np.linalg.norm(v)
             bound = float(curved) * moved**2 / 2 + rounding
             yield _inequality(
-                "predicted error", abs(change - told), bound, abs(change), f"{where}: bound"
+                "predicted error", abs(change - predicted), bound, abs(change), f"{where}: bound"
             )
 
 

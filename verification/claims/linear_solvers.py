@@ -151,8 +151,10 @@ def _comparisons(solvers: Solvers, seed: int) -> Iterator[Evidence]:
             where = f"{name}, {steps} steps, X of shape {X.shape}"
             yield _per_task(norm(found.x.numpy() - exact), allowed, size, f"{where}: x")
             true = norm(b - (H @ found.x.numpy()[..., None])[..., 0])
-            told = found.residual.numpy() * norm(b)
-            yield _per_task(np.abs(true - told), rounding, true, f"{where}: residual it reports")
+            reported = found.residual.numpy() * norm(b)
+            yield _per_task(
+                np.abs(true - reported), rounding, true, f"{where}: residual it reports"
+            )
 
 
 def _per_task(error: np.ndarray, allowed: np.ndarray, size: np.ndarray, where: str) -> Evidence:

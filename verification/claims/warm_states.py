@@ -2,7 +2,7 @@
 
 Upper descent over drawn batches of tasks, K and N few, is followed by an oracle that keeps its own
 phi_K and v_N (matrix power or plain iterations, and Krylov-Galerkin; `verification.oracles`). The
-subject is told theta at every step, so that the states are all that can part the two.
+subject is given theta at every step, so that the states are all that can part the two.
 
 The tolerance: where a step begins subject and oracle are apart by e in phi and d in v, for a task
 visited n times already. Descent with alpha <= 1/L does not enlarge e; the Galerkin solution v_N,

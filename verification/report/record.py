@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
         # None: no repository; files of no consequence to the code count as changes too
-        "changed": None if (told := _git("status", "--porcelain")) is None else bool(told),
+        "changed": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "versions": versions,
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
     }

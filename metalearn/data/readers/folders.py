@@ -48,11 +48,11 @@ def source_of(
         remarks: remarks on single files.
         elsewhere: why a picture that is not in `files` is not used.
     """
-    told = dict(remarks or {})
+    noted = dict(remarks or {})
 
     def parts(split: Split | None) -> tuple[Part, ...]:
         return tuple(
-            image_part(tree, name, sorted(found), published, side=side, remarks=told)
+            image_part(tree, name, sorted(found), published, side=side, remarks=noted)
             for name, found in files.get(split, {}).items()
         )
 
@@ -65,7 +65,7 @@ def source_of(
         notes,
         parts(None),
         elsewhere,
-        told,
+        noted,
     )
 
 

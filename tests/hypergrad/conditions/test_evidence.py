@@ -115,8 +115,8 @@ def test_leaves_and_tasks_are_named() -> None:
     phi["w"][:, 1, 0] = 0.0
     phi["w"][1, 0, 1] = 0.0
     problem: Any = Bilevel(upper=lambda t, p: p["w"].sum((-2, -1)), lower=made)
-    told = str(hypergradient(problem, t, phi).certificate)
-    assert "task 1, phi['w'][0, 1] is held" in told
+    message = str(hypergradient(problem, t, phi).certificate)
+    assert "task 1, phi['w'][0, 1] is held" in message
 
 
 def test_a_penalty_has_subgradients_within_limits() -> None:
@@ -211,9 +211,9 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), BAD, ids=[told for _, told in BAD])
-def test_nonsense_is_refused_by_constructors(make: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+@pytest.mark.parametrize(("make", "message"), BAD, ids=[message for _, message in BAD])
+def test_nonsense_is_refused_by_constructors(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make()
 
 
@@ -240,8 +240,8 @@ def test_nonsense_at_a_theta_is_refused() -> None:
         (Constrained(pull, Affine(torch.ones(1, 3, dtype=D), torch.ones(1, dtype=D))), "A must be"),
         (Constrained(lambda t, p: (p - t).square(), Simplex()), "needs 1 more dimension"),
     ]
-    for made, told in cases:
-        with pytest.raises(InputError, match=told):
+    for made, message in cases:
+        with pytest.raises(InputError, match=message):
             argmin(made, one, one, by=by, adjoint=Implicit())
     number = torch.tensor(1.0, dtype=D)
     with pytest.raises(InputError, match=r"phi has shape \(\), but Simplex needs 1 more"):

@@ -186,14 +186,14 @@ def test_a_g_that_is_differentiable_once_is_told_what_serves_it() -> None:
     once: Callable[[Tensor], Tensor] = OnceOnly.apply
     made: Any = Composite(lambda t, p: once(p - t).sum(-1), L1(0.5))
     start = torch.zeros(20, dtype=D)
-    told = r"OnceOnly.*ProximalGradient\(step_size=\.\.\., newton_after=None\)"
+    message = r"OnceOnly.*ProximalGradient\(step_size=\.\.\., newton_after=None\)"
     for by in (ProximalGradient(), ProximalGradient(step_size=0.5)):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             by.minimise(made, T, start)
     by = ProximalGradient(step_size=0.5, newton_after=None, rtol=1e-12)
     found = by.minimise(made, T, start).phi
     assert torch.allclose(found, T.sign() * (T.abs() - 0.5).clamp(min=0.0), atol=1e-10)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         attach(made, T.clone().requires_grad_(), found).sum().backward()
 
 

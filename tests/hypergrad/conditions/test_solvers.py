@@ -138,6 +138,6 @@ def test_a_degenerate_vertex_is_no_derivative_and_is_named() -> None:
         assert not bool(found.solved), within
         assert found.active is not None
         assert float(found.active.margin) == 0.0
-        told = found.active.words(at)
-        assert "one-sided" in told
-        assert "phi[" in told
+        message = found.active.words(at)
+        assert "one-sided" in message
+        assert "phi[" in message

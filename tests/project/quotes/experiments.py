@@ -72,15 +72,15 @@ def cifar_fs(accuracy: Record, error: Record) -> Iterator[str]:
         if method in error:
             apart = float(error[method]["median"])
             shown = f"{apart:.5f}" if apart < 0.01 else f"{apart:.2g}"
-            told = f"{shown}, cosine {float(error[method]['cosine']):.2f}"
+            error_text = f"{shown}, cosine {float(error[method]['cosine']):.2f}"
         else:
-            told = "not defined"
+            error_text = "not defined"
         yield row(
             name,
             cells["accuracy"].split(" ")[0],
             cells["minus memory-reduced"].replace("–", ""),
             cells["step (MiB)"],
-            told,
+            error_text,
             cells["seconds to 28.6 %"],
         )
     points = cifar_points(accuracy)
