@@ -32,9 +32,9 @@ class Setting:
 
     Attributes:
         name: in tables.
-        filters: of a Conv4; None for ResNet-12.
+        filters: filters of a Conv4; None for ResNet-12.
         side: pixels of an image.
-        tasks: of a step.
+        tasks: tasks of a step.
         shot: support images of a class.
         query: query images of a class.
     """
@@ -133,7 +133,7 @@ class Step:
         streamed: see `Model`.
 
     Attributes:
-        certificates: of the last call, one for each chunk.
+        certificates: certificates of the last call, one for each chunk.
     """
 
     def __init__(

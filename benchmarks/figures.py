@@ -33,7 +33,7 @@ class Figure:
 
     Attributes:
         value: the number.
-        kind: what it counts; the gate has a margin for each kind.
+        kind: unit of the figure; the gate has a margin for each kind.
     """
 
     value: float

@@ -80,7 +80,7 @@ def run(command: str, folder: Path) -> dict[str, Any]:
     """Run one command in the folder; its seconds, the processors', and its last lines.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: the command fails.
     """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     words = [sys.executable, "-m", *command.split()]

@@ -55,7 +55,7 @@ class Move:
         name: the figure's.
         before: in the baseline; None if it is not there.
         now: None if it is no longer made.
-        verdict: what that means.
+        verdict: meaning of the change.
     """
 
     name: str

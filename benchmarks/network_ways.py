@@ -39,7 +39,7 @@ class Task:
         data: digits, some with wrong labels.
         every: all training examples: pictures, labels, places.
         blocks: the same, as a sum over blocks.
-        batches: those of one run, in order.
+        batches: batches of one run, in order.
         steps: upper steps.
     """
 

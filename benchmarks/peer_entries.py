@@ -37,8 +37,8 @@ class Method:
     Attributes:
         package: whose.
         how: its settings, for the table.
-        given: what the method gets of the lower level: "values", or "derivatives" as well.
-        steps: of its linear solver or of the unrolled optimiser; None if it does not say.
+        given: "values" of the lower level, or "derivatives" as well, that the method gets.
+        steps: steps of its linear solver or of the unrolled optimiser; None if it does not say.
         run: computes the answer, and waits for it.
         read: the answer as a tensor; outside the time.
     """
@@ -57,8 +57,8 @@ class Row:
 
     Attributes:
         name: its name in tables.
-        about: what must be known of it beside the times.
-        error: of an answer, relative to the exact one's norm.
+        about: remarks that a reader of the times needs.
+        error: error of an answer, relative to the exact one's norm.
         methods: makes every method that is installed and can do this; a library's first one with
             what it is given is the reference of its group.
     """

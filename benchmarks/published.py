@@ -73,7 +73,7 @@ class Contender:
         name: in the table.
         steps: K; None for the backbone alone.
         model: whose gradients `run` leaves in `grad`.
-        images: of the step.
+        images: images of the step.
         run: the step.
         same_as: the contender whose hypergradient it must compute.
     """
@@ -176,7 +176,7 @@ def disagreements(every: list[Contender], *, most: float) -> dict[str, float]:
     """Relative distance of each hypergradient from its counterpart's.
 
     Raises:
-        RuntimeError: one is not the same hypergradient, so that its time means nothing.
+        RuntimeError: a method has another hypergradient, so that its time means nothing.
     """
     known: dict[str, Tensor] = {}
     found: dict[str, float] = {}

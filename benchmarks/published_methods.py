@@ -51,7 +51,7 @@ class Published:
     Attributes:
         task: adds one task's gradient, times `share`.
         steps: K.
-        step_size: of the lower steps.
+        step_size: step size of the lower steps.
         l2: the heads' regulariser.
         adjoint_steps: N, where there is an adjoint system.
     """

@@ -64,7 +64,7 @@ class Subject:
     """A backbone.
 
     Attributes:
-        parameters: how many, 4 bytes each.
+        parameters: number of parameters, 4 bytes each.
         task: operations of one task, forward and backward.
         rate: operations a second that a GPU is assumed to sustain on it.
     """

@@ -45,8 +45,8 @@ def interleaved(
 
     Args:
         runs: the contenders, each called before (what a first call does beside is not timed).
-        rounds: how many.
-        calls: how often each is called in its turn, the time being divided by it; None: once.
+        rounds: number of rounds.
+        calls: number of times each is called in its turn, the time being divided by it; None: once.
         cuda: wait for the device before and after, and take the wall clock.
     """
     repeats = [1] * len(runs) if calls is None else calls

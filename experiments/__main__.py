@@ -121,7 +121,7 @@ def named(name: str) -> TrainConfig:
     """Settings in a file of this folder.
 
     Raises:
-        ConfigError: it names an unknown setting.
+        ConfigError: the file names an unknown setting.
     """
     with resources.as_file(resources.files(__package__).joinpath(f"{name}.yaml")) as path:
         return settings(path)
@@ -229,7 +229,7 @@ def compared(config: ExperimentConfig) -> TrainConfig:
     """Settings that the runs of a comparison share: one protocol, and the budget that is asked for.
 
     Raises:
-        ConfigError: they can't work.
+        ConfigError: the options can't work together.
     """
     protocol = named("cifar-fs-5way-5shot")
     train, test = (

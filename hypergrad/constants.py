@@ -23,7 +23,7 @@ class Proven:
     """A number that was derived: what follows from such numbers alone is a theorem.
 
     Attributes:
-        value: one number, or ``(*batch,)`` one for each task.
+        value: a number, or ``(*batch,)`` a number for each task.
     """
 
     value: float | Float[Tensor, "*batch"]
@@ -35,7 +35,7 @@ class Estimated:
     """A number that was measured or guessed: whatever is computed from it is no guarantee.
 
     Attributes:
-        value: one number, or ``(*batch,)`` one for each task.
+        value: a number, or ``(*batch,)`` a number for each task.
     """
 
     value: float | Float[Tensor, "*batch"]
@@ -139,7 +139,7 @@ def require(constants: Constants, name: str, purpose: str) -> Known:
     """A constant that may be absent.
 
     Raises:
-        InputError: it is absent.
+        InputError: the constant is absent.
     """
     known: Known | None = getattr(constants, name)
     if known is None:

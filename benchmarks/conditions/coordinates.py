@@ -32,8 +32,8 @@ class Lassos:
 
     Attributes:
         loss: "squares" or "logistic".
-        features: how many.
-        strengths: how many, from the one that makes all entries zero down.
+        features: number of features.
+        strengths: number of strengths, from the one that makes all entries zero down.
         least: the last over that one.
     """
 

@@ -89,7 +89,7 @@ def recommend(trajectory: Trajectory, estimates: Sequence[Estimate], accuracy: f
 
     Args:
         trajectory: the visits.
-        estimates: one for each.
+        estimates: constants at each upper iterate.
         accuracy: on the hypergradient, as a share of the largest one on the trajectory.
 
     Raises:

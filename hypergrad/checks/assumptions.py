@@ -39,7 +39,7 @@ def judge(trajectory: Trajectory, estimates: Sequence[Estimate]) -> list[Finding
 
     Args:
         trajectory: the visits.
-        estimates: one for each of them, possibly fewer where derivatives were not finite.
+        estimates: constants at each upper iterate, fewer if derivatives were not finite.
     """
     findings = [_defined(trajectory)]
     if not estimates:

@@ -30,7 +30,7 @@ INPUTS, CAPTURED, USE = "inputs", "captured tensors", "use of theta"
 
 
 def examine_inputs(problem: Problem) -> list[Finding]:
-    """Shapes and dtypes; tensors that derivatives would miss; variables that do nothing."""
+    """Shapes, dtypes, tensors that derivatives would miss, and variables that do nothing."""
     bilevel = problem.plain
     try:
         values = [

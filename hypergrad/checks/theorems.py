@@ -31,7 +31,7 @@ class Survey:
     """Observations along a trajectory of theta.
 
     Attributes:
-        findings: one for each assumption, and one for the recommended steps.
+        findings: one row for each assumption, and one for the recommended steps.
         accuracy: error of the hypergradient asked for, relative to the largest on the trajectory.
         trajectory: the upper iterates.
         estimates: the constants at each of them.

@@ -282,7 +282,7 @@ def resolved(value: Value, theta: Any, x: Tensor, name: str, *, like_x: bool = T
     """A value at theta in x's dtype; of x's shape, unless that is not asked for.
 
     Raises:
-        InputError: it does not broadcast to x.
+        InputError: the value does not broadcast to x.
     """
     given = value(theta) if callable(value) else value
     found = (

@@ -55,7 +55,7 @@ class Problem(Generic[Theta, Phi]):
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A direction in (theta, phi): leaves like theta's and like phi's; None is zero."""
+    """A direction in (theta, phi): leaves like theta's and like phi's, or None for zero."""
 
     theta: Tensors | None = None
     phi: Tensors | None = None

@@ -134,8 +134,8 @@ class Linearisation(Generic[Theta, Phi]):
     def cross(self, vector: Float[Tensor, "*batch n"]) -> list[Tensor]:
         """``J v`` for each needed leaf of theta, with that leaf's shape.
 
-        If theta is shared by the tasks their contributions add up; if its leading dimensions are
-        the tasks', they stay apart: autograd's sum does either without being told.
+        If theta is shared by the tasks their contributions add up. If its leading dimensions are
+        the tasks', they stay apart. Autograd's sum does either by itself.
 
         Raises:
             InputError: if the gradient depends on no leaf of theta.

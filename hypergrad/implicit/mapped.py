@@ -18,7 +18,7 @@ from hypergrad.tree import like
 
 
 def mapped(lower: Objective[Any, Any], in_theta: Sequence[bool]) -> Objective[Any, Any]:
-    """The objective of all mapped problems: one value for each; phi is always mapped.
+    """The objective of all mapped problems, with a value for each. phi is always mapped.
 
     Args:
         lower: objective of one problem.

@@ -28,7 +28,7 @@ def damped_if_indefinite(
     """The undamped solution, but for tasks that met negative curvature that of a damped system.
 
     Args:
-        solve: one solve with a given damping, in at most ``steps`` steps.
+        solve: solves the system with a given damping, in at most ``steps`` steps.
         product: A.
         rhs: b.
         rtol: tolerance of a solve.

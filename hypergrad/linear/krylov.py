@@ -81,7 +81,7 @@ class Run:
 
         Args:
             began: tasks of this sweep.
-            active: those of them that used up their steps.
+            active: the tasks among them that used up their steps.
             fault: positive where no fault was met, NaN where a product was.
             kind: status that a fault means.
         """

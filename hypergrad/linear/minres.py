@@ -26,8 +26,8 @@ class MINRES:
     one product and two vectors more than CG's.
 
     Rounding costs up to ``eps kappa^2`` of the residual, where CG pays ``eps kappa`` (Sleijpen, van
-    der Vorst and Modersitzki 2000): it is won back by the restarts, for kappa below
-    ``1/sqrt(eps)``: 7e7 in float64, 3e3 in float32.
+    der Vorst and Modersitzki 2000). The restarts win it back for kappa below ``1/sqrt(eps)``, which
+    is 7e7 in float64 and 3e3 in float32.
 
     Where A is singular and b not in its range, the residual ends at its least value, not at zero:
     x is then a least-squares solution, and STAGNATED. Stopping, restarting and verifying are CG's.

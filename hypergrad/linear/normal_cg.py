@@ -73,7 +73,7 @@ def _sweep(
     active: Tensor,
     budget: int,
 ) -> None:
-    """CGLS from the current x; ``s = A r`` is the normal equations' residual; see Sweep.
+    """CGLS from the current x (see Sweep), where ``s = A r`` is the normal equations' residual.
 
     Everything is in units of A's size, c: ``s = (A / c) r``, and x moves by 1/c of a step along p.
     Products with A twice then overflow or underflow for no size of A.

@@ -178,7 +178,7 @@ def direct(
     rtol: float,
     curvature: Float[Tensor, "*batch"] | None = None,
 ) -> Solution:
-    """The solution of a direct solve: x, verified by one product; no curvature is infinite."""
+    """The solution of a direct solve: x, verified by one product. No curvature is infinite."""
     residual = operator.residual(rhs, x)
     converged = residual <= rtol
     status = torch.full_like(converged, Status.CONVERGED.value, dtype=torch.int64)

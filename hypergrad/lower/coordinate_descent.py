@@ -38,10 +38,10 @@ class CoordinateDescent:
     """Proximal Newton steps, whose quadratic models are solved entry by entry.
 
     For :class:`Composite` and :class:`Constrained` with what holds each entry by itself: L1,
-    ElasticNet, Box, NonNegative, in any tree of them; g must be convex. As glmnet does (Friedman,
-    Hastie and Tibshirani 2010): the model of g at a point is minimised by sweeps over phi's
-    entries, each of which goes to its own minimiser, and a backtracking step towards the model's
-    minimiser follows (Tseng and Yun 2009). A sweep visits only entries that are off their own
+    ElasticNet, Box, NonNegative, in any tree of them. g must be convex. The model of g at a point
+    is minimised by sweeps over phi's entries, each of which goes to its own minimiser, as glmnet
+    does (Friedman, Hastie and Tibshirani 2010). A backtracking step towards the model's minimiser
+    follows (Tseng and Yun 2009). A sweep visits only entries that are off their own
     minimiser, and the Hessian's columns are formed when an entry is first visited, one product for
     each. They serve the next models, too, as long as steps made with them shorten the least
     subgradient to a tenth: of a quadratic g they are formed once.
@@ -183,7 +183,7 @@ class _Columns:
         """These columns, of all tasks.
 
         Raises:
-            InputError: one of them has a negative entry on the diagonal.
+            InputError: a column has a negative entry on the diagonal.
         """
         new = [index for index in which if index not in self._known]
         if new:

@@ -116,7 +116,7 @@ class Slope:
         says whether :meth:`size` will be asked for.
 
         Raises:
-            InputError: it is recorded, and its derivative would silently be zero.
+            InputError: the gradient is recorded, and its derivative would silently be zero.
         """
         record = torch.is_grad_enabled() and any(
             leaf.requires_grad for leaf in (*leaves(theta), *leaves(phi))

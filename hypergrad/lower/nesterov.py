@@ -94,8 +94,8 @@ class Nesterov:
     ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta, phi or memory requires grad.
 
-        The memory holds the offset ``y - phi`` of the next point, as phi's leaves; t,
-        ``(*batch,)``; and if there is a tolerance, each task's goal and number of steps taken.
+        The memory holds the offset ``y - phi`` of the next point, as phi's leaves, then t,
+        ``(*batch,)``, and if there is a tolerance each task's goal and number of steps taken.
         """
         old = leaves(phi)
         ahead = [leaf + shift for leaf, shift in zip(old, memory, strict=False)] or old

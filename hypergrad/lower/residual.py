@@ -71,7 +71,7 @@ class Residual(Generic[Phi]):
         """The answer of a solver that ended at x.
 
         Raises:
-            NotFiniteError: it diverged.
+            NotFiniteError: the iteration diverged.
         """
         what = f"the residual |F| where {type(solver).__name__} ended"
         require_finite(size, what, per_task=True)

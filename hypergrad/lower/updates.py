@@ -108,8 +108,8 @@ class Descent:
     ) -> tuple[Phi, Memory]:
         """One step; recorded for differentiation if theta, phi, memory or the update requires grad.
 
-        The memory holds the update's; each task's goal, if there is a tolerance; and the number of
-        steps that each task has taken.
+        The memory holds the update's own, then each task's goal if there is a tolerance, then the
+        number of steps that each task has taken.
         """
         here = Slope.at(lower, theta, phi, measured=True)
         kept = 2 if self._tolerance else 1
@@ -140,7 +140,7 @@ class Descent:
         """Split what an update returned in two.
 
         Raises:
-            InputError: it is no pair of a phi and a tuple of tensors.
+            InputError: the answer is no pair of a phi and a tuple of tensors.
         """
         if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], tuple):
             return answer
@@ -153,7 +153,7 @@ class Descent:
         """The leaves of what the update returned.
 
         Raises:
-            InputError: it is no tree like phi.
+            InputError: the new phi is no tree like phi.
         """
         found, wanted = leaves(new), leaves(phi)
         if names(new, "phi") != names(phi, "phi") or any(

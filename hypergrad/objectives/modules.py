@@ -229,7 +229,7 @@ def _without_draws(
     """The function's value.
 
     Raises:
-        InputError: it drew random numbers: the state of a generator changed.
+        InputError: the module drew random numbers, as the state of a generator changed.
     """
     devices = {leaf.device for leaf in (*values.values(), *inputs) if leaf.device.type == "cuda"}
     before = _random_states(devices)

@@ -21,7 +21,7 @@ class Proximal(Generic[Phi]):
     et al. 2019); the cross block is ``-strength I``.
 
     Attributes:
-        loss: one value for each task.
+        loss: the objective without the proximal term, a value for each task.
         strength: strength of the pull; above the loss's most negative curvature g is strongly
             convex.
     """

@@ -77,7 +77,7 @@ def weight_at(weight: Schedule, step: int) -> float:
     """The weight of one step.
 
     Raises:
-        InputError: it is not positive and finite.
+        InputError: the weight is not positive and finite.
     """
     value = weight(step) if callable(weight) else weight
     check_weight(value, step)

@@ -55,7 +55,7 @@ class Subsampled:
 
         Raises:
             InputError: the lower objective is not :class:`Minibatched`.
-            TransformError: it is mapped by a transform.
+            TransformError: theta or phi is mapped by a transform.
         """
         if isinstance(lower, Mapped):
             raise TransformError(

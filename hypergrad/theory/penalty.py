@@ -55,8 +55,8 @@ def penalty_hypergradient(
 
     (Liu et al. 2022, "BOME"; Kwon et al. 2023, "F2SA"): first derivatives only, so that any
     operation with a backward will do. It is no ``adjoint=`` of :func:`argmin`: an adjoint sees g
-    and a cotangent that is linear in the loss; here f takes part in a second minimisation, and
-    the answer is not linear in it.
+    and a cotangent that is linear in the loss. Here f takes part in a second minimisation, in
+    which the answer is not linear.
 
     Error. Let b = ``pull`` = ``|d_phi f(theta, y_lambda)|``. For exact y*, y_lambda, and g
     mu-strongly convex with constants as in theory.md section 0 (``s = L12/mu``), each task errs by

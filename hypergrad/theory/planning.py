@@ -270,7 +270,7 @@ def _steps(reduction: Tensor, rate: Tensor) -> int:
     """The least whole number of steps, each worth ``rate``, for every task's reduction.
 
     Raises:
-        InputError: it is beyond counting.
+        InputError: the number of steps is beyond counting.
     """
     needed = torch.where(reduction <= 1, 0.0, reduction.log() / rate)  # NaN stays what it is
     # an infinite rate reaches any reduction that is a number, but takes a step to do so

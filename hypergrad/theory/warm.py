@@ -44,7 +44,7 @@ class WarmStarts(Generic[Phi]):
             starts = starts.updated(keys, phi, step.certificate.adjoint.x)
             theta = theta - eta * step.grad
 
-    With :func:`attach`, ``start=v``; with :func:`argmin`, ``Implicit(solver, start=v)``; v comes
+    For :func:`attach` it is ``start=v``, for :func:`argmin` ``Implicit(solver, start=v)``, with v
     from the certificate that ``watch`` receives. There v solves for the cotangent that backward
     brings, which the mean over B tasks divides by B: keep B fixed, or multiply by it.
 
@@ -217,7 +217,7 @@ def _key(key: object) -> Key:
     """The key as a plain string or integer, which finds its task again and is saved as JSON.
 
     Raises:
-        InputError: it is neither.
+        InputError: the key is neither.
     """
     given = key.item() if isinstance(key, Tensor) and key.ndim == 0 else key
     if not isinstance(given, bool):

@@ -94,7 +94,7 @@ def put(weights: Weights, net: nn.Module) -> None:
     """Put weights into a module.
 
     Raises:
-        ConfigError: one of the module's is missing in the file, or has another shape or kind of
+        ConfigError: a weight of the module is missing in the file, or has another shape or kind of
             number there, or values that are not finite.
     """
     wanted = net.state_dict()

@@ -64,7 +64,7 @@ def within(budget: tuple[BudgetKind, float] | None, asked: TrainConfig) -> Train
     """The settings of a run that keeps to a budget.
 
     Raises:
-        ConfigError: it is less than one upper step of the method, or can't be kept.
+        ConfigError: the budget is less than one upper step of the method, or can't be kept.
     """
     if budget is None:
         return asked

@@ -64,7 +64,7 @@ def parse_rate(text: str) -> tuple[str, float]:
     """Start of parameters' names and factor of their learning rate, from `NAME=FACTOR`.
 
     Raises:
-        ConfigError: it is no such text, or the factor is negative or not finite.
+        ConfigError: the text has another form, or the factor is negative or not finite.
     """
     name, _, factor = text.rpartition("=")
     try:
@@ -99,7 +99,7 @@ def parse_bytes(text: str) -> int:
     """Bytes from text such as 2GiB, 1.5 GiB or 500MB.
 
     Raises:
-        ConfigError: it is no positive amount with a known unit.
+        ConfigError: the text is no positive amount with a known unit.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text, re.ASCII)
     if found is None or found[2] not in _UNITS or float(found[1]) == 0:

@@ -19,8 +19,8 @@ def parse(text: str | bytes) -> Any:
     """The JSON value of a text.
 
     Raises:
-        ValueError: it is no JSON (NaN and infinity, which Python would take, are none), or not
-            UTF-8.
+        ValueError: the text is no JSON (NaN and infinity, which Python would take, are none), or
+            not UTF-8.
     """
 
     def refuse(constant: str) -> None:
@@ -38,7 +38,7 @@ def read(kind: type[Value], value: object, name: str) -> Value:
         name: name of the value, for the message.
 
     Raises:
-        ValueError: it is of another type, a field is missing, or there is one too many.
+        ValueError: the value is of another type, lacks a field, or has one too many.
     """
     return cast(Value, read_any(kind, value, name))
 

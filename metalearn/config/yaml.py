@@ -18,7 +18,7 @@ def split_off(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     """The arguments without `--config FILE` (or `--config=FILE`), and that file.
 
     Raises:
-        ConfigError: it is given twice, or without a file.
+        ConfigError: the option is given twice, or without a file.
     """
     rest: list[str] = []
     found: list[str] = []

@@ -23,7 +23,7 @@ class Pool:
             ones that are more than memory holds ends the process. Or features in their place
             (floating point, as many channels of one pixel), see `training.features`.
         split: name of the split; part of the key of every episode drawn from here.
-        names: one for each class.
+        names: name of each class.
         counts: number of images of each class, the rest being padding; None: all.
         target: device that drawn images go to; None: the one that holds the images.
     """

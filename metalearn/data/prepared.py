@@ -37,7 +37,7 @@ def glyphs_identity() -> Identity:
     """The identity of the built-in glyphs.
 
     Raises:
-        DataError: they can't be rendered or cached.
+        DataError: the glyphs can't be rendered or cached.
     """
     return Identity("glyphs", hashlib.sha256(glyph_images().tobytes()).hexdigest())
 
@@ -46,7 +46,7 @@ def prepared_identity(dataset: DatasetName, *, root: Path | None = None) -> Iden
     """The identity of a prepared data set, every file of which is checked against its manifest.
 
     Raises:
-        DataError: it isn't prepared, or a file was changed since.
+        DataError: the data set isn't prepared, or a file was changed since.
     """
     store = _open(dataset, root)
     store.verify()

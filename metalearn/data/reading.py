@@ -47,7 +47,7 @@ def find_source(path: Path, name: DatasetName, *, side: int | None = None) -> So
         side: height and width for image files; by default as published.
 
     Raises:
-        DataError: it holds none of the data set, or is damaged or unsafe.
+        DataError: the path holds none of the data set, or is damaged or unsafe.
     """
     known = published(name)
     tree = open_tree(path)

@@ -101,7 +101,7 @@ def record(tree: Tree, *names: str) -> tuple[dict[str, Any], ...]:
         names: the files.
 
     Raises:
-        DataError: one can't be read.
+        DataError: a file can't be read.
     """
     if tree.archive:
         with reading(str(tree.path), "an archive"):
@@ -171,7 +171,7 @@ def labelled(
 
     Args:
         images: images of one split.
-        labels: one for each image.
+        labels: class of each image.
         names: names of the labels; `label N` where none is known.
         file: name of the file, for messages.
 

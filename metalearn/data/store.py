@@ -42,7 +42,7 @@ class Stored:
         images: images of each class; mapped, and copied on write unless they are more than memory
             holds.
         counts: number of images of each class; the rest of its images is padding.
-        names: one for each class.
+        names: name of each class.
     """
 
     split: Split
@@ -144,7 +144,7 @@ def open_store(path: Path, *, full: bool = False) -> Store:
         full: check every file's SHA-256, not just its size.
 
     Raises:
-        DataError: it isn't one, or a file is missing or was changed.
+        DataError: the folder is no store, or a file is missing or was changed.
     """
     file = path / MANIFEST
     if not file.is_file():

@@ -130,7 +130,7 @@ class World:
             what: name of what they stand for.
 
         Raises:
-            RankError: they differ; the ranks that differ from rank 0 are named.
+            RankError: the digests differ; the ranks that differ from rank 0 are named.
         """
         if self.size == 1:
             return

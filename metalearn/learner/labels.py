@@ -18,7 +18,7 @@ def classes_of(labels: Any, count: int) -> tuple[Shaped[np.ndarray, " c"], Int[n
     """The classes in order (of value, or where values have none, of appearance), and each one's.
 
     Args:
-        labels: one for each picture, hashable.
+        labels: label of each picture, hashable.
         count: number of pictures.
 
     Returns:

@@ -380,7 +380,7 @@ def _require_whole(learner: Learner) -> None:
     """Raise unless what was learned answers for the classes that are named.
 
     Raises:
-        ValueError: it answers for others, or with NaN.
+        ValueError: the learner answers for other classes, or with NaN.
         KeyError, RuntimeError: something is missing, or of another shape.
     """
     picture = learner.trained.card.pictures

@@ -51,7 +51,7 @@ def shared_start(model: Model, *, tasks: int, way: int) -> Float[Tensor, "T c D"
     """The initial head, one for each task.
 
     Raises:
-        ConfigError: it was made for another number of classes.
+        ConfigError: the start was made for another number of classes.
     """
     head: Tensor = model.own[HEAD]
     if len(head) != way:

@@ -80,7 +80,7 @@ def adjusted(
     steps as it is trained with, it still is.
 
     Raises:
-        ConfigError: it has no such number.
+        ConfigError: the method has no such number.
     """
     if l2 is not None:
         if not hasattr(method, "l2"):
@@ -110,7 +110,7 @@ def tested_by(method: Method, *, lower_steps: int) -> Method:
     """The method with this number of lower steps in testing.
 
     Raises:
-        ConfigError: it takes none.
+        ConfigError: the method takes no lower steps.
     """
     lower = _lower(method)
     test = None if lower is None else lower.testing

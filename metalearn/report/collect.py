@@ -100,7 +100,7 @@ def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
     """Runs of each method, in the order of their seeds.
 
     Raises:
-        RunError: they were tested on different episodes, so that nothing can be compared; or a
+        RunError: the runs were tested on different episodes, so that nothing can be compared; or a
             method has a seed twice.
     """
     protocols = {str(run.result.protocol) for run in runs}

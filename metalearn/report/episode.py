@@ -38,7 +38,7 @@ def episode_figure(folder: Path, path: Path, *, index: int, backbone: str | None
 
     Raises:
         RunError: the run can't be read.
-        ConfigError: it has fewer test episodes, or so many classes that nothing could be seen.
+        ConfigError: the run has fewer test episodes, or so many classes that nothing could be seen.
         DataError: its data are not there any more.
         OSError: the file can't be written.
     """

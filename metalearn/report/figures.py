@@ -100,7 +100,7 @@ def adaptation_figure(tested: Sequence[Retested], path: Path) -> None:
     """Accuracy against the lower steps of testing, and the reliability diagram, as a PNG.
 
     Raises:
-        RunError: they were tested on different episodes.
+        RunError: the runs were tested on different episodes.
         OSError: the file can't be written.
     """
     protocols = {each.protocol for each in tested}

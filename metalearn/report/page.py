@@ -96,7 +96,7 @@ def page(
     Args:
         title: heading.
         notes: notes before the answers, one paragraph each.
-        answers: one row each.
+        answers: a row of the page each.
         left_out: files that were not used, with their reasons.
     """
     left = "".join(f"<li>{escape(name)}: {escape(reason)}" for name, reason in left_out)

@@ -94,7 +94,7 @@ class Card:
         """The run's settings.
 
         Raises:
-            ConfigError: they are not those of this version.
+            ConfigError: the settings are not those of this version.
         """
         return from_json(self.settings)
 

@@ -123,7 +123,7 @@ class Run:
         """SHA-256 of the files that the result is computed from.
 
         Raises:
-            RunError: one of them can't be read.
+            RunError: a file can't be read.
         """
         return {CONFIG: self.config_digest(), WEIGHTS: _digest(self._read(WEIGHTS))}
 
@@ -131,7 +131,7 @@ class Run:
         """Raise unless settings and weights are the files that the result was computed from.
 
         Raises:
-            RunError: one of them is another, or can't be read.
+            RunError: a file is another, or can't be read.
         """
         for name, digest in self.digests().items():
             if result.files.get(name) != digest:
@@ -144,7 +144,7 @@ class Run:
         """SHA-256 of the settings.
 
         Raises:
-            RunError: they can't be read.
+            RunError: the settings can't be read.
         """
         return _digest(self._read(CONFIG))
 

@@ -232,7 +232,7 @@ def load_retested(path: Path) -> Retested:
     """Read what `metalearn test` wrote.
 
     Raises:
-        RunError: it is unreadable or damaged.
+        RunError: the file is unreadable or damaged.
     """
     try:
         return read(Retested, parse(path.read_bytes()), "it")
@@ -269,7 +269,7 @@ def load_measured(path: Path) -> Measured:
     """Read what `metalearn measure` wrote.
 
     Raises:
-        RunError: it is unreadable or damaged.
+        RunError: the file is unreadable or damaged.
     """
     try:
         return read(Measured, parse(path.read_bytes()), "it")

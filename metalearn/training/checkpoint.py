@@ -122,7 +122,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Progress]:
     """Read a checkpoint.
 
     Raises:
-        RunError: it is unreadable or damaged.
+        RunError: the file is unreadable or damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

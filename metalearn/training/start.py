@@ -56,7 +56,7 @@ def _of_checkpoint(path: Path) -> Weights:
     """The backbone's weights in a checkpoint.
 
     Raises:
-        RunError: it is unreadable or damaged.
+        RunError: the checkpoint is unreadable or damaged.
     """
     tensors, _ = checkpoint.load(path)
     net = {k.removeprefix(_NET): v for k, v in tensors.items() if k.startswith(_NET)}

@@ -240,7 +240,7 @@ class Training:
         """Mean loss and worst certificate of the last `since` upper steps.
 
         Raises:
-            NotFiniteError: one of them is NaN or infinite.
+            NotFiniteError: a value is NaN or infinite.
         """
         first = max(0, self.step - since)
         losses = self.losses[first : self.step]
@@ -287,7 +287,7 @@ class Training:
         Empty where it is not asked for, or not defined; see `metalearn.training.reference`.
 
         Raises:
-            NotFiniteError: it is NaN or infinite.
+            NotFiniteError: the value is NaN or infinite.
             MemoryExhaustedError: in float64 the tasks need more memory than there is.
         """
         if not self.config.evaluation.hypergradient_error:

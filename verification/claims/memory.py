@@ -1,4 +1,4 @@
-"""Bytes kept for backward: they do not grow with K; those of iterative differentiation do.
+"""Bytes kept for backward do not grow with K. Those of iterative differentiation do.
 
 Counted are the bytes of the distinct storages that autograd has saved and not let go, at their
 peak over the lower solve and the backward pass (theory.md, section 7). On a problem whose own

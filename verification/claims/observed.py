@@ -96,7 +96,7 @@ def require_finite(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, ".
     """The values themselves.
 
     Raises:
-        DivergedError: one is not finite, or exceeds `LARGEST`.
+        DivergedError: a value is not finite, or exceeds `LARGEST`.
     """
     if not (np.abs(values) < LARGEST).all():
         raise DivergedError(f"the subject returned {values}, which no correct one does here.")

@@ -5,7 +5,7 @@ together by torch: forward over reverse takes the forward rule of the pullback, 
 its backward rule, and reverse over forward the backward rule of the derivatives of g. All are held
 to the oracle, which differentiates by a complex step. Forward over forward is refused.
 
-Quad is blind to every derivative of H and J; Exp has J alone depend on theta and phi; LC and Log
+Quad is blind to every derivative of H and J. Exp has J alone depend on theta and phi. LC and Log
 have all of them.
 """
 

@@ -116,7 +116,7 @@ class Quad:
     def constants(
         self, theta: Float64[np.ndarray, " p"], *, radius: float = 0.0
     ) -> FamilyConstants:
-        """Constants of a quadratic: the radius does not matter; C_f does not exist."""
+        """Constants of a quadratic: the radius does not matter, and C_f does not exist."""
         spectrum = np.linalg.eigvalsh(self.A)
         in_phi = self.upper_gradients(theta, self.minimiser(theta))[1]
         zero = np.zeros(self.batch)

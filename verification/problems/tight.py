@@ -145,7 +145,7 @@ def horizon_quadratic(steps: int, L: float) -> tuple[Quadratic, float]:
 
 
 def nesterov_chain(size: int, L: float) -> Quadratic:
-    """Nesterov's worst function for methods of first order, truncated; a control: not tight."""
+    """Nesterov's worst function for methods of first order, truncated: a control, not tight."""
     H = L / 4 * (2 * np.eye(size) - np.eye(size, k=1) - np.eye(size, k=-1))
     g = np.zeros(size)
     g[0] = L / 4

@@ -15,7 +15,7 @@ def require_images(value: Any, name: str, side: int) -> UInt8[np.ndarray, "n sid
     """The value, when it is an array of colour images as published.
 
     Raises:
-        DataError: it is anything else.
+        DataError: the value is anything else.
     """
     given = "nothing" if value is None else type(value).__name__
     if isinstance(value, np.ndarray):
@@ -32,7 +32,7 @@ def require_labels(value: Any, name: str, count: int) -> Integer[np.ndarray, " c
     """The value as an array, when it is one integer for each image.
 
     Raises:
-        DataError: it is anything else, or counts disagree.
+        DataError: the value is anything else, or counts disagree.
     """
     if isinstance(value, (list, tuple)) and all(type(label) is int for label in value):
         with reading(name, "a list of labels"):

@@ -75,7 +75,7 @@ def read_labelled_pickles(tree: Tree, published: Published, side: int) -> Source
 
 
 def read_tadam(tree: Tree, published: Published, side: int) -> Source | None:
-    """TADAM's `few-shot-{train,val,test}.npz`: images by label; the files name no class.
+    """TADAM's `few-shot-{train,val,test}.npz`: images by label, in files that name no class.
 
     Raises:
         DataError: a file is damaged, unsafe or another file.

@@ -112,7 +112,7 @@ def require_modest(name: str, size: int, sizes: dict[str, int], *, entries: int 
         entries: number of files that the archive may hold.
 
     Raises:
-        DataError: it has too many files, or unpacks to too many bytes.
+        DataError: the archive has too many files, or unpacks to too many bytes.
     """
     total = sum(sizes.values())
     if total > allowed_bytes(size) or len(sizes) > entries:
@@ -128,7 +128,7 @@ def require_deflate(name: str, info: zipfile.ZipInfo) -> None:
     """Raise if an entry of a zip archive is encrypted or compressed in an unusual way.
 
     Raises:
-        DataError: it is.
+        DataError: the entry is.
     """
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(
@@ -292,7 +292,7 @@ def open_tree(path: Path) -> Tree:
         path: path of the folder or archive.
 
     Raises:
-        DataError: it is none of these, can't be read, is damaged or unsafe.
+        DataError: the path is none of these, can't be read, is damaged or unsafe.
     """
     name = path.name or str(path)
     with reading(str(path), "a folder or archive"):

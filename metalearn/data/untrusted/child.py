@@ -86,7 +86,7 @@ def call(
         source: name of what is read, for messages, until the child says which file it is at.
 
     Raises:
-        DataError: what the function raised; or the child crashed, was killed or exceeded a limit.
+        DataError: the function raised one, or the child crashed, was killed or exceeded a limit.
     """
     request = {
         "function": f"{function.__module__}:{function.__qualname__}",

@@ -48,7 +48,7 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     """Grey of 16 bits scaled to 8: Pillow's conversion would clip it to white.
 
     Raises:
-        DataError: it has more bits, so that no value is known to be white.
+        DataError: the picture has more bits, so that no value is known to be white.
     """
     deep = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
     if deep:
@@ -122,8 +122,8 @@ def decode(
         tell: receives what is not read of the file, if anything.
 
     Raises:
-        DataError: it is no picture of a format that is read, is damaged, has too many pixels, or
-            grey values of 32 bits.
+        DataError: the bytes are no picture of a format that is read, or are damaged, or hold too
+            many pixels or grey values of 32 bits.
     """
     what = "a picture (PNG, JPEG, WebP, GIF, TIFF, BMP or PPM)"
     with reading(name, what, content[:512]), _bounded(name), warnings.catch_warnings():

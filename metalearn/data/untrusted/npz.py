@@ -25,7 +25,7 @@ def read_npz(file: BufferedIOBase, name: str) -> dict[str, Shaped[np.ndarray, ".
         name: name of the file, for messages.
 
     Raises:
-        DataError: it is no npz file, is damaged, needs unpickling, or unpacks to far too much.
+        DataError: the file is no npz file, is damaged, needs unpickling, or unpacks to too much.
     """
     head = file.read(512)
     size = file.seek(0, 2)
