@@ -1,6 +1,6 @@
 """Run an experiment from its settings in this folder, and keep its results.
 
-- `omniglot` trains 20-way 1-shot, and tests it 20-way and 5-way;
+- `omniglot` trains for 20-way 1-shot, tests 20-way and 5-way, and on the training's characters;
 - `omniglot-search` compares settings for it by validation;
 - `drawings` compares two ways of resizing Omniglot's drawings, given as `--source`;
 - `cifar-fs`, `fc100`, `miniimagenet`, `tieredimagenet` compare methods from several seeds;
@@ -130,7 +130,7 @@ def named(name: str) -> TrainConfig:
 def omniglot(
     config: ExperimentConfig, asked: TrainConfig, *, ways: int = 5, console: Console
 ) -> None:
-    """Train and test under these settings, test with fewer ways too, and keep the results.
+    """Train and test under these settings, then with fewer ways and on the training's classes.
 
     Raises:
         MetalearnError: a run can't be made.
@@ -142,6 +142,8 @@ def omniglot(
     keep(run, results)
     fewer = TestConfig(run=run, out=results / f"{ways}way-1shot.json", way=ways)
     test(fewer, console=console)
+    seen = TestConfig(run=run, out=results / "training-characters.json", split="train")
+    test(seen, console=console)
 
 
 def omniglot_search(config: ExperimentConfig, asked: TrainConfig, *, console: Console) -> None:

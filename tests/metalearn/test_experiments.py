@@ -154,6 +154,7 @@ def test_a_run_goes_on_and_is_never_run_again(tmp_path: Path) -> None:
     omniglot(config, asked, ways=3, console=console)
     kept = Run(results).result()
     assert load_retested(results / "3way-1shot.json").protocol.way == 3
+    assert load_retested(results / "training-characters.json").protocol.split == "train"
     (run / "result.json").unlink()  # as if it had been stopped before
     omniglot(config, asked, ways=3, console=console)
     omniglot(config, asked, ways=3, console=console)
