@@ -167,6 +167,20 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "`sinc` at zero", (3,), torch.sinc, "its series near zero", point=torch.zeros(3).double()
     ),
+    Operation(
+        "`x ** e` at e = 0, as a function of both",
+        (2, 3),
+        lambda z: z[0] ** z[1],
+        "`exp(e * log(x))`",
+        point=torch.tensor([[0.5, 1.0, 2.0], [0.0, 0.0, 0.0]]).double(),
+    ),
+    Operation(
+        "`rfft(x).abs() ** 2` of a constant",
+        (4,),
+        lambda x: torch.fft.rfft(x).abs() ** 2,
+        "`view_as_real(rfft(x)).square()`",
+        point=torch.ones(4).double(),
+    ),
     Operation("`layer_norm`", (4, 3), lambda x: functional.layer_norm(x, (3,))),
     Operation(
         "`batch_norm`", (6, 3), lambda x: functional.batch_norm(x, None, None, training=True)

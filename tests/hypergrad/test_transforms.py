@@ -169,6 +169,20 @@ def test_a_mapped_minimiser_with_a_shared_theta() -> None:
     assert error(got, want) < EXACT
 
 
+@pytest.mark.parametrize("name", ["vmap jacfwd", "vmap hessian"])
+def test_forward_derivatives_need_none_of_the_objective(name: str) -> None:
+    # torch 2.13's are wrong: of cholesky_inverse, and under vmap of solve for all but one task
+    def quadratic(theta: Tensor, phi: Tensor) -> Tensor:
+        inverse: Tensor = torch.linalg.inv(X.T @ X / 8 + theta.exp().diag())
+        hessian = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
+        return 0.5 * phi @ hessian @ phi - phi @ torch.linalg.solve(inverse, inverse @ X.T @ Y / 8)
+
+    def phi(theta: Tensor) -> Tensor:
+        return attach(quadratic, theta, minimiser(theta.detach()).detach(), solver=TIGHT)
+
+    assert error(MAPPED[name](phi)(MANY), MAPPED[name](minimiser)(MANY)) < EXACT
+
+
 def solve_by(adjoint: Adjoint) -> Function:
     # mu > 0.79 and L < 1.7 at all theta here, so that a step leaves |1 - 0.8 l| < 0.37 of what it
     # found: 0.37^34 < 3e-15 of the start is left, and 34^2 times as much of a second derivative
