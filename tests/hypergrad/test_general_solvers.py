@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import Status
+from hypergrad import CG, Status
 from hypergrad.linear.gmres import shortest
+from hypergrad.linear.halves import solved
+from hypergrad.linear.operator import Halves, Operator
 from hypergrad.solvers import GMRES, LU, BiCGStab
 from tests.hypergrad.systems import BATCHES, product
 
@@ -106,3 +108,37 @@ def test_the_length_of_an_inverse_is_bounded_from_below() -> None:
         assert (bound <= true * (1 + 1e-13)).all()
         before = bound
     assert torch.allclose(before, true, rtol=1e-12)
+
+
+def test_halves_are_solved_apart_and_the_worse_of_each_task_is_said() -> None:
+    """Diagonal halves of three tasks: one is solved in both, each other one in one half only."""
+    definite, indefinite = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, -4.0])
+    first, second = torch.stack([definite, indefinite, definite]), definite.expand(3, 3).clone()
+    second[2] = -definite
+    halves = Halves(
+        transposed=Operator(lambda v: first * v), forward=Operator(lambda v: second * v)
+    )
+    whole = Operator(
+        lambda v: torch.cat([first * v[..., 3:], second * v[..., :3]], dim=-1), halves=halves
+    )
+    x, found = solved(CG(rtol=1e-6), whole, torch.ones(3, 6), None)
+    assert torch.allclose(x[0], torch.cat([1 / definite, 1 / definite]))
+    assert torch.allclose(found.x[0], 1 / definite)
+    assert found.status.tolist() == [Status.CONVERGED, Status.INDEFINITE, Status.INDEFINITE]
+    assert (found.curvature > 0).tolist() == [True, False, False]
+    assert (found.residual < 1e-6).tolist() == [True, False, False]
+    assert found.matvecs == 8  # three steps and a verification of each half
+
+
+def test_a_half_begins_at_its_own_part_of_the_guess() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0])
+    half = Operator(lambda v: values * v)
+    whole = Operator(
+        lambda v: torch.cat([values * v[3:], values * v[:3]]),
+        halves=Halves(transposed=half, forward=half),
+    )
+    rhs = torch.cat([torch.ones(3), torch.zeros(3)])
+    guess = torch.cat([torch.full((3,), 7.0), 1 / values])
+    x, found = solved(CG(rtol=1e-6), whole, rhs, guess)
+    assert torch.allclose(x, torch.cat([torch.zeros(3), 1 / values]))
+    assert found.steps.item() == 0

@@ -170,3 +170,21 @@ def test_a_compiled_map_is_found_by_its_values_and_newton_says_why_not() -> None
     assert float((phi - solution(THETA)).norm()) < 1e-6 * N**0.5 / 0.3
     with pytest.raises(errors.InputError, match=r"without a second derivative.*Find phi by And"):
         NewtonKrylov().find(FixedPoint(compiled), THETA, start(()))
+
+
+def test_broyden_solves_a_linear_system_in_twice_its_unknowns() -> None:
+    """Broyden's method ends there in exact arithmetic (Gay 1979); without its updates it does not.
+
+    Three tasks of their own matrices. Of a residual of size 1, rounding leaves far less than 1e-9.
+    """
+    torch.manual_seed(0)
+    matrix = torch.eye(N, dtype=torch.float64) + 0.3 * torch.randn(3, N, N, dtype=torch.float64)
+    right = torch.randn(3, N, dtype=torch.float64)
+
+    def linear(theta: Tensor, phi: Tensor) -> Tensor:
+        return (matrix @ phi[..., None])[..., 0] - theta
+
+    solver = Broyden(rtol=1e-9, max_steps=2 * N + 1, depth=2 * N + 1)
+    found = solver.find(Root(linear, tasks=1), right, torch.zeros(3, N, dtype=torch.float64))
+    assert found.converged is not None
+    assert found.converged.all()

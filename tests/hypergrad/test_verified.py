@@ -24,6 +24,7 @@ from hypergrad import (
     strict,
 )
 from hypergrad.errors import AdjointError, InputError
+from hypergrad.guards import deferred
 from hypergrad.implicit.linearise import Linearisation
 from hypergrad.linear.operator import SHORT, Operator
 from hypergrad.linear.solution import LinearMap, LinearSolver, verified
@@ -182,6 +183,17 @@ def test_a_vector_that_numpy_changed_gets_a_product_of_its_own(n: int) -> None:
     x.numpy()[0] += 1e-9
     assert torch.equal(operator.image(x), 2 * x)
     assert operator.matvecs == taken + 1
+
+
+def test_where_values_are_not_read_a_changed_vector_is_known_by_its_version() -> None:
+    operator = Operator(lambda vector: 2 * vector)
+    with deferred():
+        x, other = torch.ones(5), torch.zeros(5)
+        operator.exact(x)
+        assert torch.equal(operator.image(other), 2 * other)  # another one of the same version
+        operator.exact(x)
+        x.add_(1)
+        assert torch.equal(operator.image(x), 2 * x)
 
 
 def test_evidence_of_another_shape_is_refused() -> None:
