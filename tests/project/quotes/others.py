@@ -197,11 +197,12 @@ def soak(record: Record) -> Iterator[str]:
 
 
 def verified(record: Record) -> Iterator[str]:
-    bugs = {entry["bug"] for entry in record["detection"]}
+    bugs = {(entry["kind"], entry["bug"]) for entry in record["detection"]}
+    assert record["passed"]
     yield (
         f"{len(record['claims'])} claims, {record['different_problems']:,} different problems, "
         f"{record['comparisons']:,} comparisons and {len(bugs)} planted bugs in "
-        f"{record['seconds']:,.0f} s of one core"
+        f"{record['seconds']:,.0f} s of two processes"
     )
     yield f"It was run at commit `{record['provenance']['commit'][:7]}`"
 
