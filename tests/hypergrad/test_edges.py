@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from hypergrad import CG, Bilevel, Cholesky, GradientDescent, Neumann, Newton, Status, hypergradient
+from hypergrad import (
+    CG,
+    Bilevel,
+    Cholesky,
+    GradientDescent,
+    Neumann,
+    Newton,
+    Status,
+    attach,
+    hypergradient,
+)
 from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import FiniteDifference
 from hypergrad.implicit.linearise import Linearisation
@@ -219,3 +229,24 @@ def test_the_line_search_does_not_go_over_a_hill() -> None:
 
 def test_the_line_search_gives_up_uphill() -> None:
     assert length(bowl, 1.0, 1.0) == 0.0
+
+
+def test_each_leaf_is_mapped_along_a_dimension_of_its_own() -> None:
+    """``phi* = (a b, a - b)`` for two problems, which lie along the first or the last dimension."""
+    a, b = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([[1.0, -1.0]] * 3)
+    weights = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+
+    def lower(theta: dict[str, Tensor], phi: dict[str, Tensor]) -> Tensor:
+        product, difference = theta["a"] * theta["b"], theta["a"] - theta["b"]
+        return (phi["x"] - product).square().sum() + (phi["y"] - difference).square().sum()
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        found = torch.vmap(
+            lambda theta, phi: attach(lower, theta, phi, solver=CG()),
+            in_dims=({"a": 0, "b": 1}, {"x": 1, "y": 0}),
+        )({"a": a, "b": b}, {"x": a.mT * b, "y": a - b.mT})
+        return (weights * (found["x"] + found["y"])).sum()
+
+    found = torch.func.grad(total, argnums=(0, 1))(a, b)
+    assert torch.allclose(found[0], weights * (b.mT + 1))
+    assert torch.allclose(found[1], (weights * (a - 1)).mT)

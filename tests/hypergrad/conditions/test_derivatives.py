@@ -203,3 +203,25 @@ def test_reach_looks_at_the_side_that_is_farther_now() -> None:
     # the lower bound is 1 below t, whatever t, and the upper one is 2 above
     free: Any = Constrained(lambda t, p: (p - t).square() / 2, Box(lambda t: t - 1, 2.0))
     assert float(reach(free, at, at).distance) == pytest.approx(2.0)
+
+
+class WithoutFarSides:
+    """A condition of one's own, which offers what a condition must and no more."""
+
+    def __init__(self, condition: Any) -> None:
+        self.smooth, self.slacks, self.prox = condition.smooth, condition.slacks, condition.prox
+        self.entrywise = condition.entrywise
+        self._call = condition
+
+    def __call__(self, theta: Any, phi: Any) -> Tensor:
+        value: Tensor = self._call(theta, phi)
+        return value
+
+
+def test_reach_needs_no_farther_sides() -> None:
+    at = torch.tensor([0.7, -0.2], dtype=torch.float64)
+    box: Any = Constrained(lambda t, p: (p - t).square().sum() / 2, Box(0.0, 1.0))
+    own: Any = WithoutFarSides(box)
+    found = reach(own, at, torch.tensor([0.7, 0.0], dtype=torch.float64))
+    assert float(found.distance) == pytest.approx(0.2)
+    assert int(found.coordinate) == 1
