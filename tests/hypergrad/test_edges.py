@@ -245,7 +245,8 @@ def test_each_leaf_is_mapped_along_a_dimension_of_its_own() -> None:
             lambda theta, phi: attach(lower, theta, phi, solver=CG()),
             in_dims=({"a": 0, "b": 1}, {"x": 1, "y": 0}),
         )({"a": a, "b": b}, {"x": a.mT * b, "y": a - b.mT})
-        return (weights * (found["x"] + found["y"])).sum()
+        summed: Tensor = weights * (found["x"] + found["y"])
+        return summed.sum()
 
     found = torch.func.grad(total, argnums=(0, 1))(a, b)
     assert torch.allclose(found[0], weights * (b.mT + 1))
