@@ -196,6 +196,16 @@ def test_where_values_are_not_read_a_changed_vector_is_known_by_its_version() ->
         assert torch.equal(operator.image(x), 2 * x)
 
 
+def test_residuals_are_those_of_the_right_hand_side_that_is_asked_for() -> None:
+    operator, x = Operator(lambda vector: 2 * vector), torch.ones(5)
+    right, other = 2 * x, 4 * x  # of the same age
+    assert float(operator.residual(right, x)) == 0
+    assert float(operator.residual(other, x)) == 0.5
+    assert float(operator.residual(right, x)) == 0
+    right.mul_(2)
+    assert float(operator.residual(right, x)) == 0.5
+
+
 def test_evidence_of_another_shape_is_refused() -> None:
     rhs = PHI - 1
     operator = Operator(Counting())
