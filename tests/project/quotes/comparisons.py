@@ -15,6 +15,9 @@ SHORT: Final = {
     "itd-bio": "ITD-BiO, K = 20",
     "protonet": "ProtoNet",
     "r2d2": "R2-D2",
+    "maml": "MAML, K = 5 (Finn)",
+    "maml-learn2learn": "MAML, K = 1 (learn2learn)",
+    "imaml": "implicit MAML",
 }
 FC100: Final = "results/fc100-5way-5shot-100steps"
 ONE_SHOT: Final = "results/cifar-fs-5way-1shot-200steps"
@@ -73,15 +76,27 @@ def tiered(accuracy: Record, error: Record) -> Iterator[str]:
     )
 
 
-def one_shot(accuracy: Record, error: Record) -> Iterator[str]:
+def one_shot(accuracy: Record, error: Record, implicit: Record) -> Iterator[str]:
     yield from shown(accuracy, error)
     paper, exact = (error[name]["median"] for name in ("memory-reduced", "memory-reduced-exact"))
-    yield f"an error of {float(paper):.2g} or of {float(exact):.2g} comes to the same"
+    yield f"an error of {float(paper):.2g} or of {float(exact):.2g} gives the same accuracy"
     apart = accuracy["memory-reduced-exact"]["minus memory-reduced"]
     difference, half = (float(each) for each in apart.split(" ± "))
     assert abs(difference) < half  # "not told apart"
     reached = {name: float(cells["accuracy"].split(" ")[0]) for name, cells in accuracy.items()}
     assert max(reached, key=lambda name: reached[name]) == "r2d2"
+    assert (
+        max(reached[name] for name in ("maml", "maml-learn2learn", "imaml"))
+        < 34
+        < 37
+        < min(reached[name] for name in ("memory-reduced", "anil", "itd-bio", "r2d2"))
+    )
+    yield f"Finn's five steps is {reached['maml'] - reached['maml-learn2learn']:.1f} points above"
+    certificate = implicit["certificate"]
+    status = certificate["adjoint_status"]
+    assert status["CONVERGED"] == 0
+    yield f"solves no adjoint system of its {certificate['tasks']}"
+    yield f"leave {status['OUT_OF_STEPS']} above tolerance, and {status['INDEFINITE']} systems"
 
 
 def rates(found: Record) -> Iterator[str]:
@@ -92,7 +107,13 @@ def rates(found: Record) -> Iterator[str]:
 QUOTES: Final = (
     Quote(PAGE, (f"{FC100}/accuracy.md", f"{FC100}/hypergradient.md"), fc100),
     Quote(PAGE, (f"{FC100}/rates.md",), rates),
-    Quote(PAGE, (f"{ONE_SHOT}/accuracy.md", f"{ONE_SHOT}/hypergradient.md"), one_shot),
+    Quote(
+        PAGE,
+        tuple(
+            f"{ONE_SHOT}/{f}" for f in ("accuracy.md", "hypergradient.md", "imaml-0/result.json")
+        ),
+        one_shot,
+    ),
     Quote(PAGE, (f"{ONE_SHOT}/rates.md",), rates),
     Quote(PAGE, (f"{TIERED}/accuracy.md", f"{TIERED}/hypergradient.md"), tiered),
     Quote(PAGE, (f"{TIERED}/rates.md",), rates),
