@@ -118,7 +118,7 @@ RECORDED: Final = (
     ),
     Recorded(
         files="results/verification/mutation.json",
-        command="python -m tests.mutation --sample 200 --seed 3",
+        command="python -m tests.mutation --sample 300 --seed 5",
         code=("hypergrad", "tests/hypergrad", "tests/mutation"),
     ),
     Recorded(

@@ -17,6 +17,7 @@ from torch import Tensor
 from hypergrad import CG, Cholesky, LinearSolver, Neumann, Status
 from hypergrad.errors import InputError
 from hypergrad.linear.bicgstab import BiCGStab
+from hypergrad.linear.cholesky import columns_at_once, dense
 from hypergrad.linear.gmres import GMRES
 from hypergrad.linear.lu import LU
 from hypergrad.linear.minres import MINRES
@@ -248,6 +249,15 @@ def test_no_unknowns_or_no_tasks_are_solved(name: str, shape: tuple[int, ...]) -
         assert found.residual.equal(torch.zeros(shape[:-1], dtype=empty.dtype))
         # no direction was met, and so no quotient
         assert found.curvature.equal(torch.full_like(found.residual, torch.inf))
+
+
+def test_columns_in_portions_are_the_columns_in_their_order() -> None:
+    # two portions of one size, which could be joined along a wrong dimension
+    matrix = spd((2, 3), 10, 9, torch.float64)
+    like = right_hand_side((2, 3), torch.float64)
+    assert columns_at_once(like.shape, N // 2) == N // 2
+    found = dense(product(matrix), like, at_once=N // 2)
+    assert torch.allclose(found, matrix, rtol=1e-12)
 
 
 def test_neumann_is_the_series() -> None:
