@@ -295,12 +295,12 @@ def glyphs(*records: Record) -> Iterator[str]:
     )
     yield f"test accuracy {percent(exact[0]['accuracy'])} ± {percent(exact[0]['interval'])} % ("
     others = " and ".join(percent(record["accuracy"]) for record in exact[1:])
-    yield f"from seeds 1 and 2 it was {others} %"
+    yield f"from seeds 1 and 2 the accuracy was {others} %"
     found = ", ".join(percent(record["accuracy"]) for record in paper)
     found = " and ".join(found.rsplit(", ", 1))
     medians = [record["certificate"]["residual"]["training"]["median"] for record in paper]
     yield (
-        f"they gave {found} %, and median residuals of {min(medians):.2f} to {max(medians):.2f}."
+        f"the three seeds gave {found} %, and median residuals of {min(medians):.2f} to {max(medians):.2f}."
     )
 
 
