@@ -300,7 +300,8 @@ def glyphs(*records: Record) -> Iterator[str]:
     found = " and ".join(found.rsplit(", ", 1))
     medians = [record["certificate"]["residual"]["training"]["median"] for record in paper]
     yield (
-        f"the three seeds gave {found} %, and median residuals of {min(medians):.2f} to {max(medians):.2f}."
+        f"the three seeds gave {found} %, and median residuals of {min(medians):.2f} to "
+        f"{max(medians):.2f}."
     )
 
 
