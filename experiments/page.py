@@ -193,7 +193,8 @@ def _budget(result: Path) -> str:
     if config is None:
         return ""
     steps, preset = config.optimisation.steps, config.preset()
-    return f"{steps:,} steps of {preset.tasks_per_step} tasks, "
+    tasks = "a task" if preset.tasks_per_step == 1 else f"{preset.tasks_per_step} tasks"
+    return f"{steps:,} steps of {tasks}, "
 
 
 def _settings(result: Path) -> TrainConfig | None:
