@@ -59,19 +59,20 @@ RECORDED: Final = (
     ),
     Recorded(
         files="results/cifar-fs-5way-5shot/**/*.json",
-        command="make experiments-cifarfs",
+        command="python -m experiments cifar-fs --methods memory-reduced memory-reduced-exact "
+        "itd-bio anil maml-learn2learn r2d2 protonet",
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
         files="results/cifar-fs-5way-1shot-200steps/**/*.json",
         command="python -m experiments cifar-fs --shot 1 --steps 200 --seeds 0 --methods "
-        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2",
+        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2 maml-learn2learn maml imaml",
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
         files="results/fc100-5way-5shot-100steps/**/*.json",
-        command="python -m experiments fc100 --steps 100 --seeds 0 --methods memory-reduced "
-        "memory-reduced-exact itd-bio protonet",
+        command="python -m experiments fc100 --steps 100 --seeds 0 1 2 --methods memory-reduced "
+        "memory-reduced-exact itd-bio anil protonet r2d2",
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(

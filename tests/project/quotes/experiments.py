@@ -95,7 +95,7 @@ def cifar_fs(accuracy: Record, error: Record) -> Iterator[str]:
     yield f"R2-D2 is {points['r2d2']:.1f} above it, and ProtoNet {-points['protonet']:.1f} below"
     worth = f"{points['memory-reduced-exact']:.1f} points"
     yield f"Yes: {worth}, by the same method at the same rate"
-    yield f"CIFAR-FS's {worth} are of 800 steps"
+    yield f"On CIFAR-FS 800 steps of it were worth {worth}"
     yield f"800 steps with both levels solved were worth {worth} above"
     lower, adjoint = (float(error["memory-reduced"][level]) for level in ("lower", "adjoint"))
     yield f"the certificates say {lower:.1f} and {adjoint:.1f}"
