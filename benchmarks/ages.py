@@ -66,7 +66,8 @@ RECORDED: Final = (
     Recorded(
         files="results/cifar-fs-5way-1shot-200steps/**/*.json",
         command="python -m experiments cifar-fs --shot 1 --steps 200 --seeds 0 --methods "
-        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2 maml-learn2learn maml imaml",
+        "memory-reduced memory-reduced-exact itd-bio anil protonet r2d2 maml-learn2learn maml "
+        "imaml",
         code=(*_FEW_SHOT, "experiments/cifar-fs-5way-5shot.yaml"),
     ),
     Recorded(
