@@ -58,7 +58,7 @@ class Sharded(Generic[Theta, Phi]):
         lower: g_r, one value for each task, the same tasks on each rank. With ``weight`` the number
             of this rank's examples it is the mean over them, plus any regulariser.
         weight: w_r, at least 0, not 0 on all ranks. A part of weight 0 adds nothing, whatever its
-            values: NaN is the value of a rank without rows, whose mean is not a number.
+            values: a rank without rows has NaN, the mean of nothing.
         own: true for a leaf of theta that is this rank's own: for every leaf, or a tree like theta
             of bools. The derivative in an own leaf is that of this rank's part alone. That is right
             for what no other rank uses (a weight for each example here, features of them), and for

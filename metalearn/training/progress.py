@@ -71,7 +71,7 @@ class Display:
         self._task = self._bar.add_task("train", total=steps)
 
     def start(self, step: int) -> None:
-        """These steps were taken before; the time left is estimated from those to come."""
+        """These steps were taken before; the time left is estimated from later ones."""
         self._before = step
         self._began = time.monotonic()
         self._bar.update(self._task, completed=step)

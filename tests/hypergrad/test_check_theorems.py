@@ -253,13 +253,13 @@ def test_the_command_writes_what_it_prints(
     own = ("--steps", "3", "--max-steps", "2", "--step-size", "0.1")
     options = ("--upper-steps", "2", *own, "--json", str(file))
     assert main(["check", f"{HERE}:healthy", *options]) == 0
-    message = json.loads(file.read_text(encoding="utf-8"))
-    assert message["passed"] is True
-    assert [m["name"] for m in message["measured"]] == ["recommended", "a quarter of it", "yours"]
-    assert message["measured"][0]["error"] <= message["accuracy"]
-    assert len(message["trajectory"]) == len(message["estimates"]) == 3
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["passed"] is True
+    assert [m["name"] for m in report["measured"]] == ["recommended", "a quarter of it", "yours"]
+    assert report["measured"][0]["error"] <= report["accuracy"]
+    assert len(report["trajectory"]) == len(report["estimates"]) == 3
     printed = capsys.readouterr().out
-    assert f"steps={message['advice']['steps']}" in printed
+    assert f"steps={report['advice']['steps']}" in printed
     assert "Is this hypergradient right? Yes." in printed
     assert "Do the theorems apply here? Yes, as far as 3 upper iterates can show." in printed
     assert max(len(line) for line in printed.splitlines()) <= 100

@@ -22,6 +22,7 @@ from hypergrad import (
     Status,
     attach,
     hypergradient,
+    strict,
 )
 from hypergrad.errors import InputError
 from hypergrad.implicit.curvature import FiniteDifference
@@ -251,3 +252,18 @@ def test_each_leaf_is_mapped_along_a_dimension_of_its_own() -> None:
     found = torch.func.grad(total, argnums=(0, 1))(a, b)
     assert torch.allclose(found[0], weights * (b.mT + 1))
     assert torch.allclose(found[1], (weights * (a - 1)).mT)
+
+
+def test_a_determinant_at_a_singular_matrix_has_its_derivative() -> None:
+    """torch 2.13's gradient of it there is 0 unless a graph is asked for; attach asks for one."""
+    theta = torch.full((2,), 1.5, dtype=torch.float64, requires_grad=True)
+
+    def lower(theta: Tensor, phi: Tensor) -> Tensor:
+        volume = torch.linalg.det((phi - 1).diag() + 1)  # a + b + a b of a, b = phi - 1
+        value: Tensor = (phi - theta).square().sum() / 2 + volume / 2
+        return value
+
+    phi = attach(lower, theta, torch.ones_like(theta), solver=Cholesky(), watch=strict)
+    (found,) = torch.autograd.grad(phi @ torch.tensor([1.0, 2.0], dtype=torch.float64), theta)
+    # H = (1, 1/2; 1/2, 1), and H^-1 (1, 2) = (0, 2)
+    assert torch.allclose(found, torch.tensor([0.0, 2.0], dtype=torch.float64), atol=1e-12)

@@ -128,6 +128,11 @@ def test_halves_are_solved_apart_and_the_worse_of_each_task_is_said() -> None:
     assert (found.curvature > 0).tolist() == [True, False, False]
     assert (found.residual < 1e-6).tolist() == [True, False, False]
     assert found.matvecs == 8  # three steps and a verification of each half
+    alone = torch.cat([torch.zeros(3, 3), torch.ones(3, 3)], dim=-1)  # the forward half is all
+    x, found = solved(CG(rtol=1e-6), whole, alone, None)
+    assert torch.allclose(x[0], torch.cat([1 / definite, torch.zeros(3)]))
+    assert found.status.tolist() == [Status.CONVERGED, Status.CONVERGED, Status.INDEFINITE]
+    assert found.matvecs == 4
 
 
 def test_a_half_begins_at_its_own_part_of_the_guess() -> None:

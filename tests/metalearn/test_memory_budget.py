@@ -101,11 +101,11 @@ def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     training = Training(settings(memory_budget=f"{budget}B"), torch.device("cpu"))
     said = io.StringIO()
     training.config = within_budget(training, console=Console(file=said))
-    message = re.search(r"chunks of at most (\d+), predicted to take ([\d.]+) MiB", said.getvalue())
-    assert message is not None
+    printed = re.search(r"chunks of at most (\d+), predicted to take ([\d.]+) MiB", said.getvalue())
+    assert printed is not None
     # at most 6 at a time are two chunks, which are then of 5
     assert training.config.memory.budget is None
-    assert training.config.memory.tasks_per_chunk == int(message[1]) == 5
+    assert training.config.memory.tasks_per_chunk == int(printed[1]) == 5
     training.advance()
     kept = [v for s in training.optimiser.state.values() for v in s.values()]
     weights = list(training.model.parameters())
@@ -113,7 +113,7 @@ def test_a_memory_budget_is_kept_and_predicted(change: dict[str, Any]) -> None:
     with LiveBytes([*weights, *kept, *pools]) as live:
         training.advance()
     assert live.peak <= budget
-    for predicted in (float(message[2]) * 2**20, fit.bytes(5)):
+    for predicted in (float(printed[2]) * 2**20, fit.bytes(5)):
         assert abs(predicted - live.peak) <= 0.1 * live.peak
     if not training.config.memory.streamed:  # half a task more or less would be seen
         assert fit.per_task > 0.1 * live.peak / 2
